@@ -1,0 +1,116 @@
+"""Coterie: which of my tasks should be trained together?
+
+The names below are the whole public surface of the top level; the rooms (``coterie.workload``, ``coterie.affinity``
+and so on) hold the parts for those who want to enter half-way. Importing the package is cheap: a name is loaded when
+it is first used.
+
+Example:
+    >>> import coterie
+    >>> coterie.Task("toxic", "binary").width
+    1
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from coterie.errors import (
+    CoterieError,
+    CoterieWarning,
+    DataWarning,
+    FallbackWarning,
+    GradientMismatchError,
+    MissingDependencyError,
+    ModelError,
+    ModelModeWarning,
+    NonDeterministicModelError,
+    NumericsWarning,
+    ResourceError,
+    SettingError,
+    StoreError,
+    WorkloadError,
+)
+
+if TYPE_CHECKING:
+    from coterie.affinity import Affinity
+    from coterie.evaluation import Comparison
+    from coterie.grouping import Grouping, group
+    from coterie.pipeline import RunResult, estimate_affinity, run
+    from coterie.serving import Predictor, load
+    from coterie.workload import Recipe, Task, Workload, from_arrays, from_datasets
+
+__all__ = [
+    "Affinity",
+    "Comparison",
+    "CoterieError",
+    "CoterieWarning",
+    "DataWarning",
+    "FallbackWarning",
+    "GradientMismatchError",
+    "Grouping",
+    "MissingDependencyError",
+    "ModelError",
+    "ModelModeWarning",
+    "NonDeterministicModelError",
+    "NumericsWarning",
+    "Predictor",
+    "Recipe",
+    "ResourceError",
+    "RunResult",
+    "SettingError",
+    "StoreError",
+    "Task",
+    "Workload",
+    "WorkloadError",
+    "estimate_affinity",
+    "from_arrays",
+    "from_datasets",
+    "group",
+    "load",
+    "run",
+]
+
+#: which module brings a name that is loaded on first use
+_LAZY = {
+    "Affinity": "coterie.affinity",
+    "Comparison": "coterie.evaluation",
+    "Grouping": "coterie.grouping",
+    "Predictor": "coterie.serving",
+    "Recipe": "coterie.workload",
+    "RunResult": "coterie.pipeline",
+    "Task": "coterie.workload",
+    "Workload": "coterie.workload",
+    "estimate_affinity": "coterie.pipeline",
+    "from_arrays": "coterie.workload",
+    "from_datasets": "coterie.workload",
+    "group": "coterie.grouping",
+    "load": "coterie.serving",
+    "run": "coterie.pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on first use (PEP 562)."""
+    if name == "__version__":
+        value: Any = _version()
+    elif name in _LAZY:
+        value = getattr(import_module(_LAZY[name]), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Everything that can be used, loaded or not."""
+    return sorted({*globals(), *__all__, "__version__"})
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("coterie")
+    except PackageNotFoundError:  # run from a source folder that was never installed
+        return "0.0.0"

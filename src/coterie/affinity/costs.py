@@ -1,0 +1,76 @@
+"""What an estimate cost, stage by stage, against training every subset once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from coterie._units import Payload, UnitStore
+from coterie.training import Fit, UnitCost
+from coterie.workload import Workload
+
+
+@dataclass
+class Costs:
+    """A ledger of floating-point operations and seconds.
+
+    Attributes:
+        unit: FLOPs of one example: forward pass, training step, Jacobian-vector product.
+        entries: stage -> [FLOPs, seconds].
+        reference: FLOPs of training each subset once with the ordinary recipe; None until it is known.
+    """
+
+    unit: UnitCost
+    entries: dict[str, list[float]] = field(default_factory=dict)
+    reference: float | None = None
+
+    def add(self, stage: str, flops: float, seconds: float = 0.0) -> None:
+        """Book FLOPs and seconds on a stage."""
+        row = self.entries.setdefault(stage, [0.0, 0.0])
+        row[0] += flops
+        row[1] += seconds
+
+    @property
+    def flops(self) -> float:
+        """Everything so far."""
+        return sum(row[0] for row in self.entries.values())
+
+    @property
+    def share(self) -> float | None:
+        """FLOPs so far as a share of training each subset once; lower is cheaper."""
+        return self.flops / self.reference if self.reference else None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a stage, ready for JSON."""
+        return [
+            {
+                "stage": stage,
+                "flops": flops,
+                "seconds": seconds,
+                "share": flops / self.reference if self.reference else None,
+            }
+            for stage, (flops, seconds) in self.entries.items()
+        ]
+
+
+def training_flops(workload: Workload, fit: Fit, unit: UnitCost) -> float:
+    """FLOPs of one finished training: its steps and its validation checks."""
+    checked = len(workload.rows_of(fit.job.subset, "validation"))
+    return fit.steps * workload.recipe.batch_size * unit.training + len(fit.history) * checked * unit.forward
+
+
+def timed(
+    store: UnitStore, costs: Costs, stage: str, name: str, key: Mapping[str, Any], compute: Callable[[], Payload]
+) -> Payload:
+    """A unit of the store whose seconds, also those of an earlier process, are booked on a stage."""
+
+    def measured() -> Payload:
+        start = time.perf_counter()
+        payload = compute()
+        return Payload(payload.arrays, {**payload.meta, "seconds": time.perf_counter() - start})
+
+    payload = store.unit(name, key, measured)
+    costs.add(stage, 0.0, float(payload.meta["seconds"]))
+    return payload

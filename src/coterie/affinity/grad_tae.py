@@ -1,0 +1,275 @@
+"""Grad-TAE: the result of training on any subset of tasks, from base models that are trained once.
+
+Around a base model theta* the margin of an example is linearised, ``h(x, t) = h*(x, t) + grad h*(x, t) . v``. Training on a subset S
+then is a ridge regression with offset h* on projected gradients, and the validation loss of the fitted margins is the estimate of
+f(S, t). See :mod:`coterie.affinity.newton` for the regression and ``docs/fidelity.md`` for what is as published and what is not.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from coterie._progress import Progress, silent
+from coterie._units import NoStore, UnitStore
+from coterie.affinity.bases import Bases, probe, train, train_bases
+from coterie.affinity.context import Context
+from coterie.affinity.costs import Costs
+from coterie.affinity.forks import displacements, fork_jobs, orthonormal, stack
+from coterie.affinity.grad_tae_model import GradTAEModel
+from coterie.affinity.linear import LinearBase
+from coterie.affinity.linearize import linearize
+from coterie.affinity.network import NetworkValues
+from coterie.affinity.ridge import matched_ridge
+from coterie.affinity.task_gradients import task_gradients
+from coterie.errors import SettingError
+from coterie.features.directions import Directions
+from coterie.features.random_directions import RandomDirections
+from coterie.training import measure_cost
+from coterie.workload import Workload, find_structure
+
+DIRECTIONS = ("task-vectors", "task-gradients", "random")
+HEADS = ("exact", "projected")
+EVALUATIONS = ("linear", "network")
+FITS = ("one-step", "converged")
+RIDGES = ("matched", "by-loss")
+#: tasks whose forks are prolonged to choose the strength of the ridge
+LONG_FORKS = 5
+
+
+@dataclass(frozen=True)
+class GradTAE:
+    """Settings of the estimator. The defaults are the recipe that was best on the development data (SKILL in docs/decisions.md).
+
+    Args:
+        directions: what trunk gradients are projected on: ``"task-vectors"`` (short single-task trainings from the base), ``"task-gradients"``,
+            or ``"random"`` (Rademacher, as published).
+        count: number of random directions; the other kinds have one a task.
+        share: share of the drop of the validation loss that is left when a base is linearised; 0 for early-stopped bases, as published.
+        bases: number of base models; their estimates are averaged, and their spread gives standard errors.
+        heads: ``"exact"`` (each linear head keeps its own gradient) or ``"projected"`` (together with the trunk, as published).
+        ridge: ``"matched"`` to how far real training moves, ``"by-loss"`` (a fixed value per kind of loss), or a number.
+        fit: ``"one-step"`` (one Newton step: exact for squared losses) or ``"converged"``.
+        evaluation: ``"linear"`` margins, or the real ``"network"`` at the fitted parameters (as published).
+        fork: length of a task-vector fork, as a share of an ordinary training.
+        offset: False leaves the base margins out of the regression, as the published code does; for comparison only.
+
+    Raises:
+        SettingError: when a value is unknown or out of range.
+
+    Source: Grad-TAG, arXiv 2409.06091 (KDD 2024); task vectors, exact heads, early bases and the ridge rule are Coterie's own.
+
+    Example:
+        >>> GradTAE(directions="random", count=100).bases
+        4
+    """
+
+    directions: str = "task-vectors"
+    count: int = 200
+    share: float = 0.1
+    bases: int = 4
+    heads: str = "exact"
+    ridge: str | float = "matched"
+    fit: str = "one-step"
+    evaluation: str = "linear"
+    fork: float = 0.1
+    offset: bool = True
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("directions", DIRECTIONS),
+            ("heads", HEADS),
+            ("fit", FITS),
+            ("evaluation", EVALUATIONS),
+        ):
+            if getattr(self, name) not in allowed:
+                raise SettingError(f"Parameter `{name}` should be one of {allowed}. Found {getattr(self, name)!r}.")
+        if self.heads == "projected" and self.directions != "random":
+            raise SettingError(
+                f"Parameter `heads`='projected' needs directions='random'. Found directions={self.directions!r}: "
+                "they span the trunk only. Use heads='exact'."
+            )
+        if isinstance(self.ridge, str) and self.ridge not in RIDGES:
+            raise SettingError(f"Parameter `ridge` should be one of {RIDGES} or a number. Found {self.ridge!r}.")
+        if not isinstance(self.ridge, str) and not (math.isfinite(self.ridge) and self.ridge > 0):
+            raise SettingError(f"Parameter `ridge` should be positive. Found {self.ridge!r}.")
+        if self.bases < 1 or self.count < 1:
+            raise SettingError(
+                f"Parameters `bases` and `count` should be at least 1. Found bases={self.bases}, count={self.count}."
+            )
+        if not (0 <= self.share < 1 and 0 < self.fork <= 1):
+            raise SettingError(
+                "Parameters `share` and `fork` should be shares: 0 <= share < 1, 0 < fork <= 1. "
+                f"Found share={self.share}, fork={self.fork}."
+            )
+
+    def estimate(
+        self,
+        workload: Workload,
+        *,
+        seed: int = 0,
+        subset_size: int = 2,
+        memory: int = 2**30,
+        store: UnitStore | None = None,
+        progress: Progress | None = None,
+    ) -> Estimate:
+        """Train the bases and linearise them.
+
+        Args:
+            workload: tasks, data, model and recipe.
+            seed: of the first base; base b has seed + b.
+            subset_size: size of the subsets that will mostly be asked about; sets what an ordinary run is and what it costs.
+            memory: working memory in bytes.
+            store: where finished units go.
+            progress: called as ``progress(stage, done, total)``.
+
+        Returns:
+            A model that predicts any subset, what it cost, and notes on what was chosen.
+
+        Cost: `bases` x (part of a training + forks + d Jacobian-vector products); nothing per subset but a small linear solve.
+        """
+        context = Context(
+            workload,
+            find_structure(workload, workload.build_model(seed)),
+            seed,
+            memory,
+            store or NoStore(),
+            progress or silent,
+            Costs(measure_cost(workload)),
+        )
+        self._check_network(context)
+        epochs, run_flops = probe(context, subset_size)
+        bases = train_bases(context, self.bases, self.share)
+        directions = self._directions(context, bases, epochs)
+        notes: list[str] = []
+        linear = [
+            linearize(context, b, base.state, along, self, notes)
+            for b, (base, along) in enumerate(zip(bases.fits, directions, strict=True))
+        ]
+        ridge = self._ridge(context, bases, linear[0], epochs, notes)
+        network = None
+        if self.evaluation == "network":
+            network = NetworkValues(context, tuple(base.state for base in bases.fits), tuple(directions))
+        model = GradTAEModel(workload.task_names, tuple(linear), ridge, self.fit == "converged", network, self.name)
+        return Estimate(model, context.costs, run_flops, tuple(notes), {"epochs of an ordinary run": epochs})
+
+    def _check_network(self, context: Context) -> None:
+        other = [h for h, head in enumerate(context.structure.heads) if not head.linear]
+        if self.evaluation == "network" and self.heads == "exact" and other:
+            name = context.workload.task_names[other[0]]
+            raise SettingError(
+                "Parameter `evaluation`='network' with heads='exact' needs heads that are one linear layer. "
+                f"Found another head for task {name!r}. Use evaluation='linear' or heads='projected'."
+            )
+
+    def _directions(self, context: Context, bases: Bases, epochs: float) -> list[Directions]:
+        workload, trunk = context.workload, context.structure.trunk
+        if self.directions == "random":
+            model = workload.build_model(context.seed)
+            owned = set(trunk) if self.heads == "exact" else {*trunk, *context.structure.head_names}
+            shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if name in owned}
+            return [RandomDirections(shapes, self.count, base.job.seed) for base in bases.fits]
+        if self.directions == "task-gradients":
+            rows = [task_gradients(workload, base.state, trunk) for base in bases.fits]
+            unit, n_rows = context.costs.unit, len(workload.split.train)
+            context.costs.add("task gradients", len(rows) * n_rows * workload.n_tasks * (unit.training - unit.forward))
+        else:
+            rows = self._task_vectors(context, bases, epochs)
+        return [stack(orthonormal(r), base.state, trunk) for r, base in zip(rows, bases.fits, strict=True)]
+
+    def _task_vectors(self, context: Context, bases: Bases, epochs: float) -> list[Tensor]:
+        jobs = [
+            job
+            for base in bases.fits
+            for job in fork_jobs(context.workload, base, self.fork * epochs, context.everything)
+        ]
+        ends = train(context, jobs, stage="task vectors", name="forks")
+        n = context.workload.n_tasks
+        return [
+            displacements(base.state, [end.state for end in ends[b * n : (b + 1) * n]], context.structure.trunk)
+            for b, base in enumerate(bases.fits)
+        ]
+
+    def _ridge(self, context: Context, bases: Bases, linear: LinearBase, epochs: float, notes: list[str]) -> float:
+        workload, base = context.workload, bases.fits[0]
+        if not isinstance(self.ridge, str):
+            notes.append(f"ridge {self.ridge:.2g}: as given")
+            return self.ridge
+        if self.ridge == "by-loss" or self.share == 0:
+            logs = [math.log(task.loss.default_ridge) for task in workload.tasks]
+            value = math.exp(sum(logs) / len(logs))
+            notes.append(f"ridge {value:.2g}: the default of the tasks' losses")
+            return value
+        tasks = torch.linspace(0, workload.n_tasks - 1, min(LONG_FORKS, workload.n_tasks)).long().tolist()
+        jobs = fork_jobs(workload, base, 3 * self.fork * epochs, tasks)
+        ends = train(context, jobs, stage="choice of the ridge", name="long-forks")
+        (moved,) = displacements(base.state, [bases.full.state], context.structure.trunk)
+        value, note = matched_ridge(
+            workload, linear, float(moved.norm()), {t: end.state for t, end in zip(tasks, ends, strict=True)}, base.state
+        )
+        notes.append(note)
+        return value
+
+    @property
+    def name(self) -> str:
+        """Name of the method with these settings."""
+        return next((name for name, settings in METHODS.items() if settings == self), f"grad-tae with {self.directions}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready description."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """An estimate and how it came about.
+
+    Attributes:
+        model: predicts the gain of any subset.
+        costs: FLOPs and seconds of every stage.
+        run_flops: mean FLOPs of one ordinary training, measured on a few.
+        notes: what was chosen, and why.
+        facts: numbers for the report.
+    """
+
+    model: GradTAEModel
+    costs: Costs
+    run_flops: float
+    notes: tuple[str, ...]
+    facts: dict[str, float] = field(default_factory=dict)
+
+
+#: as published, but with the offset that the published code leaves out
+GRAD_TAG = GradTAE(
+    directions="random",
+    count=200,
+    share=0.0,
+    bases=1,
+    heads="projected",
+    ridge="by-loss",
+    fit="converged",
+    evaluation="network",
+)
+#: the default
+TASK_VECTORS = GradTAE()
+METHODS = {"grad-tag": GRAD_TAG, "task-vectors": TASK_VECTORS}
+
+
+def get_estimator(method: str | GradTAE, **options: Any) -> GradTAE:
+    """The settings of a method by name, with some changed; options that are None keep the method's value.
+
+    Raises:
+        SettingError: when the method or an option is unknown.
+    """
+    if isinstance(method, str) and method not in METHODS:
+        raise SettingError(f"Parameter `method` should be one of {sorted(METHODS)}. Found {method!r}.")
+    settings = METHODS[method] if isinstance(method, str) else method
+    options = {name: value for name, value in options.items() if value is not None}
+    unknown = sorted(set(options) - set(vars(settings)))
+    if unknown:
+        raise SettingError(f"Unknown options {unknown} of method {method!r}. Known: {sorted(vars(settings))}.")
+    return replace(settings, **options)

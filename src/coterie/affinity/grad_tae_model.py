@@ -1,0 +1,98 @@
+"""Predictions of Grad-TAE for any subset of tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coterie.affinity.gain_model import GainModel
+from coterie.affinity.linear import LinearBase
+from coterie.affinity.network import NetworkValues
+from coterie.affinity.subsets import SubsetsLike, as_subsets
+
+#: losses below this count as zero when gains are formed
+TINY = 1e-12
+
+
+@final
+class GradTAEModel(GainModel):
+    """Predicted values and gains from linearised base models.
+
+    The predicted value of a task is the mean over the bases; the gain is its relative reduction against the predicted value of the
+    task alone. Estimated differences are larger than real ones (SKILL in docs/decisions.md): use them to rank.
+
+    Args:
+        tasks: names.
+        bases: linearised bases.
+        ridge: strength of the ridge.
+        converged: fit to the optimum instead of one Newton step.
+        network: evaluates with the real network when given.
+        method: name for tables.
+    """
+
+    def __init__(
+        self,
+        tasks: tuple[str, ...],
+        bases: Sequence[LinearBase],
+        ridge: float,
+        converged: bool = False,
+        network: NetworkValues | None = None,
+        method: str = "grad-tae",
+    ) -> None:
+        self._tasks = tasks
+        self.bases = tuple(bases)
+        self.ridge = ridge
+        self.converged = converged
+        self.network = network
+        self._method = method
+        self._alone: NDArray[np.float64] | None = None
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks."""
+        return self._tasks
+
+    @property
+    def method(self) -> str:
+        """How the model was found, for tables."""
+        return self._method
+
+    def values_by_base(self, subsets: SubsetsLike) -> NDArray[np.float64]:
+        """(bases, m, T) predicted validation losses, NaN outside the subset; lower is better."""
+        asked = as_subsets(subsets, self.tasks)
+        unique, back = np.unique(asked, axis=0, return_inverse=True)
+        rows = [self._values(number, unique) for number in range(len(self.bases))]
+        return np.stack(rows)[:, back.reshape(-1)]
+
+    def predict_values(self, subsets: SubsetsLike) -> NDArray[np.float64]:
+        """(m, T) predicted validation losses: mean over the bases, NaN outside the subset; lower is better."""
+        return self.values_by_base(subsets).mean(0)
+
+    def _predict(self, subsets: NDArray[np.bool_]) -> NDArray[np.float64]:
+        alone = self._single().mean(0)
+        return (alone - self.predict_values(subsets)) / np.maximum(alone, TINY)
+
+    def _standard_error(self, subsets: NDArray[np.bool_]) -> NDArray[np.float64] | None:
+        # the spread between bases covers the luck of the base's seed only, not the error that all bases share
+        if len(self.bases) < 2:
+            return None
+        alone = self._single()
+        gains = (alone[:, None] - self.values_by_base(subsets)) / np.maximum(alone.mean(0), TINY)
+        return gains.std(0, ddof=1) / len(self.bases) ** 0.5
+
+    def _single(self) -> NDArray[np.float64]:
+        """(bases, T) predicted values of each task alone."""
+        if self._alone is None:
+            n = len(self.tasks)
+            self._alone = self.values_by_base(np.eye(n, dtype=bool))[:, np.arange(n), np.arange(n)]
+        return self._alone
+
+    def _values(self, number: int, subsets: NDArray[np.bool_]) -> NDArray[np.float64]:
+        base = self.bases[number]
+        if self.network is None:
+            return base.values(subsets, self.ridge, converged=self.converged)
+        solution = base.solve(subsets, self.ridge, converged=self.converged)
+        return self.network.values(number, solution, subsets)

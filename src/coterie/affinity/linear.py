@@ -1,0 +1,64 @@
+"""One linearised base model: from subsets to values without the network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from coterie.affinity.newton import Solution, solve, values
+from coterie.affinity.refine import iterate
+from coterie.affinity.statistics import Statistics, TaskBlock
+
+
+@dataclass(frozen=True, eq=False)
+class LinearBase:
+    """A base model as the regression sees it.
+
+    Attributes:
+        statistics: of the training features.
+        train: training block of each task; empty where only the one-step fit is needed and they were let go.
+        validation: validation block of each task.
+        stretch: norm of the trunk displacement for one unit of ``|u|``: 1 for orthonormal directions.
+    """
+
+    statistics: Statistics
+    train: tuple[TaskBlock, ...]
+    validation: tuple[TaskBlock, ...]
+    stretch: float = 1.0
+
+    def solve(self, subsets: NDArray[np.bool_], ridge: float, *, converged: bool = False, memory: int = 2**30) -> Solution:
+        """Displacements of every subset: one Newton step from the base, or on to the optimum."""
+        penalty = self.statistics.penalty()
+        if converged:
+            return iterate(self.statistics, self.train, subsets, ridge, penalty=penalty, memory=memory)
+        return solve(self.statistics, subsets, ridge, penalty=penalty, memory=memory)
+
+    def values(self, subsets: NDArray[np.bool_], ridge: float, *, converged: bool = False) -> NDArray[np.float64]:
+        """(m, T) validation losses by the linear model, NaN outside the subset."""
+        return values(self.solve(subsets, ridge, converged=converged), self.validation)
+
+    def single_moves(self, grid: Sequence[float] | NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """How far one-step single-task fits move, for each strength of a grid.
+
+        Returns:
+            (grid, tasks) root mean square move of the task's training margins, and (grid, tasks) norm of the trunk displacement in the
+            network's own units.
+        """
+        alone = np.eye(self.statistics.n_tasks, dtype=bool)
+        margin_moves, trunk_moves = [], []
+        for ridge in grid:
+            solution = self.solve(alone, float(ridge))
+            rows = []
+            for task, block in enumerate(self.train):
+                _, head = solution.head(task)
+                move = block.g @ solution.trunk[task].to(block.g.dtype)
+                if block.head.shape[1]:
+                    move = move + block.head @ head[0].to(block.head.dtype)
+                rows.append(float(move.double().square().mean().sqrt()))
+            margin_moves.append(rows)
+            trunk_moves.append((self.stretch * torch.linalg.vector_norm(solution.trunk, dim=1)).tolist())
+        return np.asarray(margin_moves), np.asarray(trunk_moves)

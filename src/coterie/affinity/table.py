@@ -1,0 +1,126 @@
+"""Square tables of task names and numbers in CSV files, with errors that point at the cell."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coterie.errors import StoreError, WorkloadError
+
+_Line = tuple[int, list[str]]
+
+
+def write_table(path: str | Path, values: NDArray[np.float64], names: Sequence[str]) -> None:
+    """Write a header, a column of names and every digit of the numbers; NaN is an empty cell.
+
+    Raises:
+        StoreError: when the file cannot be written.
+    """
+    try:
+        with Path(path).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["target", *names])
+            for name, row in zip(names, values.tolist(), strict=True):
+                writer.writerow([name, *("" if math.isnan(value) else repr(value) for value in row)])
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror}. Choose another place with --out.") from error
+
+
+def read_table(path: str | Path) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """The (T, T) numbers and the T names of a square table with a header; a first column of names is optional.
+
+    Raises:
+        StoreError: when the file cannot be read.
+        WorkloadError: when it is no such table.
+    """
+    header, body = _lines(path)
+    names, rows, first = _without_names(path, header, body)
+    _check_names(path, names)
+    if len(body) != len(names):
+        raise WorkloadError(
+            f"{path} should be a square table: as many rows as columns. Found {len(names)} columns of numbers and "
+            f"{len(body)} rows below the header."
+        )
+    values = np.empty((len(names), len(names)))
+    for row, (line, cells) in enumerate(rows):
+        for column, cell in enumerate(cells):
+            values[row, column] = _number(path, line, column + first, names[column], cell)
+    return values, names
+
+
+def _lines(path: str | Path) -> tuple[list[str], list[_Line]]:
+    """The header and the other lines that are not empty, with their line numbers."""
+    try:
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            every = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
+            lines = [(number, cells) for number, cells in every if any(cells)]
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror or error}. Check the path.") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise WorkloadError(f"{path} is no CSV text in UTF-8: {error}. Save the table as CSV (UTF-8).") from error
+    if len(lines) < 2:
+        raise WorkloadError(f"{path} should hold a header and a row for each task. Found {len(lines)} lines.")
+    (_, header), body = lines[0], lines[1:]
+    if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
+        mark = "semicolons" if ";" in header[0] else "tabs"
+        raise WorkloadError(f"{path} is separated by {mark}. Separate the cells by commas.")
+    return header, body
+
+
+def _without_names(path: str | Path, header: list[str], body: list[_Line]) -> tuple[tuple[str, ...], list[_Line], int]:
+    """Task names of the header, lines without their names, and the number of leading name columns (0 or 1)."""
+    width = len(body[0][1])
+    for line, cells in body:
+        if len(cells) != width:
+            raise WorkloadError(f"{path}, line {line}: {len(cells)} cells, where line {body[0][0]} has {width}.")
+    if width not in (len(header), len(header) + 1):
+        raise WorkloadError(f"{path}: the header has {len(header)} cells and the rows have {width}. Both should match.")
+    cornered = width == len(header)
+    numbers = [_is_number(cells[0]) for _, cells in body]
+    claimed = len(body) == width - 1 and any(cells[0] in header[1:] for _, cells in body)
+    if cornered and header[0] and any(numbers) and not claimed:
+        return tuple(header), body, 0
+    names = tuple(header[1:] if cornered else header)
+    for (line, cells), name in zip(body, names, strict=False):
+        if cells[0] != name:
+            raise WorkloadError(
+                f"{path}, line {line}, cell 1: the row is named {cells[0]!r}, the header has {name!r} there. "
+                "Rows (targets) and columns (sources) should have the same names in the same order."
+            )
+    return names, [(line, cells[1:]) for line, cells in body], 1
+
+
+def _check_names(path: str | Path, names: tuple[str, ...]) -> None:
+    if all(_is_number(name) and "." in name for name in names):
+        raise WorkloadError(f"{path}, line 1 holds numbers where task names should be. Add a header of task names.")
+    for column, name in enumerate(names):
+        if not name:
+            raise WorkloadError(f"{path}, line 1: the name of task {column + 1} is empty. Name every task.")
+        if name in names[:column]:
+            raise WorkloadError(f"{path}, line 1: the task name {name!r} occurs twice. Names should be unique.")
+
+
+def _number(path: str | Path, line: int, column: int, source: str, cell: str) -> float:
+    place = f"{path}, line {line}, cell {column + 1} (source {source!r})"
+    if not cell:
+        raise WorkloadError(f"{place} is empty. Every cell needs a number; put 0 on the diagonal if it has no meaning.")
+    if not _is_number(cell):
+        raise WorkloadError(f"{place} holds {cell!r}, which is no number. Use a point as the decimal mark.")
+    value = float(cell)
+    if not math.isfinite(value):
+        raise WorkloadError(f"{place} holds {cell!r}. Every entry should be finite.")
+    return value
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,48 @@
+"""The program: its verbs and the options that stand before them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from coterie.cli.affinity import affinity
+from coterie.cli.compare import compare
+from coterie.cli.demo import demo
+from coterie.cli.group import group
+from coterie.cli.plan import plan
+from coterie.cli.report import report
+from coterie.cli.run import run
+
+app = typer.Typer(
+    name="coterie",
+    help="Which of your tasks should be trained together? Affinities, groups and an honest comparison.",
+    epilog="Start with: coterie demo      Exit codes: 0 done, 1 a mistake in the input, 2 usage, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    # tracebacks are for --debug, and then plain ones
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for _verb in (demo, run, affinity, group, compare, report, plan):
+    app.command(_verb.__name__)(_verb)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        import coterie
+
+        typer.echo(f"coterie {coterie.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Which of your tasks should be trained together? Affinities, groups and an honest comparison."""
+    del version

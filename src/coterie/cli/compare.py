@@ -1,0 +1,99 @@
+"""``coterie compare``: given groupings, trained for real."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coterie.cli.options import (
+    GIBIBYTE,
+    Budget,
+    Debug,
+    Json,
+    Memory,
+    Overwrite,
+    Quiet,
+    Seeds,
+    Workload,
+)
+from coterie.cli.session import Session, session
+
+if TYPE_CHECKING:
+    from coterie.grouping import Grouping
+
+
+def compare(
+    workload: Workload,
+    grouping: Annotated[
+        list[Path] | None,
+        typer.Option("--grouping", "-g", metavar="G.json", help="A grouping as `coterie group` prints it; repeatable."),
+    ] = None,
+    seeds: Seeds = 5,
+    budget: Budget = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Run directory, to go on after an interruption.", file_okay=False),
+    ] = None,
+    memory: Memory = GIBIBYTE,  # pyright: ignore[reportArgumentType]  # the parser turns it into bytes
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train given groupings beside all-in-one and single-task models, and say what to do.
+
+    Example: [bold]coterie compare yeast --grouping G.json --seeds 5[/bold]
+    """
+    with session(as_json=as_json, quiet=quiet, debug=debug) as s:
+        from coterie.cli.groupings import read_groupings
+        from coterie.workload import load_workload
+
+        loaded = load_workload(workload)
+        candidates = read_groupings(grouping or [], loaded.task_names)
+        result = _compare(s, loaded, candidates, seeds, budget, out, memory, overwrite)
+        if as_json:
+            s.emit(result)
+            return
+        from coterie.cli.tables import print_comparison
+
+        s.progress.stop()
+        s.say(result["recommendation"]["text"])
+        print_comparison(s.console, result["comparison"])
+
+
+def _compare(
+    s: Session,
+    workload: Any,
+    candidates: dict[str, Grouping],
+    seeds: int,
+    budget: int | None,
+    out: Path | None,
+    memory: int,
+    overwrite: bool,
+) -> dict[str, Any]:
+    from coterie.evaluation import compare as train_and_compare
+    from coterie.evaluation import recommend
+    from coterie.store import open_run
+    from coterie.workload import fingerprint, validate
+
+    validate(workload)
+    settings = {
+        "verb": "compare",
+        "seeds": seeds,
+        "candidates": {name: candidate.to_dict() for name, candidate in candidates.items()},
+    }
+    with open_run(
+        out, fingerprint=fingerprint(workload), settings=settings, overwrite=overwrite, workload=workload
+    ) as run:
+        trained = train_and_compare(
+            workload, candidates, seeds=range(seeds), memory=memory, store=run, progress=s.progress
+        )
+        result = {
+            "workload": {"name": workload.name, "reference": workload.reference},
+            "recommendation": recommend(trained.comparison, budget).to_dict(),
+            "comparison": trained.comparison.to_dict(),
+        }
+        run.write_result(result)
+    return result

@@ -1,0 +1,57 @@
+"""``coterie plan``: what a run will take, before it is begun."""
+
+from __future__ import annotations
+
+from coterie.cli.options import (
+    GIBIBYTE,
+    Bases,
+    Budget,
+    Debug,
+    Groups,
+    Json,
+    Memory,
+    Method,
+    Quiet,
+    Seeds,
+    Workload,
+    given,
+)
+from coterie.cli.session import session
+
+
+def plan(
+    workload: Workload,
+    groups: Groups = None,
+    budget: Budget = None,
+    seeds: Seeds = 5,
+    method: Method = "task-vectors",
+    bases: Bases = None,
+    memory: Memory = GIBIBYTE,  # pyright: ignore[reportArgumentType]  # the parser turns it into bytes
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Say which backend would run where and why, and the memory, time and disk that a run would take.
+
+    Example: [bold]coterie plan chemicals --seeds 5 --memory 4GiB[/bold]
+    """
+    with session(as_json=as_json, quiet=quiet, debug=debug) as s:
+        from coterie import pipeline
+
+        found = pipeline.plan(
+            workload,
+            method=method,
+            groups=groups,
+            budget=budget,
+            seeds=seeds,
+            memory=memory,
+            progress=s.progress,
+            **given(bases=bases),
+        )
+        if as_json:
+            s.emit(found)
+            return
+        from coterie.cli.tables import print_plan
+
+        s.progress.stop()
+        print_plan(s.console, found)

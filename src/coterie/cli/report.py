@@ -1,0 +1,36 @@
+"""``coterie report``: the page of a run, written again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from coterie.cli.options import Debug, Json, OutFile, Quiet
+from coterie.cli.session import session
+
+
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)],
+    out: OutFile = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write report.html of a run again and print its path.
+
+    Example: [bold]coterie report runs/mine[/bold]
+    """
+    with session(as_json=as_json, quiet=quiet, debug=debug) as s:
+        from coterie.report.html import write_report
+        from coterie.store.files import read_json
+        from coterie.store.manifest import read_manifest
+
+        read_manifest(run)
+        path = out or run / "report.html"
+        write_report(read_json(run / "result.json"), path)
+        if as_json:
+            s.emit({"report": str(path)})
+        else:
+            s.say(str(path))

@@ -1,0 +1,81 @@
+"""``coterie run``: the main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from coterie.cli.options import (
+    GIBIBYTE,
+    Bases,
+    Budget,
+    Debug,
+    Groups,
+    Json,
+    Memory,
+    Method,
+    Overwrite,
+    Quiet,
+    Seed,
+    Seeds,
+    Workload,
+    given,
+    run_directory,
+)
+from coterie.cli.session import Session, session
+
+
+def run(
+    workload: Workload,
+    groups: Groups = None,
+    budget: Budget = None,
+    seeds: Seeds = 5,
+    method: Method = "task-vectors",
+    bases: Bases = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Run directory.", show_default="runs/NAME", file_okay=False)
+    ] = None,
+    memory: Memory = GIBIBYTE,  # pyright: ignore[reportArgumentType]  # the parser turns it into bytes
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Find groups, train and compare them, say what to do.
+
+    A run that was stopped goes on where it was when the same command is given again.
+
+    Example: [bold]coterie run file.py:workload --budget 3 --out runs/mine[/bold]
+    """
+    with session(as_json=as_json, quiet=quiet, debug=debug) as s:
+        from coterie import pipeline
+
+        result = pipeline.run(
+            workload,
+            method=method,
+            groups=groups,
+            budget=budget,
+            seeds=seeds,
+            out=out or run_directory(workload),
+            memory=memory,
+            overwrite=overwrite,
+            seed=seed,
+            progress=s.progress,
+            **given(bases=bases),
+        )
+        finish(s, result)
+
+
+def finish(s: Session, result: Any) -> None:
+    """Print what a run found and where its page is."""
+    report = None if result.report is None else str(result.report)
+    if s.as_json:
+        s.emit({**result.to_dict(), "path": None if result.path is None else str(result.path), "report": report})
+        return
+    from coterie.report.console import print_summary
+
+    s.progress.stop()
+    print_summary(result.to_dict(), s.console, paths={} if report is None else {"report": report})

@@ -1,0 +1,129 @@
+"""What every verb does the same way: streams, warnings, errors, exit codes."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+import warnings
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from coterie.cli.progress import Bars
+from coterie.errors import CoterieError, CoterieWarning
+
+FAILED, INTERRUPTED = 1, 130
+
+
+def one_paragraph(message: object) -> str:
+    r"""Text for a terminal: one paragraph, and nothing that would steer the terminal.
+
+    Example:
+        >>> print(one_paragraph("two\nlines \x1b[31m"))
+        two lines \x1b[31m
+    """
+    joined = " ".join(str(message).split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in joined)
+
+
+@dataclass(frozen=True)
+class Session:
+    """The streams of one command.
+
+    Attributes:
+        out: where the result goes.
+        console: the same for rich; people read it.
+        progress: feeds the progress bars.
+        as_json: whether machines read the result.
+    """
+
+    out: TextIO
+    console: Console
+    progress: Bars
+    as_json: bool
+
+    def emit(self, result: Mapping[str, Any]) -> None:
+        """Print the one JSON object; numbers that are not finite become null."""
+        from coterie.store.files import to_plain
+
+        self.out.write(json.dumps(to_plain(result), allow_nan=False) + "\n")
+        self.out.flush()
+
+    def say(self, text: str) -> None:
+        """Print a line for people; silent with ``--json``."""
+        if not self.as_json:
+            self.progress.stop()
+            self.console.print(Text(text), soft_wrap=True)
+
+
+@contextmanager
+def session(*, as_json: bool, quiet: bool = False, debug: bool = False) -> Generator[Session]:
+    """Run a verb: progress and messages on stderr, the result on stdout, user errors without a traceback.
+
+    With `as_json`, whatever the user's own code prints goes to stderr, so that stdout holds one JSON object.
+
+    Raises:
+        typer.Exit: with code 1 after an error and 130 after an interruption, both said on stderr.
+    """
+    errors = Console(stderr=True)
+    out = sys.stdout
+    with ExitStack() as stack:
+        if as_json:
+            stack.enter_context(redirect_stdout(sys.stderr))
+        stack.enter_context(_warnings(errors, quiet=quiet, debug=debug))
+        bars = stack.enter_context(Bars(errors, visible=not (as_json or quiet)))
+        try:
+            yield Session(out, Console(file=out), bars, as_json)
+        except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
+            raise
+        except KeyboardInterrupt:
+            bars.stop()
+            _complain(
+                errors, "Interrupted. Finished units of a run directory are kept: the same command goes on there."
+            )
+            raise typer.Exit(INTERRUPTED) from None
+        except Exception as error:
+            bars.stop()
+            if debug:
+                errors.file.write(traceback.format_exc())
+            _complain(errors, _explain(error))
+            raise typer.Exit(FAILED) from None
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, CoterieError):
+        return f"Error: {error}"
+    if isinstance(error, OSError):
+        name = f" {str(error.filename)!r}" if error.filename else ""
+        return f"Error: the system refused{name}: {error.strerror or error}. Check the path and its permissions."
+    if isinstance(error, MemoryError):
+        return "Error: there is not enough memory. Allow less with --memory, or use a smaller workload."
+    return (
+        f"Error: unexpected {type(error).__name__}: {error}. The cause is in the workload's own code or in coterie; "
+        "--debug shows where."
+    )
+
+
+def _complain(console: Console, message: object) -> None:
+    console.print(Text(one_paragraph(message)), soft_wrap=not console.is_terminal)
+
+
+@contextmanager
+def _warnings(console: Console, *, quiet: bool, debug: bool) -> Generator[None]:
+    """Warnings of Coterie as one line each, once; those of other packages with ``--debug`` only."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default" if debug else "ignore")
+        warnings.filterwarnings("ignore" if quiet else "once", category=CoterieWarning)
+
+        def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+            kind = "" if issubclass(category, CoterieWarning) else f" ({category.__name__})"
+            _complain(console, f"Warning{kind}: {message}")
+
+        warnings.showwarning = show
+        yield

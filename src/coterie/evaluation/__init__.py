@@ -1,0 +1,23 @@
+"""What a grouping is worth: real trainings, intervals over seeds, a recommendation."""
+
+from coterie.evaluation.compare import TrainedComparison, all_in_one, compare, single_task
+from coterie.evaluation.comparison import BASELINE, JOINT, Comparison
+from coterie.evaluation.intervals import Interval, t_interval
+from coterie.evaluation.mix import mix
+from coterie.evaluation.recommend import Recommendation, helped_and_harmed, recommend
+
+__all__ = [
+    "BASELINE",
+    "JOINT",
+    "Comparison",
+    "Interval",
+    "Recommendation",
+    "TrainedComparison",
+    "all_in_one",
+    "compare",
+    "helped_and_harmed",
+    "mix",
+    "recommend",
+    "single_task",
+    "t_interval",
+]

@@ -1,0 +1,172 @@
+"""Groupings held against each other on really trained models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coterie.errors import SettingError, require
+from coterie.evaluation.intervals import Interval, t_interval
+from coterie.grouping import Grouping
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: losses below this count as zero when gains are formed
+TINY = 1e-12
+BASELINE = "single-task"
+JOINT = "all-in-one"
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Losses of candidate groupings, trained for real with the same recipe and seeds.
+
+    Attributes:
+        tasks: task names.
+        candidates: names of the candidates; ``"all-in-one"`` and ``"single-task"`` are always among them.
+        groupings: the grouping behind each candidate.
+        seeds: training seeds; the same for all candidates.
+        validation: (candidates, seeds, tasks) validation losses, lower is better; used to choose.
+        test: (candidates, seeds, tasks) test losses, lower is better; used to report.
+    """
+
+    tasks: tuple[str, ...]
+    candidates: tuple[str, ...]
+    groupings: tuple[Grouping, ...]
+    seeds: tuple[int, ...]
+    validation: NDArray[np.float64]
+    test: NDArray[np.float64]
+
+    def losses(self, part: str) -> NDArray[np.float64]:
+        """(candidates, seeds, tasks) losses of ``"validation"`` or ``"test"``."""
+        if part not in ("validation", "test"):
+            raise SettingError(f"Parameter `part` should be 'validation' or 'test'. Found {part!r}.")
+        return self.validation if part == "validation" else self.test
+
+    def index(self, candidate: str) -> int:
+        """Position of a candidate.
+
+        Raises:
+            SettingError: when there is no such candidate.
+        """
+        if candidate not in self.candidates:
+            raise SettingError(f"Parameter `candidate` should be one of {self.candidates}. Found {candidate!r}.")
+        return self.candidates.index(candidate)
+
+    def gains(self, part: str, against: str = BASELINE) -> NDArray[np.float64]:
+        """Relative loss reductions (candidates, seeds, tasks) against a candidate, seed by seed; positive is good.
+
+        The denominator is the mean loss of `against` over the seeds, so that one lucky seed does not scale the others.
+        """
+        losses = self.losses(part)
+        base = losses[self.index(against)]
+        return (base[None] - losses) / np.maximum(base.mean(0), TINY)[None, None]
+
+    def total(self, candidate: str, part: str = "test", against: str = BASELINE) -> Interval:
+        """Mean gain over tasks with its interval over seeds."""
+        return t_interval(self.gains(part, against)[self.index(candidate)].mean(-1))
+
+    def per_task(self, candidate: str, part: str = "test", against: str = BASELINE) -> list[Interval]:
+        """Gain of each task with its interval over seeds."""
+        gains = self.gains(part, against)[self.index(candidate)]
+        return [t_interval(gains[:, task]) for task in range(len(self.tasks))]
+
+    def n_models(self, candidate: str) -> int:
+        """Number of models that the candidate serves."""
+        return len(self.groupings[self.index(candidate)].groups)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The summary that reports show: intervals, not raw losses."""
+        rows = []
+        for position, name in enumerate(self.candidates):
+            parts = {part: self.per_task(name, part) for part in ("validation", "test")}
+            tasks = [
+                {
+                    "name": task,
+                    "validation": parts["validation"][t].to_dict(),
+                    "test": parts["test"][t].to_dict(),
+                    "loss": {
+                        "validation": float(self.validation[position, :, t].mean()),
+                        "test": float(self.test[position, :, t].mean()),
+                    },
+                }
+                for t, task in enumerate(self.tasks)
+            ]
+            rows.append(
+                {
+                    "name": name,
+                    "models": self.n_models(name),
+                    "groups": [[self.tasks[t] for t in group] for group in self.groupings[position].groups],
+                    "total": {part: self.total(name, part).to_dict() for part in ("validation", "test")},
+                    "tasks": tasks,
+                }
+            )
+        return {"baseline": BASELINE, "seeds": list(self.seeds), "candidates": rows}
+
+    def save(self, path: str | Path) -> Path:
+        """Write everything, raw losses included, as JSON."""
+        data = {
+            "tasks": list(self.tasks),
+            "candidates": list(self.candidates),
+            "groupings": [grouping.to_dict() for grouping in self.groupings],
+            "seeds": list(self.seeds),
+            "validation": self.validation.tolist(),
+            "test": self.test.tolist(),
+        }
+        Path(path).write_text(json.dumps(data))
+        return Path(path)
+
+    @staticmethod
+    def load(path: str | Path) -> Comparison:
+        """The inverse of :meth:`save`."""
+        data: Mapping[str, Any] = json.loads(Path(path).read_text())
+        return Comparison(
+            tuple(data["tasks"]),
+            tuple(data["candidates"]),
+            tuple(Grouping.from_dict(grouping) for grouping in data["groupings"]),
+            tuple(data["seeds"]),
+            np.asarray(data["validation"], dtype=float),
+            np.asarray(data["test"], dtype=float),
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per candidate, seed and task, with both losses and gains (needs pandas, extra ``table``)."""
+        pandas = require("pandas", extra="table", purpose="Comparison.to_frame()")
+        gains = {part: self.gains(part) for part in ("validation", "test")}
+        rows = [
+            {
+                "candidate": name,
+                "seed": seed,
+                "task": task,
+                "validation_loss": self.validation[c, s, t],
+                "test_loss": self.test[c, s, t],
+                "validation_gain": gains["validation"][c, s, t],
+                "test_gain": gains["test"][c, s, t],
+            }
+            for c, name in enumerate(self.candidates)
+            for s, seed in enumerate(self.seeds)
+            for t, task in enumerate(self.tasks)
+        ]
+        return pandas.DataFrame(rows)
+
+    def plot(self) -> Any:
+        """Total test gain of every candidate with its interval (needs matplotlib, extra ``plot``). Returns the axes."""
+        pyplot = require("matplotlib.pyplot", extra="plot", purpose="Comparison.plot()")
+        _, axes = pyplot.subplots(figsize=(6, 0.5 + 0.4 * len(self.candidates)), layout="constrained")
+        for row, name in enumerate(self.candidates):
+            interval = self.total(name)
+            axes.plot(100 * interval.mean, row, "o", color="C0")
+            if np.isfinite(interval.low):
+                axes.plot([100 * interval.low, 100 * interval.high], [row, row], color="C0")
+        axes.axvline(0, color="0.6", linewidth=1)
+        axes.set_yticks(range(len(self.candidates)), self.candidates)
+        axes.invert_yaxis()
+        axes.set_xlabel(f"mean gain against {BASELINE} on test data, % (95 % interval over seeds)")
+        return axes

@@ -1,0 +1,102 @@
+"""What to do, said in one line: the simplest candidate that nothing beats beyond the noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from coterie.errors import SettingError
+from coterie.evaluation.comparison import BASELINE, JOINT, Comparison
+from coterie.evaluation.intervals import t_interval
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """Which candidate to serve, and why.
+
+    Attributes:
+        text: one line, the first thing that a report says.
+        candidate: name of the recommended candidate.
+        models: how many models it serves.
+        do_not_bother: whether grouping is not worth it.
+        reason: how the choice was made.
+    """
+
+    text: str
+    candidate: str
+    models: int
+    do_not_bother: bool
+    reason: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form."""
+        return dict(vars(self))
+
+
+def recommend(comparison: Comparison, budget: int | None = None) -> Recommendation:
+    """Choose on validation data, report on test data.
+
+    Starting from the candidate with the fewest models, a candidate with more models takes over only when its validation
+    losses are lower beyond the noise: the 95 % interval of the mean gain over the current choice, paired by seed, is
+    above 0. With one seed there is no interval, and the fewest models win.
+
+    Args:
+        comparison: really trained candidates.
+        budget: largest number of models that may be served; None for no limit.
+
+    Raises:
+        SettingError: when no candidate fits the budget.
+    """
+    allowed = [name for name in comparison.candidates if budget is None or comparison.n_models(name) <= budget]
+    if not allowed:
+        raise SettingError(f"Parameter `budget` should allow at least one model. Found {budget!r}.")
+    order = sorted(allowed, key=comparison.n_models)
+    chosen = order[0]
+    for size in sorted({comparison.n_models(name) for name in order}):
+        rivals = [name for name in order if comparison.n_models(name) == size and name != chosen]
+        better = [(margin, name) for name in rivals if (margin := _surely_better(comparison, name, chosen)) > 0]
+        if better:
+            chosen = max(better)[1]
+    return _describe(comparison, chosen, len(allowed))
+
+
+def _surely_better(comparison: Comparison, name: str, than: str) -> float:
+    """Mean validation gain over another candidate when its interval is above 0, else 0."""
+    interval = comparison.total(name, "validation", against=than)
+    return interval.mean if interval.low > 0 else 0.0
+
+
+def _describe(comparison: Comparison, chosen: str, tried: int) -> Recommendation:
+    models = comparison.n_models(chosen)
+    over_single = comparison.total(chosen, "test")
+    over_joint = comparison.total(chosen, "test", against=JOINT)
+    reason = (
+        f"Chosen among {tried} candidates on validation losses of {len(comparison.seeds)} seeds: more models are recommended "
+        "only when they are better beyond the noise (paired 95 % interval over seeds above 0). Numbers are test losses."
+    )
+    if chosen == JOINT:
+        return Recommendation(
+            "Do not bother with groups: one model for all tasks does as well as anything tried, within the noise "
+            f"({over_single} against single-task models on test data).",
+            chosen, models, True, reason,
+        )  # fmt: skip
+    if chosen == BASELINE:
+        return Recommendation(
+            "Do not bother with joint training: one model per task is better than every grouping tried "
+            f"(one model for all tasks: {comparison.total(JOINT, 'test')} against it on test data).",
+            chosen, models, True, reason,
+        )  # fmt: skip
+    return Recommendation(
+        f"Train {models} models ({chosen}): mean gain {over_joint} against one model for all tasks and "
+        f"{over_single} against single-task models, on test data.",
+        chosen, models, False, reason,
+    )  # fmt: skip
+
+
+def helped_and_harmed(comparison: Comparison, candidate: str, against: str = BASELINE) -> tuple[int, int]:
+    """How many tasks gain, and how many lose, beyond the noise on test data."""
+    gains = comparison.gains("test", against)[comparison.index(candidate)]
+    intervals = [t_interval(gains[:, task]) for task in range(gains.shape[1])]
+    return int(np.sum([i.low > 0 for i in intervals])), int(np.sum([i.high < 0 for i in intervals]))

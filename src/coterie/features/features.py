@@ -1,0 +1,211 @@
+"""Projected gradients of the margins: the entry that plans, chooses, falls back and computes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+
+from torch import nn
+
+from coterie._progress import Progress, silent
+from coterie.errors import SettingError
+from coterie.features import forward, reverse
+from coterie.features.directions import Directions
+from coterie.features.heads import capture
+from coterie.features.modes import differentiable
+from coterie.features.pairs import Pairs, labelled_pairs
+from coterie.features.part import PartFeatures
+from coterie.features.plan import FeaturePlan, demand, make_plan
+from coterie.features.probe import choose_backend, warn_fallback
+from coterie.features.program import MarginProgram
+from coterie.features.random_directions import RandomDirections
+from coterie.features.sink import Sink
+from coterie.workload.structure import Structure, find_structure
+from coterie.workload.workload import Workload
+
+HEADS = ("exact", "projected", "none")
+PARTS = ("train", "validation", "test")
+
+
+def compute_features(
+    workload: Workload,
+    model: nn.Module,
+    directions: Directions,
+    *,
+    structure: Structure | None = None,
+    part: str = "train",
+    heads: str = "exact",
+    mode: str = "auto",
+    memory: int = 2**30,
+    head_directions: int = 32,
+    progress: Progress | None = None,
+    spill: Path | str | None = None,
+) -> PartFeatures:
+    """Projected gradients ``P^T grad h`` of the margins of all labelled (example, task) pairs of a part.
+
+    Forward mode takes one directional derivative a direction, which has the value for every task of every example;
+    reverse mode takes the gradient of every label and projects it. Both give the same numbers up to rounding. The model
+    is put in evaluation mode meanwhile and is left as it was found.
+
+    Args:
+        workload: tasks and data.
+        model: the module to differentiate.
+        directions: the columns of P, over trunk parameters (heads "exact" and "none") or any (heads "projected").
+        structure: trunk and heads; found when None.
+        part: ``"train"``, ``"validation"`` or ``"test"``.
+        heads: ``"exact"`` keeps each task's head gradient apart: exactly for linear heads, along `head_directions`
+            random directions for others; ``"projected"`` treats heads like any parameter (as published); ``"none"``
+            leaves them out.
+        mode: ``"auto"`` (the cheaper), ``"forward"`` or ``"reverse"``.
+        memory: bytes that features and working memory may take.
+        head_directions: directions for heads that are not linear.
+        progress: called as progress("features", done, total).
+        spill: a new file (or a folder) for features that do not fit the memory: a mapped safetensors file.
+
+    Raises:
+        SettingError: unknown option, or directions that do not fit the model.
+        WorkloadError: no labelled row; no shared parameter.
+        ModelError: the model cannot be differentiated, or gives gradients that are not finite.
+        ResourceError: it does not fit `memory`.
+
+    Warns:
+        ModelModeWarning: BatchNorm or active dropout was put in evaluation mode.
+        FallbackWarning: a module does not support the fast path.
+
+    Cost:
+        Forward mode about 2 d forward passes over the rows; reverse mode about 3 passes a label and the projection.
+        Never holds a (parameters x d) or (labels x parameters) matrix.
+
+    Source:
+        Grad-TAE (arXiv 2409.06091), features of the linearised model; forward mode is this library's own.
+
+    Example:
+        >>> import torch
+        >>> from coterie.workload import Split, Task
+        >>> n = torch.arange(6)
+        >>> net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+        >>> tasks, x, y = (Task("a"), Task("b")), torch.randn(6, 3), torch.ones(6, 2)
+        >>> work = Workload("w", tasks, x, y, Split(n, n, n), lambda seed: net)
+        >>> directions = RandomDirections.of(net, count=5, seed=0, names=("0.weight", "0.bias"))
+        >>> features = compute_features(work, net, directions)
+        >>> features.task(1).g.shape, features.task(1).head.shape
+        (torch.Size([6, 5]), torch.Size([6, 5]))
+    """
+    _check_options(heads, part, head_directions)
+    pairs = labelled_pairs(workload, part)
+    if heads != "projected" and structure is None:
+        structure = find_structure(workload, model)
+    _check_directions(model, directions, structure if heads != "projected" else None)
+    own = _own_directions(model, directions, structure, head_directions) if heads == "exact" else None
+    every = [directions] if own is None else [directions, own]
+    with differentiable(model):
+        runs = [_Run(MarginProgram(workload, model, each.names), each) for each in every]
+        program = MarginProgram(workload, model, [name for each in every for name in each.names])
+        plan = _plan(workload, program, runs, pairs, mode, memory, spill is not None)
+        margins, head = capture(workload, model, structure if heads == "exact" else None, pairs, program.dtype)
+        file = _spill_file(spill, part) if plan.spill and spill is not None else None
+        sinks = [Sink(pairs, directions.count, program.dtype, file)]
+        if own is not None:
+            sinks.append(Sink(pairs, own.count, program.dtype))
+        _compute(program, runs, sinks, pairs, plan, progress or silent)
+    if own is not None:
+        head = replace(head, projected=sinks[1].features, directions=own)
+    return PartFeatures(
+        part=part,
+        tasks=workload.task_names,
+        starts=pairs.starts,
+        rows=pairs.rows[pairs.local],
+        local=pairs.local,
+        offset=margins[pairs.local, pairs.task],
+        targets=workload.targets[pairs.rows][pairs.local, pairs.task],
+        g=sinks[0].features,
+        heads=heads,
+        head_features=head,
+        structure=structure if heads != "projected" else None,
+        plan=plan,
+    )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Directions, with a program over the parameters that they move."""
+
+    program: MarginProgram
+    directions: Directions
+
+
+def _compute(
+    program: MarginProgram,
+    runs: Sequence[_Run],
+    sinks: Sequence[Sink],
+    pairs: Pairs,
+    plan: FeaturePlan,
+    progress: Progress,
+) -> None:
+    if plan.mode == "reverse":
+        jobs = [(run.directions, sink) for run, sink in zip(runs, sinks, strict=True)]
+        reverse.compute(program, jobs, pairs, plan, progress)
+        return
+    for run, sink in zip(runs, sinks, strict=True):
+        forward.compute(run.program, run.directions, pairs, sink, plan, progress)
+
+
+def _plan(
+    workload: Workload, program: MarginProgram, runs: Sequence[_Run], pairs: Pairs, mode: str, memory: int, spill: bool
+) -> FeaturePlan:
+    """Plan, try the plan on two rows, and plan again when the model does not support it."""
+    size = sum(run.directions.size for run in runs)
+    count = sum(run.directions.count for run in runs)
+    need = demand(workload, program.model, pairs, size, count, program.dtype.itemsize)
+    plan = make_plan(need, mode=mode, memory=memory, spill=spill)
+    jobs = [(run.program, run.directions) for run in runs]
+    backend, problem = choose_backend(program, jobs, pairs, plan.mode)
+    if problem is not None:
+        warn_fallback(plan.mode, backend, problem)
+        if backend.mode != plan.mode:
+            because = f"Forward mode is not supported by {problem}; so "
+            plan = make_plan(need, mode=backend.mode, memory=memory, spill=spill, because=because)
+    return replace(plan, batched=backend.batched)
+
+
+def _own_directions(
+    model: nn.Module, directions: Directions, structure: Structure | None, count: int
+) -> RandomDirections | None:
+    """Directions for the heads that are not linear, all tasks at once, since no two heads share a number."""
+    heads = structure.heads if structure is not None else ()
+    names = dict.fromkeys(name for head in heads if not head.linear for name, _ in head.parameters)
+    seed = directions.seed if isinstance(directions, RandomDirections) else 0
+    return RandomDirections.of(model, count, seed, tuple(names)) if names else None
+
+
+def _check_options(heads: str, part: str, head_directions: int) -> None:
+    if heads not in HEADS:
+        raise SettingError(f"Parameter `heads` should be one of {HEADS}. Found {heads!r}.")
+    if part not in PARTS:
+        raise SettingError(f"Parameter `part` should be one of {PARTS}. Found {part!r}.")
+    if head_directions < 1:
+        raise SettingError(f"Parameter `head_directions` should be at least 1. Found {head_directions}.")
+
+
+def _check_directions(model: nn.Module, directions: Directions, structure: Structure | None) -> None:
+    """The directions move parameters of the model, of the right shape, and of the trunk where heads are kept apart."""
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    for name, shape in directions.shapes.items():
+        if name in shapes and shapes[name] != tuple(shape):
+            raise SettingError(
+                f"Parameter `directions`: direction of `{name}` has shape {tuple(shape)} ({prod(shape)} numbers), but "
+                f"the parameter has shape {shapes[name]}. Were they made for another model?"
+            )
+    outside = [] if structure is None else [name for name in directions.names if name not in structure.trunk]
+    if outside and all(name in shapes for name in outside):
+        raise SettingError(
+            f"Parameter `directions` moves {outside[:4]}, which the tasks do not share. With heads='exact' or 'none' "
+            "only trunk parameters are projected: make directions with names=structure.trunk, or use heads='projected'."
+        )
+
+
+def _spill_file(spill: Path | str, part: str) -> Path:
+    path = Path(spill)
+    return path if path.suffix == ".safetensors" else path / f"features-{part}.safetensors"

@@ -1,0 +1,191 @@
+"""Which mode takes the gradients, in chunks of which size, and why; decided before the work starts."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from coterie.errors import ResourceError, SettingError
+from coterie.features.measure import PassCost, measure_pass
+from coterie.features.modes import differentiable
+from coterie.features.pairs import Pairs, labelled_pairs
+from coterie.workload.structure import Structure, find_structure
+from coterie.workload.workload import Workload
+
+MODES = ("auto", "forward", "reverse")
+
+#: beyond these sizes, chunks are no faster and only fall out of the cache
+_DIRECTIONS, _ROWS, _GRADIENTS = 50, 256, 64
+
+
+@dataclass(frozen=True)
+class FeaturePlan:
+    """How the features of one part will be computed.
+
+    Attributes:
+        mode: ``"forward"`` or ``"reverse"``.
+        reason: why, in words.
+        rows_per_chunk: rows (forward) or labelled (row, task) pairs (reverse) that are worked on together.
+        directions_per_chunk: directions that are worked on together.
+        bytes: working memory at the most, without the features.
+        feature_bytes: size of the features.
+        spill: the features go to a mapped file, since they do not fit the memory.
+        forward_cost: forward passes a row in forward mode.
+        reverse_cost: forward passes a row in reverse mode, projection included.
+        batched: directions (or pairs) of a chunk go through the model together.
+    """
+
+    mode: str
+    reason: str
+    rows_per_chunk: int
+    directions_per_chunk: int
+    bytes: int
+    feature_bytes: int
+    spill: bool
+    forward_cost: float
+    reverse_cost: float
+    batched: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready description."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What the planner needs to know.
+
+    Attributes:
+        rows: labelled rows.
+        pairs: labelled (row, task) pairs.
+        tasks: number of tasks.
+        parameters: numbers that the directions move.
+        directions: number of directions d.
+        item: bytes of a number.
+        one: cost of a forward pass for one row.
+    """
+
+    rows: int
+    pairs: int
+    tasks: int
+    parameters: int
+    directions: int
+    item: int
+    one: PassCost
+
+
+def plan_features(
+    workload: Workload,
+    structure: Structure | None,
+    d: int,
+    memory: int = 2**30,
+    *,
+    model: nn.Module | None = None,
+    part: str = "train",
+    mode: str = "auto",
+    spill: bool = False,
+) -> FeaturePlan:
+    """Plan the features of a part: mode, reason, chunk sizes, memory; nothing is computed but one pass over 8 rows.
+
+    Args:
+        workload: tasks and data.
+        structure: trunk and heads; None finds them.
+        d: number of directions.
+        memory: bytes that features and working memory may take together.
+        model: the module; by default a fresh one.
+        part: ``"train"``, ``"validation"`` or ``"test"``.
+        mode: ``"auto"`` chooses the cheaper.
+        spill: a mapped file may take the features when the memory cannot.
+
+    Raises:
+        ResourceError: it cannot fit.
+    """
+    model = workload.build_model(0) if model is None else model
+    structure = find_structure(workload, model) if structure is None else structure
+    known = dict(model.named_parameters())
+    size = sum(known[name].numel() for name in structure.trunk)
+    pairs = labelled_pairs(workload, part)
+    with differentiable(model, warn=False):
+        return make_plan(demand(workload, model, pairs, size, d), mode=mode, memory=memory, spill=spill)
+
+
+def demand(
+    workload: Workload, model: nn.Module, pairs: Pairs, parameters: int, directions: int, item: int = 4
+) -> Demand:
+    """Measure what a plan depends on."""
+    one = measure_pass(workload, model, pairs.rows)
+    return Demand(len(pairs.rows), pairs.count, workload.n_tasks, parameters, directions, item, one)
+
+
+def make_plan(need: Demand, *, mode: str, memory: int, spill: bool, because: str = "") -> FeaturePlan:
+    """The plan for a demand; `because` is put before the reason.
+
+    Raises:
+        SettingError: unknown mode, or a memory that is no positive number.
+        ResourceError: it cannot fit.
+    """
+    if mode not in MODES:
+        raise SettingError(f"Parameter `mode` should be one of {MODES}. Found {mode!r}.")
+    if memory < 1:
+        raise SettingError(f"Parameter `memory` should be a positive number of bytes. Found {memory}.")
+    labels = need.pairs / need.rows
+    flops = max(need.one.flops, 2.0 * need.parameters)
+    forward = 2.0 * need.directions
+    reverse = labels * (3.0 + 2.0 * need.parameters * need.directions / flops)
+    chosen = mode if mode != "auto" else ("forward" if forward <= reverse else "reverse")
+    reason = (
+        f"{chosen} mode: {need.directions} directions cost about {forward:.0f} forward passes a row in forward mode; "
+        f"{labels:.1f} labels a row cost about {reverse:.0f} in reverse mode, projection included"
+        + ("." if mode == "auto" else f" ({mode} mode was asked for).")
+    )
+    plan = FeaturePlan(
+        chosen, f"{because}{reason}", 0, 0, 0, need.pairs * need.directions * need.item, False, forward, reverse
+    )
+    return _fit(plan, need, memory, spill)
+
+
+def working_bytes(need: Demand, mode: str, rows: int, directions: int) -> int:
+    """Working memory of a chunk: directions, tangents or gradients, and the block of features."""
+    item = need.item
+    if mode == "forward":
+        # twice the directions: layers may fold a copy; a normalisation has about five tangents of its output alive
+        block = rows * directions * (5 * need.one.largest + 3 * need.tasks * item)
+        return 2 * directions * need.parameters * item + block + rows * need.one.total
+    # gradients, their parts under way, and the passes that lead to them
+    return 2 * rows * need.parameters * item + 2 * directions * need.parameters * item + 3 * rows * need.one.total
+
+
+def _fit(plan: FeaturePlan, need: Demand, memory: int, spill: bool) -> FeaturePlan:
+    """Largest chunks that fit; features to a file when they leave too little room."""
+    least = working_bytes(need, plan.mode, 1, 1)
+    to_file = spill and plan.feature_bytes + max(least, memory // 8) > memory
+    room = memory if to_file else memory - plan.feature_bytes
+    if room < least:
+        ways = "raise `memory`, use fewer directions or fewer tasks"
+        if not spill:
+            ways += ", or give `spill` a file that the features may go to"
+        raise ResourceError(
+            f"Parameter `memory` allows {_size(memory)}, but {_size(least)} of working memory (one row, one direction) "
+            f"are needed{'' if to_file else f' beside {_size(plan.feature_bytes)} of features'} "
+            f"({need.pairs} labels x {need.directions} directions; {need.parameters} parameters). Ways out: {ways}."
+        )
+    directions = min(_DIRECTIONS, need.directions)
+    # equal chunks: no small rest at the end
+    directions = -(-need.directions // -(-need.directions // directions))
+    rows = min(_ROWS, need.rows) if plan.mode == "forward" else min(_GRADIENTS, need.pairs)
+    while (used := working_bytes(need, plan.mode, rows, directions)) > room:
+        if rows > 1 and (rows * 4 >= directions or directions == 1):
+            rows = (rows + 1) // 2
+        else:
+            directions = (directions + 1) // 2
+    return replace(plan, rows_per_chunk=rows, directions_per_chunk=directions, bytes=used, spill=to_file)
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.2f} GiB"

@@ -1,0 +1,128 @@
+"""Finding out which way of differentiating a model supports, and which module stands in the way."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from coterie.errors import CoterieError, FallbackWarning, ModelError
+from coterie.features.directions import Directions
+from coterie.features.forward import directional
+from coterie.features.pairs import Pairs
+from coterie.features.program import MarginProgram
+from coterie.features.reverse import gradients
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A way of differentiating: the mode, and whether directions (or examples) go through the model together."""
+
+    mode: str
+    batched: bool
+
+
+class _Trace:
+    """The module that was running when something failed."""
+
+    def __init__(self) -> None:
+        self.running: list[str] = []
+
+
+@contextmanager
+def _traced(model: nn.Module) -> Generator[_Trace]:
+    trace = _Trace()
+
+    def enter(name: str) -> Callable[..., None]:
+        return lambda *_: trace.running.append(name)
+
+    def leave(*_: object) -> None:
+        trace.running.pop()
+
+    hooks = []
+    for name, module in model.named_modules():
+        label = f"`{name or 'the model'}` ({type(module).__name__})"
+        hooks.append(module.register_forward_pre_hook(enter(label)))
+        hooks.append(module.register_forward_hook(leave))
+    try:
+        yield trace
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _attempt(model: nn.Module, work: Callable[[], object]) -> str | None:
+    """None when the work succeeds, else who failed and why, in one line."""
+    with _traced(model) as trace:
+        try:
+            work()
+        except CoterieError:
+            raise
+        except Exception as error:  # a user's module under a transform may raise anything
+            where = trace.running[-1] if trace.running else "the model's forward"
+            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            return f"{where}: {reason.strip()[:240]}"
+    return None
+
+
+def choose_backend(
+    program: MarginProgram, jobs: Sequence[tuple[MarginProgram, Directions]], pairs: Pairs, mode: str
+) -> tuple[Backend, str | None]:
+    """The first way that works on two rows, with the reason why a faster one was given up.
+
+    Args:
+        program: over all parameters that any of the directions moves (reverse mode).
+        jobs: directions, each with a program over the parameters that they move (forward mode).
+        pairs: labelled pairs.
+        mode: the mode that is wanted.
+
+    Raises:
+        ModelError: when not even plain differentiation works.
+    """
+    rows = pairs.rows[:2]
+    tasks = torch.zeros_like(rows)
+
+    def forward(batched: bool) -> object:
+        with torch.no_grad():
+            return [
+                directional(one, one.tangents(d.chunk(0, min(2, d.count))), *one.data(rows), batched=batched)
+                for one, d in jobs
+            ]
+
+    trials: list[tuple[Backend, Callable[[], object]]] = [
+        (Backend("reverse", True), lambda: gradients(program, rows, tasks, batched=True)),
+        (Backend("reverse", False), lambda: gradients(program, rows, tasks, batched=False)),
+    ]
+    if mode == "forward":
+        trials = [
+            (Backend("forward", True), lambda: forward(True)),
+            (Backend("forward", False), lambda: forward(False)),
+            *trials,
+        ]
+    first = last = None
+    for backend, work in trials:
+        problem = _attempt(program.model, work)
+        if problem is None:
+            return backend, first
+        first, last = first or problem, problem
+    raise ModelError(f"The model cannot be differentiated, not even one example at a time. {last}")
+
+
+def warn_fallback(wanted: str, found: Backend, problem: str) -> None:
+    """Say once what is used instead and what it costs."""
+    if found.mode == "forward":
+        instead = "Directions run through the model one at a time, which is slower."
+    elif wanted == "forward":
+        how = "" if found.batched else ", one example at a time,"
+        instead = f"Reverse mode{how} is used instead: its cost grows with the labels of an example."
+    else:
+        instead = "Gradients are taken one example at a time, which is slower."
+    warnings.warn(
+        f"The fast path ({wanted} mode, batched) is not supported by {problem}. {instead} The result is the same.",
+        FallbackWarning,
+        stacklevel=4,
+    )

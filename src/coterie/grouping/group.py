@@ -1,0 +1,111 @@
+"""From an affinity to groups."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from coterie._progress import Progress, silent
+from coterie.errors import SettingError
+from coterie.grouping.choose import pick
+from coterie.grouping.density import sum_of_densities
+from coterie.grouping.grouping import Grouping
+from coterie.grouping.matrix import Problem, canonical_order, check_count, read_problem
+from coterie.grouping.methods import METHODS, Request
+from coterie.grouping.objective import DensityObjective, GainObjective
+
+
+def group(
+    affinity: Any,
+    k: int | None = None,
+    *,
+    method: str = "sdp",
+    seed: int = 0,
+    k_max: int | None = None,
+    diagonal: str = "keep",
+    penalty: float | None = None,
+    progress: Progress | None = None,
+) -> Grouping:
+    """Partition tasks into groups that are worth training together.
+
+    Args:
+        affinity: an :class:`~coterie.affinity.Affinity`, a (T, T) array (rows targets, columns sources, larger is
+            better), or a :class:`~coterie.affinity.GainModel`. Only the symmetric part of a matrix counts.
+        k: exact number of groups, 1..T; None chooses it.
+        method: ``"sdp"`` (trace-k relaxation, rounding, local improvement), ``"sdp-penalty"`` (a price for each group),
+            ``"spectral"`` (plain, to compare with), ``"all-in-one"``, ``"single-task"``, ``"exhaustive"`` (at most 12
+            tasks).
+        seed: of the rounding's k-means and random starts.
+        k_max: largest number of groups when `k` is None. Default: T for a matrix, at most 20 for a gain model.
+        diagonal: ``"keep"``, ``"zero"`` or ``"mean"``: what a task is worth to itself. It decides how many groups are
+            chosen from a bare matrix (see :mod:`coterie.grouping.choose`).
+        penalty: price of a group for ``"sdp-penalty"``, in the units of the matrix; None finds it.
+        progress: called as ``progress(stage, done, total)``.
+
+    Returns:
+        A partition. Its objective is the sum of densities for a matrix, the mean predicted gain over tasks for a gain
+        model (its sum of densities is then in `details`). `bound` is a certified upper bound on the objective of
+        every partition that was allowed, for a matrix and the SDP methods; the result is optimal when both agree.
+
+        The order of the tasks does not matter (tasks with the very same affinities may change places). Neither does
+        adding a constant to all entries or multiplying all by a positive number.
+
+    Raises:
+        SettingError: unknown method; k or k_max out of range; fewer than two tasks; not square; NaN or infinite
+            entries.
+
+    Cost:
+        0.02 s at 14 tasks, about 1 s at 100 with k given; minutes at 400. Choosing k takes up to ten times as long.
+
+    Source:
+        Li et al., "Scalable Multitask Learning Using Gradient-based Estimation of Task Affinity" (arXiv 2409.06091).
+
+    Example:
+        >>> blocks = np.kron(np.eye(2), np.ones((3, 3)))
+        >>> found = group(blocks, k=2)
+        >>> found.groups, round(found.objective, 6), round(found.bound, 4)
+        (((0, 1, 2), (3, 4, 5)), 6.0, 6.0)
+    """
+    problem = read_problem(affinity, diagonal)
+    _check(problem, k, k_max, method, penalty)
+    order = canonical_order(problem.matrix)
+    matrix = problem.matrix[np.ix_(order, order)]
+    objective = DensityObjective(matrix) if problem.model is None else GainObjective(problem.model, order)
+    limit = k_max or (problem.n if problem.model is None else min(problem.n, 20))
+    request = Request(matrix, objective, k, limit, seed, penalty, progress or silent)
+    candidates, bound = METHODS[method](request)
+    best, score = pick(objective, candidates)
+    labels = np.empty(problem.n, dtype=np.int64)
+    labels[order] = best.labels
+    details = dict(best.details)
+    if problem.model is not None:
+        details["sum_of_densities"] = sum_of_densities(matrix, best.labels)
+    if bound is not None:
+        details["density_bound"] = float(bound)
+    certified = float(bound) if bound is not None and problem.model is None else None
+    return Grouping.from_labels(
+        problem.tasks,
+        labels,
+        objective=score,
+        bound=certified,
+        method=method,
+        details={"k_given": str(k is not None), **details},
+    )
+
+
+def _check(problem: Problem, k: int | None, k_max: int | None, method: str, penalty: float | None) -> None:
+    """Settings that do not fit the problem or each other."""
+    if method not in METHODS:
+        raise SettingError(f"Parameter `method` should be one of {tuple(METHODS)}. Found {method!r}.")
+    for name, value in (("k", k), ("k_max", k_max)):
+        if value is not None:
+            check_count(name, value, problem.n)
+    fixed = {"all-in-one": 1, "single-task": problem.n}.get(method)
+    if fixed is not None and k not in (None, fixed):
+        raise SettingError(f"Method {method!r} makes {fixed} groups of {problem.n} tasks. Found k={k}. Leave `k` out.")
+    if penalty is not None and (method != "sdp-penalty" or not np.isfinite(penalty)):
+        raise SettingError(
+            f"Parameter `penalty` should be a finite number and belongs to method='sdp-penalty'. "
+            f"Found penalty={penalty!r} with method={method!r}."
+        )

@@ -1,0 +1,239 @@
+"""The result of grouping: which tasks train together, and which group serves which task."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from coterie.errors import SettingError, StoreError, require
+from coterie.grouping.compare import adjusted_rand
+from coterie.grouping.density import as_labels
+from coterie.grouping.matrix import BoolArray, IntArray
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Groups of tasks. Groups may overlap: a task may be trained in several groups, and is served from one of them.
+
+    Attributes:
+        tasks: names, in the order of the workload.
+        groups: indices of the tasks of each group, each group not empty.
+        serves: for each task the index of the group that serves it; that group contains the task.
+        objective: what was maximised (see `method`); None when nothing was.
+        bound: certified upper bound on the objective; None where there is none.
+        method: how it was found.
+        details: further numbers, JSON-ready.
+
+    Raises:
+        SettingError: a task is served by no group or by one that does not contain it, an empty group, an index out of
+            range.
+
+    Example:
+        >>> g = Grouping(("a", "b", "c"), ((0, 1), (1, 2)), serves=(0, 1, 1))
+        >>> g.names, g.n_groups, g.overlaps
+        ((('a', 'b'), ('b', 'c')), 2, True)
+    """
+
+    tasks: tuple[str, ...]
+    groups: tuple[tuple[int, ...], ...]
+    serves: tuple[int, ...]
+    objective: float | None = None
+    bound: float | None = None
+    method: str = "given"
+    details: dict[str, float | str] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        n = len(self.tasks)
+        if not n or len(set(self.tasks)) != n:
+            raise SettingError(f"Parameter `tasks` should name each task once, at least one. Found {self.tasks!r}.")
+        for index, members in enumerate(self.groups):
+            if not members or len(set(members)) != len(members) or not all(0 <= task < n for task in members):
+                raise SettingError(
+                    f"Each of `groups` should have tasks 0..{n - 1}, at least one, each once. Group {index} is "
+                    f"{members!r}."
+                )
+        if len(self.serves) != n:
+            raise SettingError(
+                f"Parameter `serves` should name a group for each of {n} tasks. Found {len(self.serves)}."
+            )
+        for task, index in enumerate(self.serves):
+            if not 0 <= index < len(self.groups) or task not in self.groups[index]:
+                raise SettingError(
+                    f"Task {self.tasks[task]!r} should be served by a group that contains it. Found group {index}, "
+                    f"the groups are {self.groups!r}."
+                )
+
+    @staticmethod
+    def from_labels(
+        tasks: Sequence[str],
+        labels: ArrayLike,
+        *,
+        objective: float | None = None,
+        bound: float | None = None,
+        method: str = "given",
+        details: Mapping[str, float | str] | None = None,
+    ) -> Grouping:
+        """A partition from one label a task (any whole numbers or texts); groups are numbered by their first task.
+
+        Example:
+            >>> Grouping.from_labels(["a", "b", "c"], [7, 2, 7]).groups
+            ((0, 2), (1,))
+        """
+        clean = as_labels(labels, len(tasks))
+        groups = tuple(
+            tuple(int(task) for task in np.flatnonzero(clean == index)) for index in range(int(clean.max()) + 1)
+        )
+        serves = tuple(int(label) for label in clean)
+        return Grouping(tuple(tasks), groups, serves, objective, bound, method, dict(details or {}))
+
+    @property
+    def n_groups(self) -> int:
+        """Number of groups, which is the number of models to serve."""
+        return len(self.groups)
+
+    @property
+    def names(self) -> tuple[tuple[str, ...], ...]:
+        """The groups as task names."""
+        return tuple(tuple(self.tasks[task] for task in members) for members in self.groups)
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether some task is trained in more than one group."""
+        return sum(len(members) for members in self.groups) > len(self.tasks)
+
+    @property
+    def labels(self) -> IntArray:
+        """(T,) serving group of each task."""
+        return np.array(self.serves, dtype=np.int64)
+
+    @property
+    def subsets(self) -> BoolArray:
+        """(groups, T) which tasks each group trains on."""
+        member = np.zeros((len(self.groups), len(self.tasks)), dtype=bool)
+        for index, members in enumerate(self.groups):
+            member[index, list(members)] = True
+        return member
+
+    def adjusted_rand_index(self, other: Grouping | Sequence[Sequence[str]]) -> float:
+        """Agreement of who is served together: 1 is the same partition, 0 is what chance gives.
+
+        Args:
+            other: a grouping of the same tasks, or disjoint groups of task names that cover them.
+
+        Example:
+            >>> Grouping.from_labels(["a", "b", "c"], [0, 0, 1]).adjusted_rand_index([["c"], ["a", "b"]])
+            1.0
+        """
+        if isinstance(other, Grouping):
+            theirs = dict(zip(other.tasks, other.serves, strict=True))
+        else:
+            theirs = {name: index for index, members in enumerate(other) for name in members}
+        if set(theirs) != set(self.tasks) or (
+            not isinstance(other, Grouping) and sum(len(members) for members in other) != len(theirs)
+        ):
+            missing = sorted(set(self.tasks) ^ set(theirs))
+            raise SettingError(
+                f"Parameter `other` should put each of the same {len(self.tasks)} tasks into one group. Tasks that "
+                f"are on one side only: {missing or 'none, but some are in several groups'}."
+            )
+        return adjusted_rand(self.serves, [theirs[name] for name in self.tasks])
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready description; `serves` keeps the order of the tasks."""
+        return {
+            "groups": [list(members) for members in self.names],
+            "serves": dict(zip(self.tasks, self.serves, strict=True)),
+            "objective": _json_number(self.objective),
+            "bound": _json_number(self.bound),
+            "method": self.method,
+            "details": {key: _json_number(value) for key, value in self.details.items()},
+        }
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Grouping:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            SettingError: `groups` or `serves` are missing or do not fit together.
+        """
+        try:
+            tasks = tuple(str(name) for name in data["serves"])
+            position = {name: index for index, name in enumerate(tasks)}
+            groups = tuple(tuple(position[name] for name in members) for members in data["groups"])
+            serves = tuple(int(index) for index in data["serves"].values())
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise SettingError(
+                "A stored grouping should have `groups` (lists of task names) and `serves` (task name -> index of its "
+                f"group) for the same tasks. Found something else ({type(error).__name__}: {error})."
+            ) from error
+        details = {key: value for key, value in dict(data.get("details") or {}).items() if value is not None}
+        return Grouping(
+            tasks, groups, serves, data.get("objective"), data.get("bound"), data.get("method", "given"), details
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write JSON, all or nothing.
+
+        Raises:
+            StoreError: the file cannot be written.
+        """
+        target = Path(path)
+        partial = target.with_name(target.name + ".partial")
+        try:
+            partial.write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            partial.replace(target)
+        except OSError as error:
+            raise StoreError(
+                f"The grouping could not be written to {target}: {error}. Choose a folder that can be."
+            ) from error
+
+    @staticmethod
+    def load(path: str | Path) -> Grouping:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            StoreError: the file is missing or is not a stored grouping.
+        """
+        try:
+            return Grouping.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (OSError, ValueError, AttributeError, TypeError) as error:
+            raise StoreError(
+                f"No grouping could be read from {path}: {error}. It may be missing or damaged."
+            ) from error
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row a task: `group` that serves it, `trained_in` (all groups it is in), `size` of the serving group."""
+        frames: Any = require("pandas", extra="table", purpose="Grouping.to_frame()")
+        trained = [tuple(index for index, g in enumerate(self.groups) if task in g) for task in range(len(self.tasks))]
+        columns = {
+            "group": list(self.serves),
+            "trained_in": trained,
+            "size": [len(self.groups[index]) for index in self.serves],
+        }
+        return frames.DataFrame(columns, index=frames.Index(self.tasks, name="task"))
+
+    def plot(self, affinity: Any = None, ax: Any = None) -> Any:
+        """Heat map of the affinity ordered by groups, or of who is in which group; returns the matplotlib axes."""
+        from coterie.grouping.show import draw
+
+        return draw(self, affinity, ax)
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        from coterie.grouping.show import as_html
+
+        return as_html(self)
+
+
+def _json_number(value: float | str | None) -> float | str | None:
+    """JSON has no NaN and no infinity."""
+    return value if value is None or isinstance(value, str) or np.isfinite(value) else None

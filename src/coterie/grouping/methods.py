@@ -1,0 +1,127 @@
+"""The methods of grouping: each proposes partitions of a canonically ordered matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from coterie._progress import Progress, silent
+from coterie.grouping.choose import Candidate, describe, near, penalty_for, penalty_path, pick
+from coterie.grouping.exhaustive import exhaustive
+from coterie.grouping.improve import random_labels
+from coterie.grouping.matrix import FloatArray
+from coterie.grouping.objective import DensityObjective, Objective
+from coterie.grouping.rounding import round_solution
+from coterie.grouping.sdp import solve_sdp
+from coterie.grouping.spectral import spectral_labels
+
+#: random partitions from which the predicted gain is searched, too, up to so many tasks
+RANDOM_STARTS, SMALL = 4, 40
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What a method is asked for: the matrix, its objective, and the numbers of groups that are allowed."""
+
+    matrix: FloatArray
+    objective: Objective
+    k: int | None
+    k_max: int
+    seed: int
+    penalty: float | None = None
+    progress: Progress = silent
+
+    @property
+    def n(self) -> int:
+        """Number of tasks."""
+        return len(self.matrix)
+
+    @property
+    def by_density(self) -> bool:
+        """Whether partitions are compared by their sum of densities."""
+        return isinstance(self.objective, DensityObjective)
+
+    @property
+    def ks(self) -> list[int]:
+        """Numbers of groups to try."""
+        return [self.k] if self.k is not None else list(range(1, self.k_max + 1))
+
+
+#: candidates, and an upper bound on the sum of densities of any partition that was allowed
+Proposals = tuple[list[Candidate], float | None]
+
+
+def trace_k(request: Request) -> Proposals:
+    """The trace-k relaxation, rounded and improved, at each k; a bare matrix without k goes along the penalty path."""
+    if request.k is None and request.by_density:
+        return penalty_path(request.matrix, request.k_max, seed=request.seed, progress=request.progress)
+    found: list[Candidate] = []
+    bound = -np.inf
+    for done, k in enumerate(request.ks):
+        request.progress("grouping: SDP", done, len(request.ks))
+        solution = solve_sdp(request.matrix, k)
+        bound = max(bound, solution.bound)
+        labels = round_solution(solution.X, request.matrix, k, seed=request.seed)
+        found.append(_refined(request, Candidate(labels, describe(solution))))
+    request.progress("grouping: SDP", len(request.ks), len(request.ks))
+    return found, bound
+
+
+def penalised(request: Request) -> Proposals:
+    """The trace-penalised relaxation: at a given price, at the one that gives k groups, or along a path of prices."""
+    if request.penalty is None and request.k is None:
+        found, bound = penalty_path(request.matrix, request.k_max, seed=request.seed, progress=request.progress)
+        return [_refined(request, candidate) for candidate in found], bound
+    if request.penalty is not None:
+        solution, price = solve_sdp(request.matrix, penalty=request.penalty), request.penalty
+    else:
+        solution, price = penalty_for(request.matrix, request.ks[0])
+    ks = {request.k} if request.k is not None else near(solution.trace, request.k_max)
+    labels = [round_solution(solution.X, request.matrix, k, seed=request.seed) for k in sorted(ks)]
+    # <A, X> <= penalised optimum + price * tr X for every X with that trace.
+    bound = max(solution.bound + price * k for k in ks)
+    return [_refined(request, Candidate(one, describe(solution, price))) for one in labels], bound
+
+
+def spectral(request: Request) -> Proposals:
+    """Spectral clustering at each k, as it comes: no improvement, so that it can be compared with."""
+    return [Candidate(spectral_labels(request.matrix, k, seed=request.seed)) for k in request.ks], None
+
+
+def all_in_one(request: Request) -> Proposals:
+    """One group."""
+    return [Candidate(np.zeros(request.n, dtype=np.int64))], None
+
+
+def single_task(request: Request) -> Proposals:
+    """One group a task."""
+    return [Candidate(np.arange(request.n, dtype=np.int64))], None
+
+
+def best_of_all(request: Request) -> Proposals:
+    """The best of all partitions, for a few tasks."""
+    found = exhaustive(request.objective, request.n, request.ks)
+    return [Candidate(labels) for labels in found.values()], None
+
+
+METHODS: dict[str, Callable[[Request], Proposals]] = {
+    "sdp": trace_k,
+    "sdp-penalty": penalised,
+    "spectral": spectral,
+    "all-in-one": all_in_one,
+    "single-task": single_task,
+    "exhaustive": best_of_all,
+}
+
+
+def _refined(request: Request, candidate: Candidate) -> Candidate:
+    """For a gain model: local search on the predicted gain. Densities were improved in the rounding already."""
+    if request.by_density:
+        return candidate
+    generator = np.random.default_rng(request.seed)
+    tries = RANDOM_STARTS if request.n <= SMALL else 0
+    starts = [candidate.labels, *(random_labels(request.n, candidate.k, generator) for _ in range(tries))]
+    searched = [Candidate(request.objective.refine(start), candidate.details) for start in starts]
+    return pick(request.objective, searched)[0]

@@ -1,0 +1,115 @@
+"""What a partition is worth: its sum of densities, or the gain that a gain model predicts for it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import final
+
+import numpy as np
+
+from coterie.errors import SettingError
+from coterie.grouping.density import membership, sum_of_densities
+from coterie.grouping.improve import improve
+from coterie.grouping.matrix import BoolArray, FloatArray, GainModelLike, IntArray
+
+_BATCH = 4096
+
+
+class Objective(ABC):
+    """What a partition is worth; higher is better."""
+
+    #: differences up to this much count as equal
+    tolerance: float
+
+    @abstractmethod
+    def score(self, labels: IntArray) -> float:
+        """Worth of a partition (T,) labels."""
+
+    @abstractmethod
+    def totals(self, subsets: BoolArray) -> FloatArray:
+        """(m,) worth of single groups (m, T); the worth of a partition is the sum over its groups, up to a factor."""
+
+    @abstractmethod
+    def refine(self, labels: IntArray) -> IntArray:
+        """A partition into as many groups that is worth at least as much."""
+
+
+@final
+class DensityObjective(Objective):
+    """Sum over the groups of 1'A1 / size."""
+
+    def __init__(self, matrix: FloatArray) -> None:
+        self.matrix = matrix
+        self.tolerance = 1e-10 * max(float(np.abs(matrix).max()), 1e-300) * len(matrix)
+
+    def score(self, labels: IntArray) -> float:
+        """The sum of densities."""
+        return sum_of_densities(self.matrix, labels)
+
+    def totals(self, subsets: BoolArray) -> FloatArray:
+        """Density of each group; 0 for an empty one."""
+        member = subsets.astype(np.float64)
+        return np.einsum("mi,mi->m", member @ self.matrix, member) / np.maximum(member.sum(axis=1), 1.0)
+
+    def refine(self, labels: IntArray) -> IntArray:
+        """Best moves and exchanges."""
+        return improve(self.matrix, labels)
+
+
+@final
+class GainObjective(Objective):
+    """Mean over the tasks of the gain that a model predicts for the group of the task.
+
+    Groups are asked for in batches and remembered. The gain of a task trained alone is 0 where the model has no
+    opinion (NaN).
+
+    Args:
+        model: see :class:`coterie.grouping.matrix.GainModelLike`.
+        order: (T,) the model's index of each task of the labels that are scored.
+    """
+
+    def __init__(self, model: GainModelLike, order: IntArray) -> None:
+        self.model, self.order = model, order
+        self.tolerance = 1e-9
+        self.known: dict[bytes, float] = {}
+
+    def score(self, labels: IntArray) -> float:
+        """Mean predicted gain over the tasks."""
+        return float(self.totals(membership(labels).T > 0).sum() / len(labels))
+
+    def totals(self, subsets: BoolArray) -> FloatArray:
+        """Sum over the tasks of each group of their predicted gains; 0 for an empty one."""
+        keys = [row.tobytes() for row in np.packbits(subsets, axis=1)]
+        fresh = {key: row for row, key in enumerate(keys) if key not in self.known}
+        rows = np.fromiter(fresh.values(), dtype=np.int64, count=len(fresh))
+        for start in range(0, len(rows), _BATCH):
+            chosen = rows[start : start + _BATCH]
+            for row, total in zip(chosen, self._predict(subsets[chosen]), strict=True):
+                self.known[keys[int(row)]] = float(total)
+        return np.array([self.known[key] for key in keys])
+
+    def refine(self, labels: IntArray) -> IntArray:
+        """Moves and swaps (:func:`coterie.grouping.search.search`)."""
+        from coterie.grouping.search import search
+
+        return search(self, labels)
+
+    def _predict(self, subsets: BoolArray) -> FloatArray:
+        """(m,) total predicted gain of groups given in the order of the labels."""
+        asked = np.zeros_like(subsets)
+        asked[:, self.order] = subsets
+        filled = asked.any(axis=1)
+        gains = np.zeros(asked.shape)
+        if filled.any():
+            gains[filled] = np.asarray(self.model.predict(asked[filled]), dtype=np.float64)
+        alone = asked & (asked.sum(axis=1) == 1)[:, None]
+        gains = np.where(asked & ~(alone & np.isnan(gains)), gains, 0.0)
+        if not np.isfinite(gains).all():
+            row, task = (int(index) for index in np.argwhere(~np.isfinite(gains))[0])
+            members = [str(self.model.tasks[int(index)]) for index in np.flatnonzero(asked[row])]
+            raise SettingError(
+                f"Parameter `affinity` should predict a finite gain for every task of every group. Found "
+                f"{gains[row, task]} for task {self.model.tasks[task]!r} in the group {members}. The model was "
+                "probably fitted on too few subsets."
+            )
+        return gains.sum(axis=1)

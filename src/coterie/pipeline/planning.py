@@ -1,0 +1,134 @@
+"""What a run would do, and what it would take, before it is begun."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from coterie._progress import Progress, silent
+from coterie.affinity import GradTAE, get_estimator
+from coterie.features import plan_features
+from coterie.pipeline.candidates import USUAL
+from coterie.training import Job, fit, is_stackable, measure_cost
+from coterie.workload import Workload, find_structure, load_workload, validate
+
+#: steps of the short training that is timed
+_TIMED_STEPS = 20
+#: forward-mode passes move more memory for a FLOP than training does
+_ITEM = 4
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """What the rows of a plan are made from."""
+
+    epochs: float
+    rows: int
+    validation: int
+    parameters: int
+    run: float
+    seconds_per_flop: float
+    forward: float
+    jvp: float
+
+
+def plan(
+    workload: Workload | str,
+    *,
+    method: str | GradTAE = "task-vectors",
+    groups: int | None = None,
+    budget: int | None = None,
+    seeds: int = 5,
+    memory: int = 2**30,
+    progress: Progress | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Say which backend runs where and why, and the memory, time and disk that a run takes at most.
+
+    Trainings are counted to the last epoch of the recipe; early stopping usually ends them sooner. Seconds come from a few timed
+    steps on this machine.
+
+    Returns:
+        ``{"rows": [{"stage", "what", "why", "memory_bytes", "flops", "seconds", "disk_bytes"}], "notes": [...]}``.
+
+    Raises:
+        ResourceError: when the features cannot fit the memory.
+    """
+    (progress or silent)("plan", 0, 1)
+    estimator = get_estimator(method, **options)
+    workload = load_workload(workload) if isinstance(workload, str) else workload
+    validate(workload)
+    structure = find_structure(workload, workload.build_model(0))
+    count = estimator.count if estimator.directions == "random" else workload.n_tasks
+    features = plan_features(workload, structure, count, memory)
+    numbers = _measure(workload)
+    stackable, why = is_stackable(workload)
+    backend = "population training" if stackable else "one model after the other"
+    models = sum(k for k in ({groups} if groups else set(USUAL)) if k <= (budget or workload.n_tasks))
+    trainings = seeds * (1 + workload.n_tasks + models)
+    state = _ITEM * numbers.parameters
+    rows = [
+        _row("probe runs", "3 ordinary trainings", backend, 6 * state * 3, 3 * numbers.run, numbers, 3 * state),
+        _row(
+            "base models", f"{estimator.bases + 1} trainings on all tasks", why, 6 * state * (estimator.bases + 1),
+            (estimator.bases + 1) * numbers.run, numbers, (estimator.bases + 1) * state,
+        ),
+    ]  # fmt: skip
+    if estimator.directions == "task-vectors":
+        forks = estimator.bases * workload.n_tasks
+        rows.append(
+            _row("task vectors", f"{forks} short trainings", backend, min(memory, 6 * state * forks),
+                 forks * estimator.fork * numbers.run, numbers, forks * state)
+        )  # fmt: skip
+    passes = estimator.bases * (numbers.rows + numbers.validation) * (numbers.forward + count * (numbers.jvp - numbers.forward))
+    rows.append(
+        _row("gradient features", f"{features.mode} mode, d = {count}", features.reason,
+             features.bytes + features.feature_bytes, passes, numbers, 2 * estimator.bases * features.feature_bytes)
+    )  # fmt: skip
+    rows.append(
+        _row("comparison", f"{trainings} real trainings", f"{backend}: {why}", min(memory, 6 * state * trainings),
+             trainings * numbers.run, numbers, min(2**30, trainings * state))
+    )  # fmt: skip
+    notes = [
+        "Trainings are counted to the last epoch of the recipe; early stopping usually ends them sooner.",
+        f"trunk: {len(structure.trunk)} parameter tensors; heads: {sum(head.linear for head in structure.heads)} linear of "
+        f"{workload.n_tasks}",
+    ]
+    (progress or silent)("plan", 1, 1)
+    return {"rows": rows, "notes": notes}
+
+
+def _measure(workload: Workload) -> _Numbers:
+    unit = measure_cost(workload)
+    rows = len(workload.split.train)
+    everything = tuple(range(workload.n_tasks))
+    start = time.perf_counter()
+    job = Job(subset=everything, seed=0, max_steps=_TIMED_STEPS, early_stopping=False)
+    fit(workload, [job])
+    seconds = time.perf_counter() - start
+    flops = _TIMED_STEPS * workload.recipe.batch_size * unit.training
+    return _Numbers(
+        epochs=workload.recipe.epochs,
+        rows=rows,
+        validation=len(workload.split.validation),
+        parameters=sum(p.numel() for p in workload.build_model(0).parameters()),
+        run=workload.recipe.epochs * rows * unit.training,
+        seconds_per_flop=seconds / max(flops, 1.0),
+        forward=unit.forward,
+        jvp=unit.jvp,
+    )
+
+
+def _row(
+    stage: str, what: str, why: str, memory: float, flops: float, numbers: _Numbers, disk: float
+) -> dict[str, Any]:
+    return {
+        "stage": stage,
+        "what": what,
+        "why": why,
+        "memory_bytes": int(memory),
+        "flops": float(flops),
+        "seconds": float(flops * numbers.seconds_per_flop),
+        "disk_bytes": int(disk),
+    }

@@ -1,0 +1,79 @@
+"""Everything that a run found, as one JSON-ready dictionary."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from coterie.affinity import Affinity, Estimate
+from coterie.evaluation import Comparison, Recommendation
+from coterie.grouping import Grouping
+from coterie.workload import Workload
+
+
+def describe(
+    workload: Workload,
+    settings: Mapping[str, Any],
+    affinity: Affinity,
+    grouping: Grouping,
+    served: Grouping,
+    comparison: Comparison,
+    recommendation: Recommendation,
+    estimate: Estimate,
+    warnings: Sequence[str],
+    seconds: float,
+) -> dict[str, Any]:
+    """The content of ``result.json``, and what the report is made from."""
+    return {
+        "coterie": _version(),
+        "workload": describe_workload(workload, grouping),
+        "settings": dict(settings),
+        "recommendation": recommendation.to_dict(),
+        "affinity": affinity.to_dict(),
+        "grouping": grouping.to_dict(),
+        "served": served.to_dict(),
+        "comparison": comparison.to_dict(),
+        "costs": estimate.costs.rows(),
+        "reference_flops": estimate.costs.reference,
+        "notes": list(estimate.notes),
+        "warnings": list(dict.fromkeys(warnings)),
+        "environment": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "device": str(workload.labels.device),
+        },
+        "seconds": seconds,
+    }
+
+
+def describe_workload(workload: Workload, grouping: Grouping | None = None) -> dict[str, Any]:
+    """Tasks, sizes and, where groups are known from outside, how well the found ones agree with them."""
+    known = workload.known_groups
+    agreement = None
+    if known is not None and grouping is not None:
+        labels = {name: index for index, names in enumerate(known) for name in names}
+        agreement = grouping.adjusted_rand_index([labels.get(name, -1) for name in workload.task_names])
+    observed = int(workload.observed.sum())
+    return {
+        "name": workload.name,
+        "reference": workload.reference,
+        "tasks": [{"name": task.name, "kind": task.kind, "classes": task.classes} for task in workload.tasks],
+        "rows": {part: len(workload.split.part(part)) for part in ("train", "validation", "test")},
+        "labels": observed,
+        "missing": 1 - observed / workload.labels.numel(),
+        "known_groups": None if known is None else [list(names) for names in known],
+        "known_groups_ari": agreement,
+    }
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("coterie")
+    except PackageNotFoundError:  # a source tree that was not installed
+        return "unknown"

@@ -1,0 +1,273 @@
+"""The main job, end to end: workload -> affinity -> groups -> models trained and compared -> report and predictor."""
+
+from __future__ import annotations
+
+import time
+import warnings as python_warnings
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from coterie._progress import Progress, silent
+from coterie._units import NoStore, UnitStore
+from coterie.affinity import Affinity, Estimate, GainModel, GradTAE, get_estimator
+from coterie.affinity.costs import training_flops
+
+from coterie.errors import CoterieWarning, SettingError
+from coterie.evaluation import Comparison, Recommendation, TrainedComparison, compare, mix, recommend
+from coterie.grouping import Grouping
+from coterie.pipeline.candidates import candidate_groupings, estimated_affinity, typical_size
+from coterie.pipeline.results import describe
+
+from coterie.workload import Workload, fingerprint, load_workload, validate
+
+
+@dataclass(frozen=True, eq=False)
+class RunResult:
+    """What a run found.
+
+    Attributes:
+        path: the run directory; None when nothing was written.
+        affinity: estimated affinity; rows are targets, larger is better.
+        grouping: the grouping found from the estimate.
+        served: the grouping that is recommended, and served.
+        comparison: the candidates, trained for real.
+        recommendation: what to do, in one line.
+        result: everything, JSON-ready, as in ``result.json``.
+    """
+
+    path: Path | None
+    affinity: Affinity
+    grouping: Grouping
+    served: Grouping
+    comparison: Comparison
+    recommendation: Recommendation
+    result: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def report(self) -> Path | None:
+        """The page for people; None when nothing was written."""
+        return None if self.path is None else self.path / "report.html"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, JSON-ready."""
+        return dict(self.result)
+
+    def __str__(self) -> str:
+        return self.recommendation.text
+
+
+def run(
+    workload: Workload | str,
+    *,
+    method: str | GradTAE = "task-vectors",
+    groups: int | None = None,
+    budget: int | None = None,
+    seeds: int = 5,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    memory: int = 2**30,
+    seed: int = 0,
+    progress: Progress | None = None,
+    **options: Any,
+) -> RunResult:
+    """Find groups of tasks that are worth training together, train them, and compare.
+
+    Args:
+        workload: a workload, a built-in name (``"yeast"``) or ``"file.py:name"``.
+        method: affinity estimator, ``"task-vectors"`` (default) or ``"grad-tag"`` (as published), or its settings.
+        groups: number of groups; None tries several.
+        budget: largest number of models that may be served; None for no limit.
+        seeds: trainings of every candidate model.
+        out: run directory, which can be resumed after a kill; None writes nothing.
+        overwrite: start anew in a run directory that holds another run.
+        memory: working memory in bytes.
+        seed: of everything random.
+        progress: called as ``progress(stage, done, total)``.
+        options: settings of the estimator, e.g. ``bases=2``.
+
+    Raises:
+        SettingError, WorkloadError, ModelError, ResourceError, StoreError: see :mod:`coterie.errors`.
+
+    Cost: the estimate (a few trainings) and ``seeds`` trainings of every candidate group.
+
+    Example:
+        >>> from sklearn.datasets import load_digits
+        >>> x, y = load_digits(return_X_y=True)
+        >>> work = coterie.from_arrays(x, (y[:, None] == range(4)).astype(float))  # doctest: +SKIP
+        >>> coterie.run(work, groups=2, seeds=2).served.groups  # doctest: +SKIP
+    """
+    start = time.perf_counter()
+    progress = progress or silent
+    estimator = get_estimator(method, **options)
+    if isinstance(workload, str):
+        workload = load_workload(workload)
+    _check(workload, groups, budget, seeds)
+    settings = {
+        "method": method if isinstance(method, str) else "custom",
+        "estimator": estimator.to_dict(),
+        "groups": groups,
+        "budget": budget,
+        "seeds": seeds,
+        "seed": seed,
+    }
+    with _collect_warnings() as caught:
+        validate(workload)
+        with _open(workload, settings, out, overwrite=overwrite) as store:
+            found = _find(workload, estimator, groups, budget, seed, memory, store, progress)
+            estimate, affinity, grouping, candidates = found
+            trained = compare(
+                workload,
+                candidates,
+                seeds=range(seed, seed + seeds),
+                memory=memory,
+                store=store,
+                progress=progress,
+            )
+            trained, served, recommendation = _conclude(trained, budget)
+            _book(workload, trained, estimate)
+            result = describe(
+                workload, settings, affinity, grouping, served, trained.comparison, recommendation, estimate,
+                [str(w.message) for w in caught if issubclass(w.category, CoterieWarning)], time.perf_counter() - start,
+            )  # fmt: skip
+            path = None if out is None else Path(out)
+            if path is not None:
+                _write(path, workload, trained, served, result, memory, store)
+    return RunResult(path, affinity, grouping, served, trained.comparison, recommendation, result)
+
+
+def estimate_affinity(
+    workload: Workload | str,
+    *,
+    method: str | GradTAE = "task-vectors",
+    order: str = "higher",
+    subsets: int | None = None,
+    size: int | None = None,
+    seed: int = 0,
+    memory: int = 2**30,
+    progress: Progress | None = None,
+    store: UnitStore | None = None,
+    **options: Any,
+) -> tuple[Affinity, GainModel]:
+    """Estimate how much each task helps each other.
+
+    Args:
+        workload: a workload, a built-in name or ``"file.py:name"``.
+        method: ``"task-vectors"`` or ``"grad-tag"``, or the estimator's settings.
+        order: ``"pairwise"`` (gain of every pair) or ``"higher"`` (mean gain over random subsets with both tasks).
+        subsets: number of random subsets for ``order="higher"``.
+        size: their size.
+        seed: of everything random.
+        memory: working memory in bytes.
+        progress: called as ``progress(stage, done, total)``.
+        store: where finished units go.
+        options: settings of the estimator.
+
+    Returns:
+        The affinity matrix (rows are targets, larger is better) and a model that predicts the gain of any subset.
+    """
+    if order not in ("pairwise", "higher"):
+        raise SettingError(f"Parameter `order` should be 'pairwise' or 'higher'. Found {order!r}.")
+    estimator = get_estimator(method, **options)
+    if isinstance(workload, str):
+        workload = load_workload(workload)
+    validate(workload)
+    chosen = 2 if order == "pairwise" else size or typical_size(workload.n_tasks)
+    if not 2 <= chosen <= workload.n_tasks:
+        raise SettingError(f"Parameter `size` should be from 2 to {workload.n_tasks} tasks. Found {size!r}.")
+    estimate = estimator.estimate(
+        workload, seed=seed, subset_size=chosen, memory=memory, store=store or NoStore(), progress=progress
+    )
+    return estimated_affinity(estimate, order, subsets, chosen, seed), estimate.model
+
+
+def _check(workload: Workload, groups: int | None, budget: int | None, seeds: int) -> None:
+    n = workload.n_tasks
+    if groups is not None and not 1 <= groups <= n:
+        raise SettingError(f"Parameter `groups` should be from 1 to {n}, the number of tasks. Found {groups!r}.")
+    if budget is not None and budget < 1:
+        raise SettingError(f"Parameter `budget` should be at least 1 model. Found {budget!r}.")
+    if groups is not None and budget is not None and groups > budget:
+        raise SettingError(f"Parameter `groups`={groups} asks for more models than `budget`={budget} allows.")
+    if seeds < 1:
+        raise SettingError(f"Parameter `seeds` should be at least 1. Found {seeds!r}.")
+
+
+def _find(
+    workload: Workload,
+    estimator: GradTAE,
+    groups: int | None,
+    budget: int | None,
+    seed: int,
+    memory: int,
+    store: UnitStore,
+    progress: Progress,
+) -> tuple[Estimate, Affinity, Grouping, dict[str, Grouping]]:
+    """Estimate, then the groupings that are worth a real training."""
+    size = typical_size(workload.n_tasks, groups)
+    estimate = estimator.estimate(
+        workload, seed=seed, subset_size=size, memory=memory, store=store, progress=progress
+    )
+    affinity = estimated_affinity(estimate, "higher", None, size, seed)
+    grouping, candidates = candidate_groupings(estimate, affinity, groups, budget, seed, progress)
+    return estimate, affinity, grouping, candidates
+
+
+def _conclude(trained: TrainedComparison, budget: int | None) -> tuple[TrainedComparison, Grouping, Recommendation]:
+    """Recommend; then let simpler models serve the tasks for which they are surely better, if that pays as a whole."""
+    comparison = trained.comparison
+    advice = recommend(comparison, budget)
+    mixed = mix(comparison, advice.candidate, budget)
+    if mixed is None:
+        return trained, comparison.groupings[comparison.index(advice.candidate)], advice
+    wider = trained.extended(f"mixed ({len(mixed.groups)})", mixed)
+    advice = recommend(wider.comparison, budget)
+    return wider, wider.comparison.groupings[wider.comparison.index(advice.candidate)], advice
+
+
+def _book(workload: Workload, trained: TrainedComparison, estimate: Estimate) -> None:
+    flops = sum(training_flops(workload, fit, estimate.costs.unit) for fit in trained.fits.values())
+    estimate.costs.add("comparison: real trainings", flops, trained.seconds)
+
+
+def _write(
+    path: Path,
+    workload: Workload,
+    trained: TrainedComparison,
+    served: Grouping,
+    result: Mapping[str, Any],
+    memory: int,
+    store: UnitStore,
+) -> None:
+    from coterie.report import write_report
+    from coterie.serving import save_served
+    from coterie.store import write_json
+
+    states = [dict(trained.best_state(workload, group, memory, store)) for group in served.groups]
+    save_served(path, workload, served, states)
+    write_json(path / "result.json", result)
+    trained.comparison.save(path / "comparison.json")
+    write_report(result, path / "report.html")
+
+
+@contextmanager
+def _collect_warnings() -> Iterator[list[python_warnings.WarningMessage]]:
+    """Keep Coterie's warnings for the report, and show them at the end all the same."""
+    with python_warnings.catch_warnings(record=True) as caught:
+        python_warnings.simplefilter("default")
+        python_warnings.simplefilter("always", CoterieWarning)
+        yield caught
+    for item in caught:
+        python_warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)
+
+
+def _open(
+    workload: Workload, settings: Mapping[str, Any], out: str | Path | None, *, overwrite: bool
+) -> AbstractContextManager[UnitStore]:
+    from coterie.store import open_run
+
+    return open_run(
+        out, fingerprint=fingerprint(workload), settings=settings, overwrite=overwrite, workload=workload
+    )

@@ -1,0 +1,130 @@
+"""The page: one self-contained HTML file that needs no network and no second file."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from coterie.errors import StoreError
+from coterie.report import palette, tables, text
+from coterie.report.data import Groups, Json, ReportData, parse
+from coterie.report.formats import DASH, flops, plural, shorten
+from coterie.report.heatmap import heatmap
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+
+@cache
+def _template() -> Template:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    loader = PackageLoader("coterie.report", package_path=".")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["shorten"] = shorten
+    return environment.get_template("template.html")
+
+
+def _same(a: Groups | None, b: Groups | None) -> bool:
+    """Whether two groupings train the same sets of tasks."""
+    return a is None or b is None or {frozenset(g) for g in a.groups} == {frozenset(g) for g in b.groups}
+
+
+def _plots(data: ReportData) -> dict[str, object]:
+    tasks = tables.task_forest(data)
+    everything = tables.task_forest(data, everything=True) if tasks and tasks.left_out else None
+    return {
+        "candidates": tables.candidate_forest(data) if data.candidates else None,
+        "tasks": tasks,
+        "all_tasks": everything,
+        "heat": heatmap(data.affinity, data.found or data.served) if data.affinity else None,
+    }
+
+
+def render(result: Json) -> str:
+    """The page as text.
+
+    Args:
+        result: the mapping of ``result.json``.
+
+    Raises:
+        SettingError: ``result`` is not a mapping.
+        StoreError: its parts contradict each other.
+    """
+    data = parse(result)
+    cards = tables.cards(data, data.served)
+    other = data.found if not _same(data.found, data.served) else None
+    return _template().render(
+        data=data,
+        headline=text.headline(data),
+        subtitle=" · ".join([data.name, plural(len(data.tasks), "task"), f"coterie {data.version or DASH}"]),
+        figures=text.key_figures(data),
+        interval=text.interval_name(data),
+        tally=text.tally_sentence(data),
+        known_groups=text.known_groups_sentence(data),
+        definitions=text.definitions(data),
+        cards=cards,
+        shared=any(not chip.served for card in cards for chip in card.chips),
+        found_cards=tables.cards(data, other),
+        costs=tables.cost_rows(data),
+        cost_total=tables.cost_total(data),
+        reference=flops(data.reference_flops),
+        facts=tables.facts(data),
+        environment=(("coterie", data.version or DASH), *data.environment),
+        palette={mode: Markup(palette.css(mode)) for mode in ("light", "dark")},
+        palette_classes=Markup(palette.css_classes()),
+        group_colours=palette.GROUP_COLOURS,
+        **_plots(data),
+    )
+
+
+def write_report(result: Json, path: Path) -> Path:
+    """Write the report of a run as one HTML file, whole or not at all.
+
+    The page opens from disk in any browser, in light and dark mode, prints, and loads nothing from anywhere. Names and notes are
+    escaped; whatever a run did not produce is left out.
+
+    Args:
+        result: the mapping of ``result.json`` (``RunResult.to_dict()``).
+        path: the file to write; its folder is created when it does not exist.
+
+    Returns:
+        The path written.
+
+    Raises:
+        SettingError: ``result`` is not a mapping.
+        StoreError: the parts of ``result`` contradict each other, or the file cannot be written.
+
+    Cost: a fraction of a second; a matrix of several hundred tasks makes a page of one to two megabytes.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from coterie.report import write_report
+        >>> with TemporaryDirectory() as folder:
+        ...     page = write_report({"recommendation": {"text": "Do not bother."}}, Path(folder) / "report.html")
+        ...     "Do not bother." in page.read_text(encoding="utf-8")
+        True
+    """
+    page = render(result)
+    path = Path(path)
+    temporary = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
+            stream.write(page)
+        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide the page from colleagues
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise StoreError(
+            f"path: the report cannot be written to {path} ({error.strerror or error}). The folder is probably read-only or the "
+            "path names a folder; give the path of a file in a folder you may write to."
+        ) from error
+    return path

@@ -1,0 +1,236 @@
+"""The tables of the report: costs, groups, gains. Content only; the page and the console give them their looks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from coterie.report import forest
+from coterie.report.data import Candidate, Groups, Interval, ReportData
+from coterie.report.formats import count, duration, flops, number, percent, plural, share, span
+from coterie.report.text import estimation_share
+
+#: most tasks shown at once in the plot of gains per task; the rest is behind a fold
+ROWS = 40
+#: most chips shown at once for a group
+CHIPS = 90
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """One stage of the work in human units; ``bar`` is its part of all FLOPs, in percent."""
+
+    stage: str
+    flops: str
+    seconds: str
+    share: str
+    bar: float
+    sort: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A task in a group. ``served`` is False where the group trains it but another model serves it."""
+
+    name: str
+    served: bool
+    remark: str
+    colour: int
+
+
+@dataclass(frozen=True)
+class Card:
+    """A group, or several groups of one task each."""
+
+    title: str
+    detail: str
+    colour: int
+    chips: tuple[Chip, ...]
+    folded: tuple[Chip, ...]
+
+
+@dataclass(frozen=True)
+class GainRow:
+    """A row of a forest plot."""
+
+    name: str
+    tag: str
+    models: str
+    strip: Markup
+    gain: str
+    ends: str
+    extra: str
+    mood: str
+    sort: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Forest:
+    """A forest plot: the axis, its rows, and how many rows were left out after ``shown`` of them."""
+
+    scale: Markup
+    rows: tuple[GainRow, ...]
+    left_out: int = 0
+    cut: int = 0
+
+
+def _key(value: float | None) -> float:
+    return -1e308 if value is None or not math.isfinite(value) else value
+
+
+def cost_rows(data: ReportData) -> tuple[CostRow, ...]:
+    """One row a stage."""
+    total = sum(c.flops for c in data.costs if c.flops is not None) or 1.0
+    return tuple(
+        CostRow(
+            stage=c.stage,
+            flops=flops(c.flops),
+            seconds=duration(c.seconds),
+            share=share(c.share),
+            bar=round(100.0 * max(c.flops or 0.0, 0.0) / total, 2),
+            sort=(_key(c.flops), _key(c.seconds), _key(c.share)),
+        )
+        for c in data.costs
+    )
+
+
+def cost_total(data: ReportData) -> CostRow:
+    """The sum of all stages."""
+    operations = [c.flops for c in data.costs if c.flops is not None]
+    times = [c.seconds for c in data.costs if c.seconds is not None]
+    return CostRow(
+        stage="all stages",
+        flops=flops(sum(operations) if operations else None),
+        seconds=duration(sum(times) if times else None),
+        share=share(estimation_share(data)),
+        bar=0.0,
+        sort=(0.0, 0.0, 0.0),
+    )
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Consecutive numbers as ranges: 1, 3–5."""
+    parts: list[list[int]] = []
+    for n in numbers:
+        if parts and n == parts[-1][-1] + 1:
+            parts[-1].append(n)
+        else:
+            parts.append([n])
+    shown = [str(p[0]) if len(p) == 1 else f"{p[0]}–{p[-1]}" for p in parts[:6]]
+    return ", ".join(shown) + ("…" if len(parts) > 6 else "")
+
+
+def _chips(groups: Groups, index: int, kinds: dict[str, str]) -> list[Chip]:
+    chips: list[Chip] = []
+    for name in groups.groups[index]:
+        home = groups.serves.get(name)
+        served = home is None or home == index
+        remark = kinds.get(name, "") if served else f"trained here, served by model {(home or 0) + 1}"
+        chips.append(Chip(name, served, remark, index))
+    return chips
+
+
+def cards(data: ReportData, groups: Groups | None) -> tuple[Card, ...]:
+    """The groups as cards; four or more groups of a single task share one card at the end."""
+    if groups is None:
+        return ()
+    kinds = {name: kind + (f", {classes} classes" if classes else "") for name, kind, classes in data.tasks}
+    single = [i for i, g in enumerate(groups.groups) if len(g) == 1]
+    single = single if len(single) >= 4 else []
+    result: list[Card] = []
+    for index, members in enumerate(groups.groups):
+        if index in single:
+            continue
+        chips = _chips(groups, index, kinds)
+        here = sum(chip.served for chip in chips)
+        detail = plural(len(members), "task") if here == len(chips) else f"trains {len(chips)}, serves {here}"
+        result.append(Card(f"Model {index + 1}", detail, index, tuple(chips[:CHIPS]), tuple(chips[CHIPS:])))
+    if single:
+        chips = [chip for index in single for chip in _chips(groups, index, kinds)]
+        title = f"Models {_ranges([i + 1 for i in single])}"
+        result.append(Card(title, "one task each", -1, tuple(chips[:CHIPS]), tuple(chips[CHIPS:])))
+    return tuple(result)
+
+
+def _mood(interval: Interval) -> str:
+    return {1: "up", -1: "down"}.get(interval.verdict or 0, "")
+
+
+def candidate_forest(data: ReportData) -> Forest:
+    """Gains of the candidates on test and on validation rows."""
+    shown = [c for c in data.candidates if c.name != data.baseline]
+    ax = forest.axis([i for c in shown for i in (c.test, c.validation)])
+    rows: list[GainRow] = []
+    for c in data.candidates:
+        base = c.name == data.baseline
+        tag = "recommended" if c.name == data.choice else ""
+        zero = Interval(0.0, None, None)
+        rows.append(
+            GainRow(
+                name=c.name,
+                tag=tag or ("yardstick" if base else ""),
+                models=count(c.models),
+                strip=forest.strip(zero, ax) if base else forest.strip(c.test, ax, c.validation),
+                gain=percent(0.0) if base else percent(c.test.mean, signed=True),
+                ends="" if base else span(c.test.low, c.test.high),
+                extra="" if base else percent(c.validation.mean, signed=True),
+                mood="" if base else _mood(c.test),
+                sort=(_key(c.models), _key(0.0 if base else c.test.mean), _key(0.0 if base else c.validation.mean)),
+            )
+        )
+    return Forest(forest.scale_strip(ax), tuple(rows))
+
+
+def task_forest(data: ReportData, *, everything: bool = False) -> Forest | None:
+    """Gains of each task under the candidate that is shown in detail, best first.
+
+    Args:
+        everything: all tasks; otherwise the best and the worst ones when there are more than `ROWS`.
+    """
+    shown: Candidate | None = data.detailed
+    if shown is None or not shown.tasks:
+        return None
+    ax = forest.axis([t.test for t in shown.tasks])
+    serves = data.served.serves if data.served and shown.name == data.choice else {}
+    tasks = sorted(shown.tasks, key=lambda t: -_key(t.test.mean))
+    half = ROWS // 2
+    left_out = 0 if everything or len(tasks) <= ROWS else len(tasks) - 2 * half
+    kept = tasks if not left_out else tasks[:half] + tasks[-half:]
+    rows: list[GainRow] = []
+    for t in kept:
+        model = serves.get(t.name)
+        rows.append(
+            GainRow(
+                name=t.name,
+                tag="",
+                models="" if model is None else str(model + 1),
+                strip=forest.strip(t.test, ax),
+                gain=percent(t.test.mean, signed=True),
+                ends=span(t.test.low, t.test.high),
+                extra=number(t.test_loss),
+                mood=_mood(t.test),
+                sort=(_key(model), _key(t.test.mean), _key(t.test_loss)),
+            )
+        )
+    return Forest(forest.scale_strip(ax), tuple(rows), left_out, half)
+
+
+def facts(data: ReportData) -> tuple[tuple[str, str], ...]:
+    """The data in a few rows."""
+    kinds = [kind for _, kind, _ in data.tasks if kind]
+    by_kind = ", ".join(f"{kinds.count(kind):,} {kind}" for kind in dict.fromkeys(kinds))
+    rows = [("workload", data.name), ("from", data.reference)]
+    rows.append(("tasks", f"{len(data.tasks):,}" + (f" ({by_kind})" if by_kind else "")))
+    rows += [(f"{part} rows", count(amount)) for part, amount in data.rows]
+    rows += [("labels", count(data.labels)), ("missing labels", percent(data.missing))]
+    if data.affinity:
+        rows.append(("affinity", f"{data.affinity.method or 'unnamed'} ({data.affinity.kind})"))
+    if data.found:
+        rows.append(("grouping", data.found.method or "unnamed"))
+        if data.found.objective is not None:
+            bound = f", bound {number(data.found.bound, 5)}" if data.found.bound is not None else ""
+            rows.append(("objective", number(data.found.objective, 5) + bound))
+    rows += [("training seeds", count(data.seeds or None)), ("time in all", duration(data.seconds))]
+    return tuple((name, value) for name, value in rows if value)

@@ -1,0 +1,190 @@
+"""The words of the report: the recommendation first, then what the numbers mean, in plain language."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from coterie.report.data import Candidate, Interval, Json, ReportData, parse
+from coterie.report.formats import DASH, count, duration, flops, percent, plural, share, span
+
+
+@dataclass(frozen=True)
+class KeyFigure:
+    """A number worth a large print, what it is, and a remark."""
+
+    value: str
+    label: str
+    detail: str
+    mood: str = ""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How many tasks a candidate helps or harms beyond the noise, against the baseline."""
+
+    helped: int
+    harmed: int
+    within: int
+    unknown: int
+
+
+def headline(data: ReportData) -> str:
+    """The first line: the recommendation, "do not bother" included."""
+    text = data.text
+    if not text:
+        if not data.choice:
+            return "No recommendation: the groups were not trained and compared."
+        served = f" with {plural(data.models, 'model')}" if data.models else ""
+        return f"{'Do not bother: use' if data.do_not_bother else 'Use'} {data.choice}{served}."
+    if data.do_not_bother and "bother" not in text.lower():
+        return f"Do not bother: {text}"
+    return text
+
+
+def tally(candidate: Candidate) -> Tally:
+    """Count the verdicts of a candidate's tasks on the test part."""
+    verdicts = [task.test.verdict for task in candidate.tasks]
+    return Tally(*(verdicts.count(v) for v in (1, -1, 0, None)))
+
+
+def interval_name(data: ReportData) -> str:
+    """What the intervals are, to be said wherever they are shown."""
+    if data.seeds == 1:
+        return "one training seed, so no interval"
+    level = f"{100 * data.level:g}{chr(0xA0)}% " if data.level else ""
+    return f"{level}interval over {data.seeds} training seeds" if data.seeds else f"{level}interval over training seeds"
+
+
+def estimation_share(data: ReportData) -> float | None:
+    """Cost of estimating the affinity over that of training each subset once; None when no stage has a share."""
+    shares = [cost.share for cost in data.costs if cost.share is not None]
+    return sum(shares) if shares else None
+
+
+def _mood(interval: Interval) -> str:
+    return {1: "up", -1: "down"}.get(interval.verdict or 0, "")
+
+
+def _gain_figure(data: ReportData, chosen: Candidate | None) -> KeyFigure:
+    if chosen is not None and chosen.name == data.baseline:
+        return KeyFigure(percent(0.0), "total gain on test rows", "single-task training is the yardstick itself")
+    gain = chosen.test if chosen else Interval()
+    ends = span(gain.low, gain.high)
+    detail = f"{ends}{chr(0xA0)}%, {interval_name(data)}" if ends else interval_name(data)
+    value = percent(gain.mean, signed=True)
+    return KeyFigure(value, "total gain on test rows", detail if chosen else "not measured", _mood(gain))
+
+
+def _task_figure(data: ReportData, chosen: Candidate | None) -> KeyFigure:
+    label = "tasks helped / harmed"
+    if chosen is None or chosen.name == data.baseline:
+        return KeyFigure(DASH, label, "against single-task training" if chosen else "not measured")
+    counts = tally(chosen)
+    if counts.unknown == len(chosen.tasks):
+        return KeyFigure(DASH, label, f"not known: {interval_name(data)}")
+    detail = f"beyond the noise, of {plural(len(chosen.tasks), 'task')}"
+    if counts.unknown:
+        detail += f", {counts.unknown:,} without a value"
+    mood = "up" if counts.helped > counts.harmed else "down" if counts.harmed > counts.helped else ""
+    return KeyFigure(f"{counts.helped:,} / {counts.harmed:,}", label, detail, mood)
+
+
+def key_figures(data: ReportData) -> tuple[KeyFigure, ...]:
+    """The four numbers below the recommendation."""
+    chosen = data.recommended
+    models = data.models if data.models is not None else chosen.models if chosen else None
+    cost = estimation_share(data)
+    reference = f" ({flops(data.reference_flops)})" if data.reference_flops else ""
+    return (
+        KeyFigure(count(models), "models to serve", f"for {plural(len(data.tasks), 'task')}"),
+        _gain_figure(data, chosen),
+        _task_figure(data, chosen),
+        KeyFigure(share(cost), "cost of the affinity", f"of training each subset once{reference}"),
+    )
+
+
+def tally_sentence(data: ReportData) -> str:
+    """How the tasks fare under the candidate that is shown task by task."""
+    shown = data.detailed
+    if shown is None or not shown.tasks:
+        return ""
+    counts = tally(shown)
+    parts = [
+        f"{counts.helped:,} {'gains' if counts.helped == 1 else 'gain'} beyond the noise",
+        f"{counts.harmed:,} {'loses' if counts.harmed == 1 else 'lose'} beyond the noise",
+        f"{counts.within:,} {'is' if counts.within == 1 else 'are'} within it",
+    ]
+    if counts.unknown:
+        parts.append(f"{counts.unknown:,} cannot be judged")
+    return f"Of {plural(len(shown.tasks), 'task')}, " + ", ".join(parts) + "."
+
+
+def known_groups_sentence(data: ReportData) -> str:
+    """Agreement with the groups the workload came with, if it did."""
+    if not data.known_groups:
+        return ""
+    agreement = DASH if data.known_groups_ari is None else f"{data.known_groups_ari:.2f}"
+    return (
+        f"The workload comes with {plural(data.known_groups, 'known group')}. Adjusted Rand index between them and the groups "
+        f"found: {agreement} (1 is the same, 0 is chance)."
+    )
+
+
+def definitions(data: ReportData) -> Sequence[tuple[str, str]]:
+    """How to read the page."""
+    seeds = interval_name(data)
+    interval = (
+        f"Every candidate was trained from scratch with the same recipe; shown is the mean over seeds with its {seeds}. It says how "
+        "far the result moves when training is repeated, not how far it would move on other data. Beyond the noise means that the "
+        "interval does not contain zero."
+    )
+    if data.seeds == 1:
+        interval = "Only one training seed was used, so no interval can be given and no gain can be told from noise."
+    return (
+        (
+            "Gain",
+            "Relative reduction of a task's loss against a model trained on that task alone: (single-task loss − loss) / single-task "
+            "loss. Positive is better. The total is the mean over tasks.",
+        ),
+        ("Interval", interval),
+        (
+            "Validation and test",
+            "The recommendation was picked on validation rows, so gains there are optimistic. Test rows took no part in any choice: "
+            "judge by them.",
+        ),
+        (
+            "Affinity",
+            "How much training a source task (column) along with a target task (row) is estimated to help the target. It has a "
+            "direction: A can help B while B harms A. It is an estimate made to find groups; the gains above were measured.",
+        ),
+        (
+            "Groups",
+            "Tasks trained together as one model. Each task is served by exactly one model, which may have been trained on more tasks "
+            "than it serves.",
+        ),
+        (
+            "Cost",
+            "Floating point operations of everything that was done to estimate the affinity, also as a share of training one model "
+            "for each of the subsets it covers. Stages without a share, such as the comparison, are needed with any method.",
+        ),
+    )
+
+
+def summary_text(result: Json) -> str:
+    """The result in a few lines of plain text; the first is the recommendation.
+
+    Args:
+        result: the mapping of ``result.json``.
+    """
+    data = parse(result)
+    lines = [headline(data)]
+    if data.reason and data.reason != data.text:
+        lines.append(data.reason)
+    lines += [f"{figure.label}: {figure.value} ({figure.detail})" for figure in key_figures(data)]
+    if data.served:
+        for number, group in enumerate(data.served.groups, start=1):
+            lines.append(f"model {number}: {', '.join(group)}")
+    if data.seconds is not None:
+        lines.append(f"time: {duration(data.seconds)}")
+    return "\n".join(lines)

@@ -1,0 +1,106 @@
+"""Modules for saved states: built-in models by their description, others by the user's own code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from coterie.errors import CoterieError, ModelError
+from coterie.workload import Workload
+from coterie.workload.builders import seeded
+from coterie.workload.workload import BuildModel, Forward
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """How an empty model is made, and how it is called."""
+
+    build: BuildModel
+    forward: Forward | None
+
+
+def find_source(
+    description: Mapping[str, Any],
+    build_model: Callable[..., nn.Module] | None,
+    workload: Workload | str | None,
+    forward: Forward | None,
+) -> ModelSource:
+    """The source of models for a saved description: what the caller gave, else the built-in model, else the reference.
+
+    Raises:
+        ModelError: when there is none, or the workload has other tasks.
+    """
+    own_forward = description["forward"] and forward is None
+    if workload is None and description["model_spec"] is not None and build_model is None and not own_forward:
+        from coterie.workload.mlp import build_from_spec
+
+        return ModelSource(build_from_spec(description["model_spec"]), forward)
+    if workload is None and build_model is not None and not own_forward:
+        return ModelSource(seeded(build_model), forward)
+    found = _find_workload(description, workload)
+    build = found.build_model if build_model is None else seeded(build_model)
+    return ModelSource(build, forward or found.forward)
+
+
+def _find_workload(description: Mapping[str, Any], workload: Workload | str | None) -> Workload:
+    reference = description["reference"] if workload is None else workload
+    if reference is None:
+        what = "a forward function" if description["forward"] else "a module"
+        raise ModelError(
+            f"The models of this run use {what} of your own, which is code and is not stored. "
+            "Pass `build_model=` (and `forward=` where the workload had one), or `workload=`, the Workload object or "
+            "its reference such as 'file.py:workload'."
+        )
+    if isinstance(reference, str):
+        from coterie.workload import load_workload
+
+        try:
+            reference = load_workload(reference)
+        except CoterieError as error:
+            raise ModelError(
+                f"The models of this run are made by the code of {reference!r}, which cannot be loaded: {error} "
+                "Pass `build_model=` or `workload=` to say where the code is now."
+            ) from error
+    tasks = [task["name"] for task in description["tasks"]]
+    if list(reference.task_names) != tasks:
+        raise ModelError(
+            f"Parameter `workload`: its tasks should be those of the run, {tasks[:5]}. "
+            f"Found {list(reference.task_names)[:5]}. The likely cause is another or a changed workload."
+        )
+    return reference
+
+
+def build_with(build: BuildModel, state: Mapping[str, Tensor], group: int) -> nn.Module:
+    """A model in evaluation mode with the parameters and buffers of a state.
+
+    Raises:
+        ModelError: when names or shapes do not match.
+    """
+    model = build(0)
+    own = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+    wrong = [f"{name} (not in the model)" for name in state if name not in own]
+    wrong += [
+        f"{name} ({tuple(value.shape)} saved, {tuple(own[name].shape)} in the model)"
+        for name, value in state.items()
+        if name in own and own[name].shape != value.shape
+    ]
+    # a tied parameter has several names; it is enough that one of them was saved
+    filled = {id(own[name]) for name in state if name in own}
+    persistent = {name for name in model.state_dict() if name in own}
+    wrong += [f"{name} (not saved)" for name in persistent if id(own[name]) not in filled]
+    if wrong:
+        raise ModelError(
+            f"The model that `build_model` makes is not the one that group {group} was trained with: "
+            f"{', '.join(sorted(wrong)[:5])}{', ...' if len(wrong) > 5 else ''}. Pass the code of that time."
+        )
+    with torch.no_grad():
+        for name, value in state.items():
+            own[name].copy_(value)
+    return model.eval()

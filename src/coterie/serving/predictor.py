@@ -1,0 +1,177 @@
+"""The trained group models as one predictor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from coterie.errors import ModelError, StoreError, require
+from coterie.serving.inputs import prepare
+from coterie.serving.models import build_with, find_source
+from coterie.serving.saved import read_served
+from coterie.workload import Split, Task, Workload
+from coterie.workload.arrays import Inputs
+from coterie.workload.build import n_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from coterie.workload.workload import Forward
+
+#: rows that go through a model at once
+CHUNK = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """One predictor for all tasks, made by :func:`load`; each task is answered by the model of its group.
+
+    Attributes:
+        workload: tasks and how a model is called; holds no data.
+        groups: task names that each model was trained on.
+        serves: task name -> index of the group that answers.
+        models: one module a group, in evaluation mode.
+        form: what inputs look like.
+        input_center: subtracted from raw inputs; None where nothing was.
+        input_scale: divided out of raw inputs.
+    """
+
+    workload: Workload
+    groups: tuple[tuple[str, ...], ...]
+    serves: dict[str, int]
+    models: tuple[nn.Module, ...]
+    form: Mapping[str, Any]
+    input_center: Tensor | None
+    input_scale: Tensor | None
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks, in the order of the workload."""
+        return self.workload.task_names
+
+    def __repr__(self) -> str:
+        return f"Predictor({len(self.tasks)} tasks, {len(self.groups)} models)"
+
+    def to(self, device: str | torch.device) -> Predictor:
+        """Move the models (in place); inputs are moved to them and results come back as arrays."""
+        for model in self.models:
+            model.to(device)
+        return self
+
+    def predict(self, x: Any, *, chunk: int = CHUNK) -> dict[str, NDArray[np.float64]]:
+        """Predictions of every task, each model run once over the rows.
+
+        Args:
+            x: raw inputs in the form of training: array, tensor, data frame (same columns in the same order) or
+                mapping. They are standardised as at training.
+            chunk: rows that go through a model at once.
+
+        Returns:
+            task name -> (rows,) probability of label 1 (binary) or value in the units of the raw labels (regression),
+            or (rows, classes) class probabilities (multi-class).
+
+        Raises:
+            WorkloadError: when the inputs do not fit: number of features, keys, missing or infinite values.
+            ModelError: when a model fails on them.
+        """
+        inputs = prepare(x, self.form, self.input_center, self.input_scale)
+        answers: dict[str, NDArray[np.float64]] = {}
+        for group in sorted(set(self.serves.values())):
+            outputs = self._outputs(group, inputs, chunk)
+            for task, columns in zip(self.workload.tasks, self.workload.columns, strict=True):
+                if self.serves[task.name] == group:
+                    answers[task.name] = _in_raw_units(task, outputs[:, columns])
+        return {name: answers[name] for name in self.tasks}
+
+    def predict_frame(self, x: Any) -> pd.DataFrame:
+        """:meth:`predict` as one table (needs pandas, extra ``table``); multi-class tasks take a column a class.
+
+        The index is that of `x` where `x` is a data frame. Columns are ``task`` or ``task=class``.
+        """
+        pandas = require("pandas", extra="table", purpose="Predictor.predict_frame()")
+        columns: dict[str, NDArray[np.float64]] = {}
+        for name, values in self.predict(x).items():
+            if values.ndim == 1:
+                columns[name] = values
+            else:
+                columns.update({f"{name}={c}": values[:, c] for c in range(values.shape[1])})
+        return pandas.DataFrame(columns, index=getattr(x, "index", None) if hasattr(x, "columns") else None)
+
+    def _outputs(self, group: int, inputs: Inputs, chunk: int) -> Tensor:
+        model, rows = self.models[group], n_rows(inputs)
+        first = next(iter(model.parameters()), None)
+        device = torch.device("cpu") if first is None else first.device
+        parts: list[Tensor] = []
+        for start in range(0, rows, max(1, chunk)):
+            here = slice(start, start + max(1, chunk))
+            if isinstance(inputs, dict):
+                batch: Any = {name: part[here].to(device) for name, part in inputs.items()}
+            else:
+                batch = inputs[here].to(device)
+            try:
+                with torch.inference_mode():
+                    parts.append(self.workload.outputs(model, batch).cpu())
+            except (RuntimeError, IndexError, TypeError) as error:
+                raise ModelError(f"The model of group {group} fails on rows {start} and following: {error}") from error
+        return torch.cat(parts) if parts else torch.zeros(0, self.workload.columns[-1].stop)
+
+
+def _in_raw_units(task: Task, outputs: Tensor) -> NDArray[np.float64]:
+    values = task.loss.predict(outputs).double().numpy()
+    return values * task.scale + task.center if task.kind not in ("binary", "multiclass") else values
+
+
+def load(
+    run: Any,
+    *,
+    build_model: Callable[..., nn.Module] | None = None,
+    workload: Workload | str | None = None,
+    forward: Forward | None = None,
+) -> Predictor:
+    """The recommended models of a run as one predictor.
+
+    Args:
+        run: the run directory, or the result of :func:`coterie.run`.
+        build_model: makes the module, where it is your own and the run does not know where its code is.
+        workload: in place of it, the workload or its reference (``"file.py:workload"``).
+        forward: ``forward(model, batch)`` -> outputs, where the workload had one.
+
+    Raises:
+        StoreError: when the run has no served models or they are damaged.
+        ModelError: when the code of the model is not found or does not match what was saved.
+
+    Cost: reading the file and building the models; no training data are needed for built-in models.
+    """
+    path = getattr(run, "path", run)
+    if path is None:
+        raise StoreError("Parameter `run`: this run was not written to a directory. Run again with `out=`.")
+    saved = read_served(Path(path))
+    text = saved.description
+    source = find_source(text, build_model, workload, forward)
+    tasks = tuple(Task.from_dict(task) for task in text["tasks"])
+    none = torch.zeros(0, dtype=torch.int64)
+    shell = Workload(
+        text["name"],
+        tasks,
+        torch.zeros(0, 1),
+        torch.zeros(0, len(tasks)),
+        Split(none, none, none),
+        source.build,
+        forward=source.forward,
+    )
+    return Predictor(
+        shell,
+        tuple(tuple(group) for group in text["groups"]),
+        dict(text["serves"]),
+        tuple(build_with(source.build, state, group) for group, state in enumerate(saved.states)),
+        text["inputs"],
+        saved.input_center,
+        saved.input_scale,
+    )

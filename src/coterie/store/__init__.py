@@ -1,0 +1,47 @@
+"""The run directory: manifest, units of finished work, result. A killed run resumes and gives the same numbers.
+
+The names are loaded when they are first used, so that reading a result needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from coterie._units import Payload
+    from coterie.store.files import atomic_write, read_json, write_json
+    from coterie.store.manifest import read_manifest
+    from coterie.store.memory import MemoryRun
+    from coterie.store.run import RunDirectory, open_run
+    from coterie.store.warning import StoreWarning
+
+_HOMES = {
+    "MemoryRun": "coterie.store.memory",
+    "Payload": "coterie._units",
+    "RunDirectory": "coterie.store.run",
+    "StoreWarning": "coterie.store.warning",
+    "atomic_write": "coterie.store.files",
+    "open_run": "coterie.store.run",
+    "read_json": "coterie.store.files",
+    "read_manifest": "coterie.store.manifest",
+    "write_json": "coterie.store.files",
+}
+
+__all__ = [
+    "MemoryRun",
+    "Payload",
+    "RunDirectory",
+    "StoreWarning",
+    "atomic_write",
+    "open_run",
+    "read_json",
+    "read_manifest",
+    "write_json",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

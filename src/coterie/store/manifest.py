@@ -1,0 +1,121 @@
+"""What a run directory says about itself, and whether it may be gone on with."""
+
+from __future__ import annotations
+
+import platform
+import warnings
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coterie.errors import StoreError
+from coterie.store.files import canonical, read_json, to_plain
+from coterie.store.warning import StoreWarning
+
+if TYPE_CHECKING:
+    from coterie.workload import Workload
+
+FORMAT = 1
+NAME = "manifest.json"
+_PACKAGES = ("coterie", "torch", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the numbers."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+def describe(workload: Workload) -> dict[str, Any]:
+    """The part of the manifest that says what was worked on."""
+    return {
+        "name": workload.name,
+        "reference": workload.reference,
+        "model_spec": workload.model_spec,
+        "tasks": [task.to_dict() for task in workload.tasks],
+    }
+
+
+def build(fingerprint: str, settings: Mapping[str, Any], workload: Workload | None) -> dict[str, Any]:
+    """A new manifest."""
+    created = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "platform": platform.platform()}
+    manifest = {
+        "format": FORMAT,
+        "coterie": versions()["coterie"],
+        "fingerprint": fingerprint,
+        "settings": settings,
+        "workload": None if workload is None else describe(workload),
+        "created": {**created, "versions": versions()},
+    }
+    return to_plain(manifest)
+
+
+def read_manifest(path: str | Path) -> dict[str, Any]:
+    """The manifest of a run directory.
+
+    Raises:
+        StoreError: when there is no run at this path, or its manifest is damaged or of a newer format.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        found = "a file" if path.exists() else "nothing"
+        raise StoreError(f"There is no run directory {str(path)!r}: found {found} there. Check the path.")
+    if not (path / NAME).exists():
+        raise StoreError(f"The directory {str(path)!r} holds no run: it has no {NAME}. Check the path.")
+    manifest = read_json(path / NAME)
+    if not isinstance(manifest, dict) or not {"format", "fingerprint", "settings"} <= manifest.keys():
+        raise StoreError(
+            f"The file {str(path / NAME)!r} is no manifest of a run: it was damaged or changed by hand. "
+            "Make the run again in another directory, or with overwrite=True."
+        )
+    if manifest["format"] != FORMAT:
+        raise StoreError(
+            f"The run {str(path)!r} has format {manifest['format']!r}; this version of coterie reads format {FORMAT}. "
+            "Use the version that wrote it (see `coterie` in its manifest), or make the run again."
+        )
+    return manifest
+
+
+def check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Whether a run may be gone on with: same workload, same settings. Other versions are only warned about.
+
+    Raises:
+        StoreError: saying what differs.
+    """
+    differences = _differences(found["settings"], wanted["settings"])
+    if found["fingerprint"] != wanted["fingerprint"]:
+        differences.insert(0, "the workload (data, tasks, split, recipe or model) is another one")
+    if differences:
+        raise StoreError(
+            f"The directory {str(path)!r} holds a run with other content: {'; '.join(differences)}. "
+            "Choose another directory with `out`, or replace the old run with overwrite=True (--overwrite)."
+        )
+    created = found.get("created")
+    old: dict[str, str] = (created.get("versions") if isinstance(created, dict) else None) or {}
+    now = wanted["created"]["versions"]
+    changed = [f"{name} {old[name]} -> {now[name]}" for name in now if name in old and old[name] != now[name]]
+    if changed:
+        warnings.warn(
+            f"The run {str(path)!r} was begun with other versions ({', '.join(changed)}). Its finished units are kept; "
+            "numbers of new ones may differ in the last digits.",
+            StoreWarning,
+            stacklevel=4,
+        )
+
+
+def _differences(found: Any, wanted: Mapping[str, Any]) -> list[str]:
+    if not isinstance(found, Mapping):
+        return ["its settings cannot be read"]
+    lines: list[str] = []
+    for name in sorted({*found, *wanted}):
+        old, new = (repr(side[name]) if name in side else "not set" for side in (found, wanted))
+        if name not in found or name not in wanted or canonical(found[name]) != canonical(wanted[name]):
+            lines.append(f"setting `{name}` is {old} there and {new} here")
+    return lines

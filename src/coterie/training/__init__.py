@@ -1,0 +1,21 @@
+"""Training: one recipe, one model at a time or a whole population at once."""
+
+from coterie.training.cost import UnitCost, measure_cost
+from coterie.training.evaluate import evaluate
+from coterie.training.fit import fit
+from coterie.training.job import Fit, Job
+from coterie.training.loop import fit_one
+from coterie.training.population import fit_population
+from coterie.training.stackable import is_stackable
+
+__all__ = [
+    "Fit",
+    "Job",
+    "UnitCost",
+    "evaluate",
+    "fit",
+    "fit_one",
+    "fit_population",
+    "is_stackable",
+    "measure_cost",
+]

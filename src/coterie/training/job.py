@@ -1,0 +1,175 @@
+"""What is to be trained, and what came out."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from torch import Tensor
+
+from coterie.errors import ModelError, SettingError, WorkloadError
+from coterie.training.stream import BatchStream
+from coterie.workload.workload import Workload
+
+#: a model's parameters and buffers under their names in ``state_dict``
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model to be trained: on which tasks, from where, for how long.
+
+    Args:
+        subset: numbers of the tasks that are trained together; kept sorted.
+        seed: of the initial parameters, and of dropout.
+        order_seed: of the order of the rows; None means `seed`. Jobs with the same order seed see the same batches
+            (common random numbers) where their tasks have labels in the same rows.
+        start: parameters and buffers to start from instead of the initial ones; the optimiser starts afresh.
+        max_steps: steps at most; None means the recipe's epochs.
+        stop_below: stop at the first check whose validation loss is at most this, and keep that checkpoint.
+        early_stopping: False trains to the end and keeps the last state, whatever the validation loss says.
+
+    Raises:
+        SettingError: when a value is out of range.
+
+    Example:
+        >>> Job((2, 0), seed=1).subset
+        (0, 2)
+        >>> Job((0,), seed=1).order
+        1
+    """
+
+    subset: tuple[int, ...]
+    seed: int
+    order_seed: int | None = None
+    start: State | None = field(default=None, repr=False, hash=False)
+    max_steps: int | None = None
+    stop_below: float | None = None
+    early_stopping: bool = True
+
+    def __post_init__(self) -> None:
+        subset = tuple(sorted(_whole("subset", task) for task in self.subset))
+        if not subset or subset[0] < 0 or len(set(subset)) < len(subset):
+            raise SettingError(
+                "Parameter `subset` of a job should name at least one task, each once, by numbers from 0. "
+                f"Found {subset}."
+            )
+        object.__setattr__(self, "subset", subset)
+        object.__setattr__(self, "seed", _whole("seed", self.seed))
+        for name in ("order_seed", "max_steps"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, _whole(name, value))
+        if self.max_steps is not None and self.max_steps < 0:
+            raise SettingError(f"Parameter `max_steps` of a job should be at least 0. Found {self.max_steps}.")
+
+    def __eq__(self, other: object) -> bool:
+        # tensors have no truth value, so a start state is the same only when it is the same object
+        if not isinstance(other, Job):
+            return NotImplemented
+        return self.start is other.start and self._key == other._key
+
+    @property
+    def _key(self) -> tuple[object, ...]:
+        return (self.subset, self.seed, self.order_seed, self.max_steps, self.stop_below, self.early_stopping)
+
+    @property
+    def order(self) -> int:
+        """Seed of the order of the rows."""
+        return self.seed if self.order_seed is None else self.order_seed
+
+    def describe(self, workload: Workload) -> str:
+        """Tasks and seed in words, for messages."""
+        names = [repr(workload.task_names[task]) for task in self.subset]
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        return f"tasks {shown}; seed {self.seed}"
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A trained model and how it came about.
+
+    Attributes:
+        job: what was asked for.
+        state: parameters and buffers at the kept checkpoint, on the workload's device; empty when states are not kept.
+            Parameters that serve only tasks outside the subset are at their start values.
+        steps: steps trained.
+        best_step: step of the kept checkpoint.
+        history: (step, validation loss) of every check, step 0 included. The loss is the mean over the subset's tasks
+            of the mean over their labels; lower is better.
+        validation: (tasks,) mean validation loss of each task at the kept checkpoint; NaN outside the subset.
+        test: (tasks,) the same for the test part.
+    """
+
+    job: Job
+    state: State = field(repr=False)
+    steps: int
+    best_step: int
+    history: tuple[tuple[int, float], ...] = field(repr=False)
+    validation: np.ndarray = field(repr=False)
+    test: np.ndarray = field(repr=False)
+
+    @property
+    def loss(self) -> float:
+        """Validation loss at the kept checkpoint: mean over the subset's tasks; lower is better."""
+        return float(np.nanmean(self.validation))
+
+
+class Schedule:
+    """When a job sees which rows, and when it is checked; the same for both backends.
+
+    Args:
+        workload: brings the rows and the recipe.
+        job: the job.
+
+    Raises:
+        SettingError: when the job names a task that does not exist.
+        WorkloadError: when the subset has no label in the training or the validation part.
+    """
+
+    def __init__(self, workload: Workload, job: Job) -> None:
+        if job.subset[-1] >= workload.n_tasks:
+            raise SettingError(
+                f"Parameter `subset` of a job should hold numbers below {workload.n_tasks}, the number of tasks. "
+                f"Found {job.subset}."
+            )
+        self._workload = workload
+        self.job = job
+        rows = workload.rows_of(job.subset, "train").cpu()
+        for part, found in (("train", rows), ("validation", workload.rows_of(job.subset, "validation"))):
+            if not len(found):
+                raise WorkloadError(
+                    f"No label in the {part} part for {job.describe(workload)}. "
+                    "Leave these tasks out, or split the data so that each task has labels in every part."
+                )
+        recipe = workload.recipe
+        self.stream = BatchStream(rows, recipe.batch_size, job.order)
+        self.max_steps = recipe.epochs * self.stream.steps_per_epoch if job.max_steps is None else job.max_steps
+        self.check_every = recipe.check_every or self.stream.steps_per_epoch
+
+    @cached_property
+    def tasks(self) -> list[int]:
+        """Numbers of the subset's tasks, as a list for indexing."""
+        return list(self.job.subset)
+
+
+def diverged(workload: Workload, job: Job, step: int, what: str, position: int | None = None) -> ModelError:
+    """The error for a loss that is NaN or infinite."""
+    where = "" if position is None else f"job {position}, "
+    return ModelError(
+        f"Training diverged: the {what} became NaN or infinite at step {step} ({where}{job.describe(workload)}). "
+        f"Likely causes: the learning rate ({workload.recipe.learning_rate:g}) is too large, inputs or regression "
+        "targets are not standardised, or the model divides by or takes the logarithm of 0. "
+        "Try a learning rate ten times smaller, or standardize=True."
+    )
+
+
+def _whole(name: str, value: object) -> int:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)  # pyright: ignore[reportArgumentType]
+    except TypeError:
+        raise SettingError(f"Parameter `{name}` of a job should hold whole numbers. Found {value!r}.") from None

@@ -1,0 +1,237 @@
+"""Population training: many small models at once.
+
+The members' parameters are stacked, the forward pass is vmapped, the members' losses are added up, and one ordinary
+torch optimiser steps the stacked tensors. As no loss depends on another member's parameters and all optimisers here
+work element by element, each member takes exactly the steps that it would take alone, up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coterie._progress import Progress, silent
+from coterie.errors import ModelError, ResourceError, SettingError
+from coterie.training.footprint import Footprint, measure_footprint
+from coterie.training.heads import put_back
+from coterie.training.job import Fit, Job, Schedule, diverged
+from coterie.training.optimizer import make_optimizer
+from coterie.training.stack import Architecture
+from coterie.training.stack_losses import PartLosses, masked_losses
+from coterie.training.tracker import Tracker
+from coterie.training.windows import Windows
+from coterie.workload.workload import Workload
+
+_FINISHED_SHARE = 0.1
+
+
+def fit_population(
+    workload: Workload,
+    jobs: Sequence[Job],
+    *,
+    memory: int = 2**30,
+    progress: Progress | None = None,
+    keep_states: bool = True,
+) -> list[Fit]:
+    """Train many models of one architecture at once.
+
+    The model must be stackable (:func:`coterie.training.is_stackable`). Members are trained in chunks that fit the
+    memory; finished members leave the stack. Results equal those of :func:`coterie.training.fit_one` up to rounding,
+    whatever else is trained beside them, and are the same bit for bit when the same call is repeated.
+
+    Args:
+        workload: tasks, data, model and recipe.
+        jobs: what to train.
+        memory: bytes that a chunk of members may take.
+        progress: called with steps done and steps at most, added up over the jobs.
+        keep_states: False leaves `Fit.state` empty.
+
+    Returns:
+        One fit a job, in the order of `jobs`.
+
+    Raises:
+        ModelError: when a loss becomes NaN or infinite; names the job by its position.
+        ResourceError: when a single member does not fit the memory.
+        WorkloadError: when a subset has no label in the training or validation part.
+    """
+    if not jobs:
+        return []
+    footprint = measure_footprint(workload)
+    at_once = members_at_once(footprint, memory)
+    architecture = Architecture(workload)
+    if not architecture.trained:
+        raise ModelError("The model has no parameters with requires_grad=True, so there is nothing to train.")
+    schedules = [Schedule(workload, job) for job in jobs]
+    tell = _Teller(progress or silent, [schedule.max_steps for schedule in schedules])
+    # neighbours that share an order of rows can share their inputs; a fixed order makes results independent of the
+    # order of `jobs`
+    ranked = sorted(
+        range(len(jobs)), key=lambda i: (jobs[i].order, schedules[i].max_steps, jobs[i].seed, jobs[i].subset)
+    )
+    fits: dict[int, Fit] = {}
+    for part in np.array_split(np.array(ranked), -(-len(jobs) // at_once)):
+        chunk = _Chunk(architecture, [schedules[i] for i in part], part, footprint.cells(memory))
+        for position, fit in zip(part, chunk.train(tell, keep_states), strict=True):
+            fits[int(position)] = fit
+    return [fits[position] for position in range(len(jobs))]
+
+
+def members_at_once(footprint: Footprint, memory: int) -> int:
+    """How many members fit the memory.
+
+    Raises:
+        SettingError: when `memory` is no positive number.
+        ResourceError: when not even one fits.
+    """
+    if not memory > 0:
+        raise SettingError(f"Parameter `memory` should be a positive number of bytes. Found {memory!r}.")
+    at_once = footprint.members(memory)
+    if not at_once:
+        raise ResourceError(
+            f"One member of the population takes about {footprint.member / 2**20:.0f} MiB, but `memory` allows "
+            f"{memory / 2**20:.0f} MiB. Raise `memory`, lower the batch size, or train with backend='loop'."
+        )
+    return at_once
+
+
+class _Teller:
+    """Adds up the progress of members."""
+
+    def __init__(self, progress: Progress, max_steps: Sequence[int]) -> None:
+        self._progress = progress
+        self._max_steps = max_steps
+        self._done = np.zeros(len(max_steps), int)
+
+    def __call__(self, positions: np.ndarray, step: int, finished: np.ndarray) -> None:
+        self._done[positions] = np.where(finished, [self._max_steps[i] for i in positions], step)
+        self._progress("training", int(self._done.sum()), sum(self._max_steps))
+
+
+class _Chunk:
+    """Members that are trained together.
+
+    Members are numbered in the order of `schedules`; `self.ids` are the numbers of those still in the stack.
+    """
+
+    def __init__(
+        self, architecture: Architecture, schedules: Sequence[Schedule], positions: np.ndarray, cells: int
+    ) -> None:
+        self.architecture, self.workload = architecture, architecture.workload
+        self.schedules, self.positions = schedules, positions
+        self.jobs = [schedule.job for schedule in schedules]
+        self.device = self.workload.labels.device
+        self.trackers = [Tracker(schedule, self.workload.recipe.patience) for schedule in schedules]
+        self.last = np.array([schedule.max_steps for schedule in schedules])
+        self.every = np.array([schedule.check_every for schedule in schedules])
+        subsets = [job.subset for job in self.jobs]
+        self.validation = PartLosses(self.workload, "validation", subsets, cells)
+        self.test = PartLosses(self.workload, "test", subsets, cells)
+        self.values = architecture.stack(self.jobs)
+        everyone = torch.arange(len(schedules), device=self.device)
+        self.start = self.values.select(everyone)
+        self.best = self.values.select(everyone)
+        self.losses = np.full((len(schedules), self.workload.n_tasks), np.nan)
+        self.steps = np.zeros(len(schedules), int)
+        # what follows shrinks with the stack
+        self.ids = np.arange(len(schedules))
+        self.bad = torch.full((len(schedules),), -1, device=self.device)
+        self.subsets = torch.zeros(len(schedules), self.workload.n_tasks, dtype=torch.bool, device=self.device)
+        for member, subset in enumerate(subsets):
+            self.subsets[member, list(subset)] = True
+        self.optimizer = make_optimizer(self.workload.recipe, self.values.trained.values())
+
+    def train(self, tell: Callable[[np.ndarray, int, np.ndarray], None], keep_states: bool) -> list[Fit]:
+        """Run to the end."""
+        windows = Windows([schedule.stream for schedule in self.schedules], self.device)
+        step = 0
+        while True:
+            due = (step % self.every[self.ids] == 0) | (step == self.last[self.ids])
+            due &= ~self.finished(self.ids)
+            if due.any():
+                self.check(step, np.flatnonzero(due))
+                tell(self.positions[self.ids[due]], step, self.finished(self.ids[due]))
+                self.compact()
+            if not len(self.ids):
+                return self.collect(keep_states)
+            rows, padded = windows.rows(step, self.ids)
+            step += 1
+            self.step(step, rows, padded)
+
+    def finished(self, ids: np.ndarray) -> np.ndarray:
+        """Which of these members are through."""
+        return np.array([self.trackers[i].finished for i in ids], bool)
+
+    def step(self, step: int, rows: Tensor, padded: bool) -> None:
+        """One step of every member in the stack."""
+        self.architecture.train(True)
+        losses, mask = masked_losses(self.architecture, self.values, rows, padded=padded, subsets=self.subsets)
+        means = losses.sum((1, 2)) / mask.sum((1, 2))
+        self.optimizer.zero_grad()
+        means.sum().backward()
+        self.optimizer.step()
+        # looked at when a member is checked, so that devices need not wait for each other at every step
+        self.bad = torch.where((self.bad < 0) & ~torch.isfinite(means.detach()), step, self.bad)
+
+    def check(self, step: int, due: np.ndarray) -> None:
+        """Evaluate the members at the given places of the stack, and keep those that are the best so far."""
+        ids = self.ids[due]
+        for member, bad in zip(ids, self.bad.cpu().numpy()[due], strict=True):
+            if bad >= 0:
+                raise diverged(self.workload, self.jobs[member], int(bad), "training loss", int(self.positions[member]))
+        some = len(due) < len(self.ids)
+        values = self.values.select(torch.from_numpy(due).to(self.device)) if some else self.values
+        losses = self.validation(self.architecture, values, ids)
+        keep: list[int] = []
+        for place, (member, loss) in enumerate(zip(ids, np.nanmean(losses, 1), strict=True)):
+            if not loss < np.inf:
+                raise diverged(self.workload, self.jobs[member], step, "validation loss", int(self.positions[member]))
+            if self.trackers[member].observe(step, float(loss)):
+                keep.append(place)
+        self.losses[ids[keep]] = losses[keep]
+        self.steps[ids] = step
+        target, source = (torch.tensor(index, dtype=torch.int64, device=self.device) for index in (ids[keep], keep))
+        for name, best in self.best.trained.items():
+            best.index_copy_(0, target, values.trained[name].detach().index_select(0, source))
+
+    def compact(self) -> None:
+        """Drop finished members from the stack once there are enough of them."""
+        finished = self.finished(self.ids)
+        if finished.sum() < max(1.0, _FINISHED_SHARE * len(self.ids)) and not finished.all():
+            return
+        stay = np.flatnonzero(~finished)
+        index = torch.from_numpy(stay).to(self.device)
+        self.ids, self.bad, self.subsets = self.ids[stay], self.bad[index], self.subsets[index]
+        self.values.fixed = {name: value[index] for name, value in self.values.fixed.items()}
+        for parameter in self.values.trained.values():
+            state = self.optimizer.state[parameter]
+            for name, value in state.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    state[name] = value[index]
+            parameter.grad = None
+            parameter.data = parameter.data[index]
+
+    def collect(self, keep_states: bool) -> list[Fit]:
+        """The fits of all members."""
+        everyone = np.arange(len(self.jobs))
+        test = self.test(self.architecture, self.best, everyone)
+        return [
+            Fit(
+                job=job,
+                state=self.state(member) if keep_states else {},
+                steps=int(self.steps[member]),
+                best_step=self.trackers[member].best_step,
+                history=tuple(self.trackers[member].history),
+                validation=self.losses[member].copy(),
+                test=test[member].copy(),
+            )
+            for member, job in enumerate(self.jobs)
+        ]
+
+    def state(self, member: int) -> dict[str, Tensor]:
+        """The kept checkpoint of one member."""
+        state = self.best.member(member)
+        put_back(self.workload, self.jobs[member].subset, state, self.start.member(member))
+        return self.architecture.state(state)

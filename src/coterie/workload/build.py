@@ -1,0 +1,285 @@
+"""A workload from arrays: one table of labels, or one data set a task."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from coterie.errors import SettingError, WorkloadError
+from coterie.workload.arrays import Inputs, as_inputs, as_labels, to_numpy
+from coterie.workload.builders import fresh_copies, seeded
+from coterie.workload.infer import TasksLike, in_training_units, infer_tasks
+from coterie.workload.mlp import build_from_spec, mlp_spec
+from coterie.workload.recipe import Recipe
+from coterie.workload.split import PARTS, SplitLike, make_split
+from coterie.workload.task import Task
+from coterie.workload.validate_data import check_data
+from coterie.workload.workload import BuildModel, Forward, Split, Workload
+
+FRACTIONS = (0.6, 0.2, 0.2)
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What both builders pass through."""
+
+    model: nn.Module | None
+    build_model: Callable[..., nn.Module] | None
+    recipe: Recipe | None
+    standardize: bool
+    name: str
+    hidden: Sequence[int]
+    forward: Forward | None
+    known_groups: Sequence[Sequence[str]] | None
+
+    @property
+    def own_model(self) -> bool:
+        """Whether the user brought a model."""
+        return self.model is not None or self.build_model is not None
+
+
+def from_arrays(
+    x: Any,
+    y: Any,
+    *,
+    tasks: TasksLike | None = None,
+    model: nn.Module | None = None,
+    build_model: Callable[..., nn.Module] | None = None,
+    recipe: Recipe | None = None,
+    split: SplitLike = FRACTIONS,
+    seed: int = 0,
+    standardize: bool = True,
+    name: str = "workload",
+    hidden: Sequence[int] = (64, 32),
+    forward: Forward | None = None,
+    known_groups: Sequence[Sequence[str]] | None = None,
+) -> Workload:
+    """A workload whose tasks share their rows; missing labels are NaN.
+
+    Args:
+        x: (rows, ...) inputs: array, tensor, data frame, or a mapping of names to such things. Finite.
+        y: (rows, tasks) labels: array, tensor, data frame, or a mapping of task names to columns. NaN where missing.
+        tasks: names, :class:`Task` objects, or a mapping of names to kinds. None takes the column names of `y` and
+            reads the kinds off the labels: 0 and 1 are binary, whole numbers from 0 to at most 19 are classes, others
+            regression.
+        model: a module of your own; copies of it are drawn anew for each seed by the ``reset_parameters`` of its parts
+            (frozen parts are kept).
+        build_model: in place of `model`, a function of the seed, or of nothing, or a Module class; called with torch
+            seeded. Use it for pretrained models.
+        recipe: how every model is trained; None takes the default :class:`Recipe`.
+        split: fractions of (train, validation, test), a :class:`Split`, or a mapping of these names to row numbers.
+        seed: of the random split.
+        standardize: bring inputs and regression targets to mean 0 and standard deviation 1 over the training rows.
+            Columns are standardised one by one; images and the like (three dimensions and more) as a whole; mappings
+            and whole numbers for a model of your own not at all.
+        name: for tables and reports.
+        hidden: widths of the built-in model, when no model is given.
+        forward: ``forward(model, batch)`` -> outputs, where calling the model is not enough.
+        known_groups: groups of task names to compare the found ones with.
+
+    Raises:
+        WorkloadError: when the data cannot be used as they are.
+        ModelError: when the model cannot be copied or called.
+
+    Warns:
+        DataWarning: for guessed kinds, rare classes and other things that are unusual.
+
+    Example:
+        >>> x = np.random.default_rng(0).normal(size=(60, 5))
+        >>> workload = from_arrays(x, x[:, :3] > 0, tasks=["a", "b", "c"])
+        >>> workload.task_names, tuple(workload.labels.shape), workload.tasks[0].kind
+        (('a', 'b', 'c'), (60, 3), 'binary')
+    """
+    options = _Options(model, build_model, recipe, standardize, name, hidden, forward, known_groups)
+    labels, columns = as_labels(y)
+    inputs = as_inputs(x, own_model=options.own_model)
+    rows = n_rows(inputs)
+    if rows != len(labels):
+        raise WorkloadError(
+            f"Parameters `x` and `y` should have the same number of rows. Found {rows} and {len(labels)}. The likely "
+            "cause is one of them transposed or filtered without the other."
+        )
+    if rows == 0:
+        raise WorkloadError(
+            "Parameters `x` and `y` have no rows. The likely cause is a filter that dropped everything."
+        )
+    made = infer_tasks(labels, tasks, columns)
+    return _assemble(inputs, labels, made, make_split(split, rows, seed), options)
+
+
+def from_datasets(
+    datasets: Mapping[str, tuple[Any, Any]] | Sequence[tuple[Any, Any]],
+    *,
+    tasks: TasksLike | None = None,
+    model: nn.Module | None = None,
+    build_model: Callable[..., nn.Module] | None = None,
+    recipe: Recipe | None = None,
+    split: SplitLike = FRACTIONS,
+    seed: int = 0,
+    standardize: bool = True,
+    name: str = "workload",
+    hidden: Sequence[int] = (64, 32),
+    forward: Forward | None = None,
+    known_groups: Sequence[Sequence[str]] | None = None,
+) -> Workload:
+    """A workload with one data set a task: the rows are put one below the other, with the label of their task only.
+
+    Takes `datasets`, a mapping of task names to pairs (x, y) with x (rows, ...) inputs and y (rows,) labels, or a list
+    of such pairs; all inputs have the same columns. The other arguments are those of :func:`from_arrays`, except
+    `split`: fractions are applied to each data set on its own; a mapping of ``"train"``, ``"validation"`` and
+    ``"test"`` to row numbers means rows inside each data set, the same for all; a :class:`Split` means rows of all
+    data sets put together.
+
+    Raises:
+        WorkloadError: when the data cannot be used as they are.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> sets = {name: (rng.normal(size=(20, 3)), rng.normal(size=20)) for name in ("north", "south")}
+        >>> workload = from_datasets(sets)
+        >>> tuple(workload.labels.shape), int(workload.observed.sum())
+        ((40, 2), 40)
+    """
+    options = _Options(model, build_model, recipe, standardize, name, hidden, forward, known_groups)
+    named = isinstance(datasets, Mapping)
+    pairs = list(datasets.values()) if named else list(datasets)
+    columns = tuple(str(key) for key in datasets) if named else None
+    if not pairs:
+        raise WorkloadError("Parameter `datasets` is empty. Give at least two data sets, one a task.")
+    keys = list(columns or map(str, range(len(pairs))))
+    parts = [_pair(pair, key, own_model=options.own_model) for key, pair in zip(keys, pairs, strict=True)]
+    sizes = [len(y) for _, y in parts]
+    labels = np.full((sum(sizes), len(parts)), np.nan)
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    for index, (_, y) in enumerate(parts):
+        labels[offsets[index] : offsets[index + 1], index] = y
+    inputs = _concatenate([x for x, _ in parts], keys)
+    made = infer_tasks(labels, tasks, columns)
+    return _assemble(inputs, labels, made, _split_each(split, sizes, seed), options)
+
+
+def n_rows(inputs: Inputs) -> int:
+    """Number of rows of a tensor or a dict of tensors."""
+    return next(iter(inputs.values())).shape[0] if isinstance(inputs, dict) else inputs.shape[0]
+
+
+def _assemble(
+    inputs: Inputs, labels: NDArray[np.float64], tasks: tuple[Task, ...], split: Split, options: _Options
+) -> Workload:
+    device = next(iter(inputs.values())).device if isinstance(inputs, dict) else inputs.device
+    train = split.train.cpu()
+    if options.standardize:
+        tasks = in_training_units(tasks, labels, train.numpy())
+    center = np.array([task.center for task in tasks])
+    scale = np.array([task.scale for task in tasks])
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite labels are reported by check_data
+        targets = torch.from_numpy(((labels - center) / scale).astype(np.float32))
+    input_center = input_scale = None
+    if options.standardize and isinstance(inputs, Tensor) and inputs.is_floating_point():
+        input_center, input_scale = _statistics(inputs[train.to(device)])
+        inputs = (inputs - input_center) / input_scale
+    build, spec = _model(inputs, sum(task.width for task in tasks), options)
+    groups = options.known_groups
+    workload = Workload(
+        name=options.name,
+        tasks=tasks,
+        inputs=inputs,
+        labels=targets.to(device),
+        split=make_split(split, len(labels), 0, device),
+        build_model=build,
+        recipe=options.recipe or Recipe(),
+        forward=options.forward,
+        model_spec=spec,
+        input_center=input_center,
+        input_scale=input_scale,
+        known_groups=None if groups is None else tuple(tuple(group) for group in groups),
+    )
+    check_data(workload)
+    return workload
+
+
+def _statistics(train: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation that broadcast against one row; constant columns get scale 1."""
+    exact = train.double()
+    if train.dim() == 2:
+        center, scale = exact.mean(0), exact.std(0, correction=0)
+    else:
+        ones = [1] * (train.dim() - 1)
+        center, scale = exact.mean().reshape(ones), exact.std(correction=0).reshape(ones)
+    constant = scale <= 1e-7 * center.abs().clamp(min=1e-30)
+    scale = torch.where(constant, torch.ones_like(scale), scale)
+    return center.to(train.dtype), scale.to(train.dtype)
+
+
+def _model(inputs: Inputs, width: int, options: _Options) -> tuple[BuildModel, dict[str, Any] | None]:
+    if options.model is not None and options.build_model is not None:
+        raise SettingError("Parameters `model` and `build_model` exclude each other. Give one of them.")
+    if options.model is not None:
+        return fresh_copies(options.model), None
+    if options.build_model is not None:
+        return seeded(options.build_model), None
+    if isinstance(inputs, dict):
+        raise WorkloadError(
+            f"Parameter `x` is a mapping ({', '.join(list(inputs)[:5])}), which the built-in model cannot read. Pass "
+            "`model` or `build_model`, or put the columns into one array."
+        )
+    spec = mlp_spec(math.prod(inputs.shape[1:]), tuple(options.hidden), width)
+    return build_from_spec(spec), spec
+
+
+def _pair(pair: Any, key: str, *, own_model: bool) -> tuple[Inputs, NDArray[np.float64]]:
+    if not isinstance(pair, tuple | list) or len(cast("Sequence[Any]", pair)) != 2:
+        raise WorkloadError(
+            f"Parameter `datasets`: entry {key!r} should be a pair (x, y). Found {type(pair).__name__}."
+        )
+    try:
+        x = as_inputs(pair[0], own_model=own_model)
+    except WorkloadError as error:
+        raise WorkloadError(f"Parameter `datasets`, entry {key!r}: {error}") from error
+    y = to_numpy(pair[1], f"datasets[{key!r}][1]").astype(np.float64)
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim != 1 or len(y) != n_rows(x) or len(y) == 0:
+        raise WorkloadError(
+            f"Parameter `datasets`: entry {key!r} should have one label a row, and at least one row. Found "
+            f"{n_rows(x)} rows of inputs and labels of shape {y.shape}."
+        )
+    return x, y
+
+
+def _concatenate(parts: list[Inputs], keys: list[str]) -> Inputs:
+    first = parts[0]
+    for key, part in zip(keys, parts, strict=True):
+        if _form(part) != _form(first):
+            raise WorkloadError(
+                f"Parameter `datasets`: all inputs should have the same columns. Found {_form(first)} for {keys[0]!r} "
+                f"and {_form(part)} for {key!r}."
+            )
+    if isinstance(first, dict):
+        mappings = cast("list[dict[str, Tensor]]", parts)
+        return {name: torch.cat([part[name] for part in mappings]) for name in first}
+    return torch.cat(cast("list[Tensor]", parts))
+
+
+def _form(inputs: Inputs) -> Any:
+    """Everything about inputs but the number of rows."""
+    if isinstance(inputs, dict):
+        return {name: _form(part) for name, part in inputs.items()}
+    return (*inputs.shape[1:], str(inputs.dtype).removeprefix("torch."))
+
+
+def _split_each(split: SplitLike, sizes: list[int], seed: int) -> Split:
+    if isinstance(split, Split):
+        return make_split(split, sum(sizes), seed)
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).tolist()
+    each = [make_split(split, size, seed + index) for index, size in enumerate(sizes)]
+    return Split(
+        *(torch.cat([own.part(part) + offset for own, offset in zip(each, offsets, strict=False)]) for part in PARTS)
+    )

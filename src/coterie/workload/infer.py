@@ -1,0 +1,109 @@
+"""What kind of task a column of labels is, and the units in which it is trained."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coterie.errors import DataWarning, WorkloadError
+from coterie.workload.task import Task
+
+#: whole-numbered columns with more values than this are read as regression
+MAX_INFERRED_CLASSES = 20
+
+TasksLike = Sequence[str | Task] | Mapping[str, str | Task]
+
+
+def infer_tasks(
+    labels: NDArray[np.float64], tasks: TasksLike | None, columns: tuple[str, ...] | None
+) -> tuple[Task, ...]:
+    """One :class:`Task` a column of labels.
+
+    A column of 0 and 1 is binary; whole numbers from 0 to at most 19 are classes; everything else is regression.
+    Guesses that could be wrong are said in one DataWarning. `tasks` may hold names, tasks, or a mapping of names to
+    kinds.
+
+    Raises:
+        WorkloadError: when the number of tasks differs from the number of columns.
+    """
+    width = labels.shape[1]
+    given = _given(tasks, columns, width)
+    if len(given) != width:
+        raise WorkloadError(
+            f"Parameter `tasks` should have one entry for each of the {width} columns of `y`. Found {len(given)}. The "
+            "likely cause is `y` transposed: its rows are examples, its columns are tasks."
+        )
+    notes: list[str] = []
+    made = tuple(_task(entry, labels[:, index], notes) for index, entry in enumerate(given))
+    if notes:
+        shown = "; ".join(notes[:4]) + (f"; and {len(notes) - 4} more" if len(notes) > 4 else "")
+        warnings.warn(
+            f"Parameter `tasks`: the kind of some tasks was guessed: {shown}. If a guess is wrong, say what they are, "
+            "for example tasks=[Task('a', 'regression'), ...] or tasks={'a': 'binary', ...}.",
+            DataWarning,
+            stacklevel=3,
+        )
+    return made
+
+
+def in_training_units(
+    tasks: tuple[Task, ...], labels: NDArray[np.float64], train: NDArray[np.int64]
+) -> tuple[Task, ...]:
+    """Regression tasks with the mean and standard deviation of their training labels as `center` and `scale`.
+
+    Tasks that state a center or a scale of their own keep it. Columns without two different training labels keep (0,
+    1); the checks of the data report them.
+    """
+    made: list[Task] = []
+    for index, task in enumerate(tasks):
+        column = labels[train, index]
+        column = column[np.isfinite(column)]
+        if task.kind == "regression" and (task.center, task.scale) == (0.0, 1.0) and len(column) > 1:
+            center, scale = float(column.mean()), float(column.std())
+            if scale > 1e-12 * max(1.0, abs(center)):
+                task = replace(task, center=center, scale=scale)
+        made.append(task)
+    return tuple(made)
+
+
+def _given(tasks: TasksLike | None, columns: tuple[str, ...] | None, width: int) -> list[str | Task]:
+    if tasks is None:
+        return list(columns) if columns is not None else [f"task {index}" for index in range(width)]
+    if isinstance(tasks, str):
+        raise WorkloadError(f"Parameter `tasks` should be a list of names or tasks. Found the text {tasks!r}.")
+    if isinstance(tasks, Mapping):
+        named = dict(tasks)
+        if columns is not None and set(columns) == set(named):  # order of the columns, not of the mapping
+            named = {name: named[name] for name in columns}
+        return [kind if isinstance(kind, Task) else Task(name, kind) for name, kind in named.items()]
+    return list(tasks)
+
+
+def _task(entry: Any, column: NDArray[np.float64], notes: list[str]) -> Task:
+    if isinstance(entry, Task):
+        return entry
+    if not isinstance(entry, str):
+        raise WorkloadError(
+            f"Parameter `tasks` should hold names (text) or coterie.workload.Task objects. Found {entry!r} "
+            f"({type(entry).__name__})."
+        )
+    values = np.unique(column[np.isfinite(column)])
+    if len(values) == 0 or set(values.tolist()) <= {0.0, 1.0}:
+        return Task(entry, "binary")
+    whole = bool((values == np.round(values)).all())
+    if whole and values[0] == 0 and len(values) > 2 and values[-1] < MAX_INFERRED_CLASSES:
+        classes = int(values[-1]) + 1
+        notes.append(f"{entry!r} has whole numbers from 0 to {classes - 1} and was read as {classes} classes")
+        return Task(entry, "multiclass", classes=classes)
+    if len(values) == 2:
+        notes.append(f"{entry!r} has the two values {values[0]:g} and {values[1]:g} and was read as regression")
+    elif whole and len(values) <= MAX_INFERRED_CLASSES:
+        notes.append(
+            f"{entry!r} has {len(values)} whole numbers from {values[0]:g} to {values[-1]:g} and was read as regression"
+        )
+    return Task(entry, "regression")

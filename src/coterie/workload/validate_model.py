@@ -1,0 +1,167 @@
+"""Checks of the model: it can be built, it can be built again, and it answers as the tasks need."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from coterie.errors import DataWarning, ModelError, NonDeterministicModelError, WorkloadError
+from coterie.workload.workload import Batch, Workload
+
+#: rows that the model is tried on
+ROWS = 8
+
+
+def check_model(workload: Workload) -> None:
+    """Build the model three times and run it on up to 8 training rows.
+
+    Raises:
+        ModelError: it cannot be built or run, has nothing to train, is not reproducible, mixes rows, or returns NaN.
+        NonDeterministicModelError: two evaluation passes over the same rows differ.
+        WorkloadError: its outputs do not have the shape that the tasks need.
+
+    Warns:
+        DataWarning: the seed makes no difference.
+    """
+    model = _build(workload, 0)
+    _check_parameters(model)
+    _check_reproducible(workload, model)
+    rows = workload.split.train[:ROWS]
+    batch = workload.batch(rows)
+    was_training = model.training
+    model.eval()
+    outputs = _run(workload, model, batch, len(rows))
+    _check_outputs(workload, model, outputs)
+    with torch.no_grad():
+        _check_deterministic(workload, model, batch, outputs.detach())
+        _check_rows_independent(workload, model, rows, outputs.detach())
+    model.train(was_training)
+
+
+def _build(workload: Workload, seed: int) -> nn.Module:
+    build: Any = workload.build_model
+    if not callable(build):
+        raise ModelError(
+            "Parameter `build_model` should be a function of the seed that returns a torch.nn.Module. Found "
+            f"{type(build).__name__}. For example build_model=lambda seed: Net()."
+        )
+    try:
+        model = build(seed)
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"Parameter `build_model`: calling it with seed {seed} raised {type(error).__name__}: {error}. It is "
+            "called with the seed as its only argument, or with none if it takes none."
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"Parameter `build_model` should return a torch.nn.Module. Found {type(model).__name__}. The likely cause "
+            "is a missing `return`, or the class in place of an instance."
+        )
+    return model
+
+
+def _check_parameters(model: nn.Module) -> None:
+    lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
+    if lazy:
+        raise ModelError(
+            f"The model has parameters without a shape yet ({', '.join(lazy[:3])}). Give the lazy layers their sizes, "
+            "or run one batch through the model inside `build_model` before returning it."
+        )
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ModelError(
+            f"The model ({type(model).__name__}) has no parameters to train. Likely causes are layers kept in a plain "
+            "list or dict (use torch.nn.ModuleList or ModuleDict), or requires_grad set to False everywhere."
+        )
+
+
+def _check_reproducible(workload: Workload, model: nn.Module) -> None:
+    first, again = model.state_dict(), _build(workload, 0).state_dict()
+    different = [name for name in first if name not in again or not _same(first[name], again[name])]
+    if different or set(again) - set(first):
+        raise ModelError(
+            f"Parameter `build_model`: two models of seed 0 differ ({', '.join(different[:3])}). The same seed should "
+            "give the same parameters. Seed every random source that it uses (torch, numpy, random) from its "
+            "argument."
+        )
+    other = _build(workload, 1).state_dict()
+    if first and all(name in other and _same(first[name], other[name]) for name in first):
+        warnings.warn(
+            "Parameter `build_model`: the models of seeds 0 and 1 are equal, so intervals over seeds show the noise "
+            "of the order of the rows only. Use the seed for at least the heads.",
+            DataWarning,
+            stacklevel=4,
+        )
+
+
+def _run(workload: Workload, model: nn.Module, batch: Batch, rows: int) -> Tensor:
+    try:
+        outputs = workload.outputs(model, batch)
+    except WorkloadError:
+        raise
+    except Exception as error:
+        described = {k: tuple(v.shape) for k, v in batch.items()} if isinstance(batch, dict) else tuple(batch.shape)
+        dtype = {k: v.dtype for k, v in batch.items()} if isinstance(batch, dict) else batch.dtype
+        raise ModelError(
+            f"The model ({type(model).__name__}) failed on a batch of shape {described} and dtype {dtype}: "
+            f"{type(error).__name__}: {error}. Likely causes are a first layer of another width, another dtype or "
+            "device, or an argument that `forward=lambda model, batch: ...` should fill."
+        ) from error
+    if outputs.shape[0] != rows:
+        raise WorkloadError(
+            f"The model should return one row of outputs a row of inputs. Found {outputs.shape[0]} for {rows} rows. "
+            "The likely cause is a pooling or a reshape over the batch dimension."
+        )
+    return outputs
+
+
+def _check_outputs(workload: Workload, model: nn.Module, outputs: Tensor) -> None:
+    if not outputs.is_floating_point() or not outputs.requires_grad:
+        raise ModelError(
+            f"The outputs of the model ({type(model).__name__}) carry no gradient (dtype {outputs.dtype}). Likely "
+            "causes are torch.no_grad, .detach(), argmax or rounding inside forward. Return raw scores."
+        )
+    bad = ~torch.isfinite(outputs)
+    if bool(bad.any()):
+        column = int(bad.any(0).nonzero()[0])
+        position = next(i for i, columns in enumerate(workload.columns) if column < columns.stop)
+        raise ModelError(
+            f"The freshly built model returns NaN or inf for task {workload.task_names[position]!r} on the first "
+            "training rows. Likely causes are a logarithm or a division inside the model, inputs on a very large "
+            "scale, or float16."
+        )
+
+
+def _check_deterministic(workload: Workload, model: nn.Module, batch: Batch, outputs: Tensor) -> None:
+    again = workload.outputs(model, batch)
+    if not torch.allclose(again, outputs, rtol=1e-4, atol=1e-5):
+        raise NonDeterministicModelError(
+            f"Two evaluation passes of the model ({type(model).__name__}) over the same rows differ by up to "
+            f"{float((again - outputs).abs().max()):.2g}. Likely causes are F.dropout without training=self.training, "
+            "torch.rand in forward, or state that changes in evaluation mode. Make the evaluation mode deterministic."
+        )
+
+
+def _check_rows_independent(workload: Workload, model: nn.Module, rows: Tensor, outputs: Tensor) -> None:
+    half = len(rows) // 2
+    if half < 2:
+        return
+    alone = workload.outputs(model, workload.batch(rows[:half]))
+    size = float(outputs.abs().max())
+    if not torch.allclose(alone, outputs[:half], rtol=1e-2, atol=1e-3 * max(size, 1e-3)):
+        raise ModelError(
+            f"The outputs of the model ({type(model).__name__}) for a row depend on the other rows of the batch in "
+            "evaluation mode. Likely causes are BatchNorm with track_running_stats=False, or a softmax, norm or mean "
+            "over dimension 0. Gradients of single examples have no meaning then."
+        )
+
+
+def _same(first: Any, second: Any) -> bool:
+    if not (isinstance(first, Tensor) and isinstance(second, Tensor)):
+        return True  # extra state of a module; its business
+    return first.shape == second.shape and first.dtype == second.dtype and torch.equal(first, second)

@@ -1,0 +1,234 @@
+"""What the user brings: tasks, data, a model and a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from coterie.errors import WorkloadError
+from coterie.workload.losses import MarginLoss
+from coterie.workload.recipe import Recipe
+from coterie.workload.task import Task
+
+Batch = Any  # a Tensor, or a mapping of names to Tensors with the same first dimension
+BuildModel = Callable[[int], nn.Module]
+Forward = Callable[[nn.Module, Batch], Any]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Row numbers (int64 tensors) of the three parts of the data."""
+
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+
+    def part(self, name: str) -> Tensor:
+        """Rows of ``"train"``, ``"validation"`` or ``"test"``."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}[name]
+
+
+@dataclass(frozen=True)
+class OnDevice:
+    """Builds on the CPU, then moves: the parameters of a seed are the same on every device."""
+
+    build: BuildModel
+    device: torch.device
+
+    def __call__(self, seed: int) -> nn.Module:
+        """The model of a seed."""
+        return self.build(seed).to(self.device)
+
+
+@dataclass(frozen=True, eq=False)
+class Workload:
+    """Tasks, data, a model and a recipe. Build one with :func:`coterie.workload.from_arrays` and its siblings.
+
+    Attributes:
+        name: for tables and reports.
+        tasks: the tasks, in the order of the label columns.
+        inputs: (rows, ...) tensor, or a dict of such tensors.
+        labels: (rows, tasks) float tensor, NaN where a label is missing; class numbers for multi-class tasks,
+            ``(raw - center) / scale`` for regression tasks.
+        split: row numbers of the training, validation and test parts.
+        build_model: seed -> a freshly initialised module; the same seed gives the same parameters.
+        recipe: how every model is trained.
+        forward: ``forward(model, batch)`` -> outputs, where calling the model is not enough.
+        reference: how a program finds the workload again ("yeast", "file.py:workload"); None when made in memory.
+        model_spec: JSON-ready description of a built-in model; None for a user's own module.
+        input_center, input_scale: what was subtracted from and divided out of raw tensor inputs; None when nothing was.
+        known_groups: groups that are known from outside, to compare with (task names).
+    """
+
+    name: str
+    tasks: tuple[Task, ...]
+    inputs: Tensor | dict[str, Tensor]
+    labels: Tensor
+    split: Split
+    build_model: BuildModel
+    recipe: Recipe = field(default_factory=Recipe)
+    forward: Forward | None = None
+    reference: str | None = None
+    model_spec: dict[str, Any] | None = None
+    input_center: Tensor | None = None
+    input_scale: Tensor | None = None
+    known_groups: tuple[tuple[str, ...], ...] | None = None
+
+    @property
+    def n_tasks(self) -> int:
+        """Number of tasks."""
+        return len(self.tasks)
+
+    @cached_property
+    def task_names(self) -> tuple[str, ...]:
+        """Names of the tasks."""
+        return tuple(task.name for task in self.tasks)
+
+    @cached_property
+    def columns(self) -> tuple[slice, ...]:
+        """Which columns of the model's output each task reads."""
+        stops = torch.tensor([task.width for task in self.tasks]).cumsum(0).tolist()
+        return tuple(slice(stop - task.width, stop) for stop, task in zip(stops, self.tasks, strict=True))
+
+    @cached_property
+    def observed(self) -> Tensor:
+        """(rows, tasks) bool: where a label is known."""
+        return ~torch.isnan(self.labels)
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """Labels with 0 where they are missing."""
+        return torch.nan_to_num(self.labels)
+
+    @cached_property
+    def _kinds(self) -> list[tuple[MarginLoss, list[int]]]:
+        kinds: dict[str, list[int]] = {}
+        for index, task in enumerate(self.tasks):
+            kinds.setdefault(task.kind, []).append(index)
+        return [(self.tasks[index[0]].loss, index) for index in kinds.values()]
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs and labels are."""
+        return self.labels.device
+
+    def to(self, device: torch.device | str) -> Workload:
+        """The same workload with data, row numbers and models on another device; `self` stays as it is.
+
+        Models are built on the CPU and moved, so a seed means the same parameters everywhere.
+        """
+        device = torch.device(device)
+
+        def move(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value.to(device)
+
+        build = self.build_model.build if isinstance(self.build_model, OnDevice) else self.build_model
+        inputs = self.inputs
+        return replace(
+            self,
+            inputs={name: value.to(device) for name, value in inputs.items()}
+            if isinstance(inputs, dict)
+            else inputs.to(device),
+            labels=self.labels.to(device),
+            split=Split(*(self.split.part(part).to(device) for part in ("train", "validation", "test"))),
+            build_model=OnDevice(build, device),
+            input_center=move(self.input_center),
+            input_scale=move(self.input_scale),
+        )
+
+    def batch(self, rows: Tensor) -> Batch:
+        """Inputs of the given rows."""
+        if isinstance(self.inputs, dict):
+            return {name: value[rows] for name, value in self.inputs.items()}
+        return self.inputs[rows]
+
+    def rows_of(self, subset: Sequence[int], part: str) -> Tensor:
+        """Rows of a part of the data with at least one label of the subset's tasks."""
+        rows = self.split.part(part)
+        return rows[self.observed[rows][:, list(subset)].any(1)]
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Raw outputs (rows, sum of task widths) of a model, from whatever form it returns them in."""
+        if self.forward is not None:
+            raw = self.forward(model, batch)
+        elif isinstance(batch, Mapping) and not _takes_mapping(model):
+            raw = model(**batch)
+        else:
+            raw = model(batch)
+        return self.collect(raw)
+
+    def collect(self, raw: Any) -> Tensor:
+        """One (rows, sum of widths) tensor from a tensor, a sequence or a mapping of task names to tensors.
+
+        Raises:
+            WorkloadError: when the shapes do not match the tasks.
+        """
+        if isinstance(raw, Mapping):
+            missing = [name for name in self.task_names if name not in raw]
+            if missing:
+                raise WorkloadError(f"The model returned a mapping without the tasks {missing[:5]}.")
+            raw = [raw[name] for name in self.task_names]
+        if isinstance(raw, Sequence):
+            raw = torch.cat([part[..., None] if part.dim() == 1 else part for part in raw], -1)
+        if not isinstance(raw, Tensor):
+            raise WorkloadError(
+                f"The model should return a tensor, a sequence or a mapping of tensors. Found {type(raw).__name__}. "
+                "Give `forward=lambda model, batch: ...` to pick the right part."
+            )
+        if raw.dim() == 1:
+            raw = raw[:, None]
+        width = self.columns[-1].stop
+        if raw.dim() != 2 or raw.shape[1] != width:
+            raise WorkloadError(
+                f"The model should return (rows, {width}) outputs for {self.n_tasks} tasks. Found shape "
+                f"{tuple(raw.shape)}. Multi-class tasks read one output a class."
+            )
+        return raw
+
+    def margins(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Margins (..., tasks) of raw outputs (..., sum of widths); `targets` (..., tasks) without NaN."""
+        if all(task.width == 1 and task.kind != "multiclass" for task in self.tasks):
+            return outputs
+        parts = [
+            task.loss.margin(outputs[..., columns], targets[..., index])
+            for index, (task, columns) in enumerate(zip(self.tasks, self.columns, strict=True))
+        ]
+        return torch.stack(parts, -1)
+
+    def losses(self, margins: Tensor, targets: Tensor) -> Tensor:
+        """Loss (..., tasks) of each example and task; positions with missing labels must be masked by the caller."""
+        return self._by_kind("value", margins, targets)
+
+    def first(self, margins: Tensor, targets: Tensor) -> Tensor:
+        """First derivative of :meth:`losses` with respect to the margins."""
+        return self._by_kind("first", margins, targets)
+
+    def second(self, margins: Tensor, targets: Tensor) -> Tensor:
+        """Second derivative of :meth:`losses` with respect to the margins."""
+        return self._by_kind("second", margins, targets)
+
+    def _by_kind(self, method: str, margins: Tensor, targets: Tensor) -> Tensor:
+        if len(self._kinds) == 1:
+            return getattr(self._kinds[0][0], method)(margins, targets)
+        parts: dict[int, Tensor] = {}
+        for loss, index in self._kinds:
+            value = getattr(loss, method)(margins[..., index], targets[..., index])
+            parts.update({task: value[..., position] for position, task in enumerate(index)})
+        return torch.stack([parts[task] for task in range(self.n_tasks)], -1)
+
+
+def _takes_mapping(model: nn.Module) -> bool:
+    """Whether the module's forward has a single positional parameter, which then receives the whole mapping."""
+    import inspect
+
+    parameters = [
+        p
+        for p in inspect.signature(model.forward).parameters.values()
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty
+    ]
+    return len(parameters) == 1 and parameters[0].name in ("batch", "x", "inputs", "data")

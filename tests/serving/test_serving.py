@@ -1,0 +1,275 @@
+import json
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from coterie.errors import ModelError, SettingError, StoreError, WorkloadError
+from coterie.grouping import Grouping
+from coterie.serving import Predictor, load, save_served
+from coterie.workload import Task, from_arrays
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(3.0, 5.0, size=(60, 4))
+Y = pd.DataFrame(
+    {
+        "toxic": (X[:, 0] > 3).astype(float),
+        "colour": RNG.integers(0, 3, 60).astype(float),
+        "weight": 1000.0 + 50.0 * X[:, 1],
+    }
+)
+KINDS = [Task("toxic"), Task("colour", "multiclass", classes=3), Task("weight", "regression")]
+OVERLAPPING = Grouping(("toxic", "colour", "weight"), ((0, 1), (0, 2)), (1, 0, 1))
+
+
+def workload(**options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return from_arrays(X, Y, tasks=KINDS, hidden=(8,), **options)
+
+
+def states_of(w, grouping):
+    return [{**w.build_model(10 + i).state_dict()} for i in range(len(grouping.groups))]
+
+
+def saved(path, w=None, grouping=OVERLAPPING):
+    w = w or workload()
+    states = states_of(w, grouping)
+    save_served(path, w, grouping, states)
+    return w, states
+
+
+def by_hand(w, states, group, x):
+    """The outputs of a group's model with numpy's own standardisation."""
+    train = X[w.split.train.numpy()].astype(np.float32)
+    raw = (x.astype(np.float32) - train.mean(0)) / train.std(0)
+    model = w.build_model(0)
+    model.load_state_dict(states[group])
+    return model.eval()(torch.from_numpy(raw)).detach().double().numpy()
+
+
+def test_each_task_is_served_by_its_group_in_raw_units(tmp_path):
+    w, states = saved(tmp_path)
+    answers = load(tmp_path).predict(X)
+    assert list(answers) == ["toxic", "colour", "weight"]
+    first, second = by_hand(w, states, 0, X), by_hand(w, states, 1, X)
+    np.testing.assert_allclose(answers["toxic"], 1 / (1 + np.exp(-second[:, 0])), atol=1e-5)
+    odds = np.exp(first[:, 1:4])
+    np.testing.assert_allclose(answers["colour"], odds / odds.sum(1, keepdims=True), atol=1e-5)
+    train = Y["weight"].to_numpy()[w.split.train.numpy()]
+    np.testing.assert_allclose(answers["weight"], second[:, 4] * train.std() + train.mean(), rtol=1e-4)
+
+
+def test_predictor_describes_itself_and_accepts_every_form_of_input(tmp_path):
+    saved(tmp_path)
+    predictor = load(str(tmp_path))
+    assert predictor.tasks == ("toxic", "colour", "weight")
+    assert predictor.groups == (("toxic", "colour"), ("toxic", "weight"))
+    assert predictor.serves == {"toxic": 1, "colour": 0, "weight": 1}
+    assert repr(predictor) == "Predictor(3 tasks, 2 models)"
+    expected = predictor.predict(X)
+    forms = (torch.from_numpy(X), torch.from_numpy(X).float(), pd.DataFrame(X), X.tolist(), X.astype(">f8"))
+    for form in forms:
+        for name, values in predictor.predict(form).items():
+            np.testing.assert_allclose(values, expected[name], rtol=1e-5)
+
+
+def test_chunks_do_not_change_the_answer(tmp_path):
+    saved(tmp_path)
+    predictor = load(tmp_path)
+    whole, parts = predictor.predict(X), predictor.predict(X, chunk=7)
+    assert all(np.allclose(whole[name], parts[name], atol=1e-6) for name in whole)
+    assert predictor.predict(X[:0])["colour"].shape == (0, 3)
+
+
+def test_each_model_runs_once_and_idle_ones_not_at_all(tmp_path):
+    w = workload()
+    grouping = Grouping(w.task_names, ((0, 1, 2), (0, 1)), (0, 0, 0))
+    saved(tmp_path, w, grouping)
+    predictor, calls = load(tmp_path), [0, 0]
+    for index, model in enumerate(predictor.models):
+        model.register_forward_hook(lambda *_, index=index: calls.__setitem__(index, calls[index] + 1))
+    predictor.predict(X)
+    assert calls == [1, 0]
+
+
+def test_predict_frame(tmp_path):
+    saved(tmp_path)
+    frame = pd.DataFrame(X, index=[f"row {i}" for i in range(60)])
+    table = load(tmp_path).predict_frame(frame)
+    assert list(table.columns) == ["toxic", "colour=0", "colour=1", "colour=2", "weight"]
+    assert list(table.index[:2]) == ["row 0", "row 1"]
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (X[:, :3], r"shape \(rows, 4\). Found \(60, 3\)"),
+        (X[0], r"x\[None\]"),
+        (np.where(X > 8, np.nan, X), "missing or infinite"),
+        (np.where(X > 8, 1e300, X), "missing or infinite"),
+        ({"a": X}, "should be one array"),
+        (np.full((2, 4), "a"), "should hold numbers"),
+        (3.0, "shape"),
+    ],
+)
+def test_bad_inputs_are_named(tmp_path, x, words):
+    saved(tmp_path)
+    with pytest.raises(WorkloadError, match=words):
+        load(tmp_path).predict(x)
+
+
+class Own(nn.Module):
+    """A module with BatchNorm, a tied weight, a token input and a plain one."""
+
+    def __init__(self, width=6):
+        super().__init__()
+        self.embedding = nn.Embedding(5, width)
+        self.norm = nn.BatchNorm1d(width)
+        self.first = nn.Linear(width, width)
+        self.second = nn.Linear(width, width)
+        self.second.weight = self.first.weight
+        self.head = nn.Linear(width, 2)
+
+    def forward(self, token, value):
+        hidden = self.norm(self.embedding(token) + value)
+        return self.head(self.second(torch.relu(self.first(hidden))))
+
+
+PARTS = {"token": np.arange(40) % 5, "value": np.linspace(0, 1, 40, dtype=np.float32)[:, None]}
+PAIR = Grouping(("a", "b"), ((0,), (1,)), (0, 1))
+
+
+def own_workload(**options):
+    y = np.stack([np.arange(40) % 2, np.arange(40) // 2 % 2], 1).astype(float)
+    return from_arrays(PARTS, y, tasks=["a", "b"], build_model=lambda seed: Own(), **options)
+
+
+def own_states(w):
+    states = []
+    for seed in (1, 2):
+        model = w.build_model(seed)
+        model.norm(torch.randn(30, 6))  # running statistics that differ from the initial ones
+        states.append({k: v.detach().clone() for k, v in [*model.named_parameters(), *model.named_buffers()]})
+    return states
+
+
+def test_a_module_of_ones_own_is_served_by_build_model_or_workload(tmp_path):
+    w = own_workload()
+    states = own_states(w)
+    save_served(tmp_path, w, PAIR, states)
+    model = w.build_model(0).eval()
+    with torch.no_grad():
+        for name, value in [*model.named_parameters(), *model.named_buffers()]:
+            value.copy_(states[1][name])
+        expected = torch.sigmoid(model(**w.inputs)[:, 1]).numpy()
+    for options in ({"build_model": lambda seed: Own()}, {"build_model": Own}, {"workload": w}):
+        np.testing.assert_allclose(load(tmp_path, **options).predict(PARTS)["b"], expected, atol=1e-6)
+    with pytest.raises(ModelError, match="a module of your own, which is code"):
+        load(tmp_path)
+
+
+def test_a_forward_function_must_come_from_somewhere(tmp_path):
+    def forward(model, batch):
+        return model(batch["token"], batch["value"])
+
+    w = own_workload(forward=forward)
+    save_served(tmp_path, w, PAIR, own_states(w))
+    with pytest.raises(ModelError, match="a forward function of your own"):
+        load(tmp_path, build_model=Own)
+    one, two = load(tmp_path, workload=w), load(tmp_path, build_model=Own, forward=forward)
+    np.testing.assert_array_equal(one.predict(PARTS)["a"], two.predict(PARTS)["a"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"token": PARTS["token"] + 0.5}, "whole numbers"),
+        ({"token": PARTS["token"][:9]}, "same number of rows"),
+        ({"value": np.full((40, 1), np.nan)}, "missing or infinite"),
+        ({"value": np.zeros((40, 2))}, "shape"),
+        ({"other": PARTS["value"]}, r"Missing: none; not known: \['other'\]"),
+        ({"token": PARTS["token"] + 9}, "model of group 0 fails"),
+    ],
+)
+def test_bad_mappings_are_named(tmp_path, changes, words):
+    w = own_workload()
+    save_served(tmp_path, w, PAIR, own_states(w))
+    with pytest.raises((WorkloadError, ModelError), match=words):
+        load(tmp_path, workload=w).predict({**PARTS, **changes})
+
+
+def test_an_array_where_a_mapping_is_needed(tmp_path):
+    w = own_workload()
+    save_served(tmp_path, w, PAIR, own_states(w))
+    with pytest.raises(WorkloadError, match="should be a mapping with the keys"):
+        load(tmp_path, workload=w).predict(PARTS["value"])
+
+
+def test_another_model_or_other_tasks_are_refused(tmp_path):
+    w = own_workload()
+    save_served(tmp_path, w, PAIR, own_states(w))
+    with pytest.raises(ModelError, match=r"head.weight \(\(2, 6\) saved, \(2, 7\) in the model\)"):
+        load(tmp_path, build_model=lambda seed: Own(7))
+    with pytest.raises(ModelError, match="not in the model"):
+        load(tmp_path, build_model=lambda seed: nn.Linear(2, 2))
+    with pytest.raises(ModelError, match="its tasks should be those of the run"):
+        load(tmp_path, workload=workload())
+
+
+def test_the_reference_of_a_users_file_is_enough(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "import numpy as np, torch\nfrom torch import nn\nfrom coterie.workload import from_arrays\n"
+        "x = np.random.default_rng(0).normal(size=(40, 3))\n"
+        "def workload():\n"
+        "    return from_arrays(x, x[:, :2] > 0, tasks=['a', 'b'], build_model=lambda seed: nn.Linear(3, 2))\n"
+    )
+    from coterie.workload import load_workload
+
+    w = load_workload(f"{tmp_path / 'own.py'}:workload")
+    save_served(tmp_path, w, PAIR, states_of(w, PAIR))
+    assert load(tmp_path).predict(np.zeros((2, 3)))["a"].shape == (2,)
+    (tmp_path / "own.py").unlink()
+    with pytest.raises(ModelError, match=r"own.py:workload.*cannot be loaded.*`workload=`"):
+        load(tmp_path)
+
+
+def test_missing_and_damaged_runs(tmp_path):
+    with pytest.raises(StoreError, match="no served models"):
+        load(tmp_path)
+    saved(tmp_path)
+    tensors = tmp_path / "serve.safetensors"
+    whole = tensors.read_bytes()
+    tensors.write_bytes(whole[:-1] + b"x")
+    with pytest.raises(StoreError, match="checksum"):
+        load(tmp_path)
+    tensors.unlink()
+    with pytest.raises(StoreError, match="Cannot read"):
+        load(tmp_path)
+    tensors.write_bytes(whole)
+    assert isinstance(load(tmp_path), Predictor)
+    (tmp_path / "serve.json").write_text(json.dumps({"format": 99}))
+    with pytest.raises(StoreError, match="format 1"):
+        load(tmp_path)
+    (tmp_path / "serve.json").write_text("{")
+    with pytest.raises(StoreError, match="not valid JSON"):
+        load(tmp_path)
+
+    class NotWritten:
+        path = None
+
+    with pytest.raises(StoreError, match="not written"):
+        load(NotWritten())
+
+
+def test_states_and_grouping_must_fit(tmp_path):
+    w = workload()
+    with pytest.raises(SettingError, match="each of the 2 groups"):
+        save_served(tmp_path, w, OVERLAPPING, states_of(w, OVERLAPPING)[:1])
+    other = Grouping(("x", "y", "z"), ((0, 1, 2),), (0, 0, 0))
+    with pytest.raises(SettingError, match="tasks of the workload"):
+        save_served(tmp_path, w, other, states_of(w, other))
+    assert not list(tmp_path.iterdir())

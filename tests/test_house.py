@@ -1,0 +1,117 @@
+"""House rules that a linter does not know: sizes, one-way imports, nothing left to do."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "src" / "coterie"
+FILES = sorted(PACKAGE.rglob("*.py"))
+NAMES = [path.relative_to(PACKAGE).as_posix() for path in FILES]
+
+#: a room may import the rooms before it, never those after it
+ORDER = (
+    "workload",
+    "datasets",
+    "training",
+    "features",
+    "affinity",
+    "grouping",
+    "evaluation",
+    "store",
+    "serving",
+    "report",
+    "pipeline",
+    "cli",
+)
+#: what any room may import
+COMMON = {"errors", "_progress", "_units"}
+#: imports against the order, each with its reason
+ALLOWED = {
+    ("workload/load.py", "datasets"): "the names of the built-in workloads are looked up when asked for",
+}
+MAX_FILE, MAX_FUNCTION, MAX_MEDIAN = 400, 50, 120
+
+
+def functions(tree):
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+def length(function):
+    """Lines of the body without the docstring."""
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    return body[-1].end_lineno - body[0].lineno + 1 if body else 0
+
+
+def room(name):
+    return name.removesuffix(".py").split("/")[0]
+
+
+def imports(tree):
+    """The rooms of coterie that a module imports, wherever in it the import stands."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= set(names) if node.module == "coterie" else {node.module}
+    return {name.split(".")[1] for name in found if name.startswith("coterie.")}
+
+
+def violations(name, source):
+    """Imports of `name` that go against the order."""
+    own = room(name)
+    if own in COMMON or own in ("__init__", "__main__"):
+        return set()
+    allowed = COMMON | {other for file, other in ALLOWED if file == name} | {own}
+    before = set(ORDER[: ORDER.index(own)])
+    if own == "workload":
+        before = set()
+    return imports(ast.parse(source)) - allowed - before
+
+
+def test_there_is_something_to_check():
+    assert len(FILES) > 10
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_file_and_functions_are_short(path):
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= MAX_FILE, f"{path.name} has more than {MAX_FILE} lines"
+    long = [f"{f.name} ({length(f)} lines)" for f in functions(ast.parse(text)) if length(f) > MAX_FUNCTION]
+    assert not long, f"functions over {MAX_FUNCTION} lines: {long}"
+
+
+def test_median_file_is_short():
+    lengths = sorted(path.read_text(encoding="utf-8").count("\n") for path in FILES if path.name != "__init__.py")
+    assert lengths[len(lengths) // 2] <= MAX_MEDIAN
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_nothing_is_left_to_do(path):
+    words = "|".join(("TO" + "DO", "FIX" + "ME", "XX" + "X", "HA" + "CK"))
+    found = re.findall(rf"\b(?:{words})\b", path.read_text(encoding="utf-8"))
+    assert not found
+
+
+@pytest.mark.parametrize(("path", "name"), list(zip(FILES, NAMES, strict=True)), ids=NAMES)
+def test_imports_go_one_way(path, name):
+    assert room(name) in {*ORDER, *COMMON, "__init__", "__main__"}, f"{name} is in no known room; add it to ORDER"
+    assert not violations(name, path.read_text(encoding="utf-8"))
+
+
+def test_the_check_of_imports_can_fail():
+    assert violations("training/loop.py", "from coterie.affinity.affinity import Affinity") == {"affinity"}
+    assert violations("training/loop.py", "def f():\n    import coterie.report.html") == {"report"}
+    assert violations("training/loop.py", "from coterie import cli") == {"cli"}
+    assert violations("workload/task.py", "from coterie.datasets import load") == {"datasets"}
+    assert not violations("cli/run.py", "from coterie.workload import Task\nfrom coterie.errors import CoterieError")
+    assert not violations("workload/load.py", "from coterie.datasets import load")
+
+
+def test_the_check_of_lengths_can_fail():
+    source = "def f():\n" + '    """Text."""\n' + "    x = 1\n" * 60
+    assert length(functions(ast.parse(source))[0]) == 60

@@ -1,0 +1,92 @@
+"""The public names of `coterie`, and that importing it stays cheap."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import coterie
+from coterie import errors
+
+PUBLIC = {
+    "Affinity",
+    "Comparison",
+    "Grouping",
+    "Predictor",
+    "Recipe",
+    "RunResult",
+    "Task",
+    "Workload",
+    "estimate_affinity",
+    "from_arrays",
+    "from_datasets",
+    "group",
+    "load",
+    "run",
+}
+ERRORS = {
+    name
+    for name, value in vars(errors).items()
+    if isinstance(value, type) and issubclass(value, errors.CoterieError | errors.CoterieWarning)
+}
+HEAVY = ("torch", "numpy", "scipy", "sklearn", "cvxpy", "scs", "matplotlib", "pandas", "jinja2", "typer", "rich")
+
+
+def run_python(code: str) -> str:
+    source = str(Path(coterie.__file__).resolve().parent.parent)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([source, os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_names_are_the_agreed_ones():
+    assert set(coterie.__all__) == PUBLIC | ERRORS
+
+
+def test_names_are_sorted_without_doubles():
+    assert coterie.__all__ == sorted(set(coterie.__all__))
+
+
+def test_every_lazy_name_is_public():
+    assert set(coterie._LAZY) == PUBLIC
+
+
+@pytest.mark.parametrize("name", coterie.__all__)
+def test_name_can_be_loaded(name):
+    value = getattr(coterie, name)
+    assert value.__name__ == name
+    assert value.__doc__, f"{name} has no docstring"
+    assert name in dir(coterie)
+
+
+def test_subpackages_export_what_they_list():
+    modules = ("workload", "training", "features", "affinity", "grouping", "evaluation", "store", "serving", "report")
+    for module in modules:
+        package = __import__(f"coterie.{module}", fromlist=["__all__"])
+        assert package.__all__, f"coterie.{module} has no __all__"
+        missing = [name for name in package.__all__ if not hasattr(package, name)]
+        assert not missing, f"coterie.{module} lists {missing} but does not have them"
+
+
+def test_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="nonsense"):
+        coterie.nonsense  # noqa: B018
+
+
+def test_version_is_text():
+    assert coterie.__version__[0].isdigit()
+
+
+def test_import_is_light():
+    loaded = run_python(f"import sys, coterie; print([m for m in {HEAVY!r} if m in sys.modules])")
+    assert loaded == "[]"
+
+
+def test_workload_does_not_bring_optional_packages():
+    """Training needs torch and numpy, not the packages for grouping, figures and tables."""
+    heavy = ("cvxpy", "matplotlib", "pandas", "sklearn", "typer")
+    loaded = run_python(f"import sys, coterie; coterie.Workload; print([m for m in {heavy!r} if m in sys.modules])")
+    assert loaded == "[]"
