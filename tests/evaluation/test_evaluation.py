@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from coterie.errors import SettingError
-from coterie.evaluation import Comparison, all_in_one, helped_and_harmed, mix, recommend, single_task, t_interval
-from coterie.grouping import Grouping
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+
+from coterie.errors import SettingError
+from coterie.evaluation import Comparison, all_in_one, helped_and_harmed, mix, recommend, single_task, t_interval
+from coterie.grouping import Grouping
 
 TASKS = ("a", "b", "c", "d")
 PAIRS = Grouping.from_labels(TASKS, [0, 0, 1, 1], method="test")
@@ -22,9 +23,7 @@ def make(joint: float, pairs: float, single: float, *, noise: float = 0.01, seed
     validation = means + noise * rng.standard_normal((3, seeds, 4))
     test = means + noise * rng.standard_normal((3, seeds, 4))
     groupings = (all_in_one(TASKS), PAIRS, single_task(TASKS))
-    return Comparison(
-        TASKS, ("all-in-one", "pairs", "single-task"), groupings, tuple(range(seeds)), validation, test
-    )
+    return Comparison(TASKS, ("all-in-one", "pairs", "single-task"), groupings, tuple(range(seeds)), validation, test)
 
 
 def test_t_interval_agrees_with_scipy() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from coterie.workload import Recipe, Workload, from_arrays
 from sklearn.datasets import load_digits
+
+from coterie.workload import Recipe, Workload, from_arrays
 
 RECIPE = Recipe(learning_rate=5e-3, batch_size=50, check_every=5, patience=2, epochs=6)
 

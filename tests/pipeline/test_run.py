@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from coterie.errors import SettingError, StoreError
 from coterie.pipeline import RunResult, estimate_affinity, plan, run
 from coterie.serving import load

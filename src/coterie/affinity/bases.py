@@ -52,8 +52,9 @@ def train(context: Context, jobs: Sequence[Job], *, stage: str, name: str) -> li
 def train_bases(context: Context, count: int, share: float) -> Bases:
     """Train `count` base models on all tasks.
 
-    The first is trained to its early stop once, to learn how far the loss falls; the checkpoint of every base is the first
-    validation check at which at most `share` of that drop is left. ``share=0`` keeps the early-stopped models, as published.
+    The first is trained to its early stop once, to learn how far the loss falls; the checkpoint of every base is the
+    first validation check at which at most `share` of that drop is left. ``share=0`` keeps the early-stopped models, as
+    published.
     """
     seeds = range(context.seed, context.seed + count)
     if share == 0:
@@ -71,8 +72,8 @@ def probe(context: Context, size: int) -> tuple[float, float]:
     """Train a few random subsets as a user would, to learn how long an ordinary run is and what it costs.
 
     Returns:
-        Mean number of epochs until training stopped (an epoch passes over the rows that have a label of the subset), and mean
-        FLOPs of one run.
+        Mean number of epochs until training stopped (an epoch passes over the rows that have a label of the subset),
+        and mean FLOPs of one run.
     """
     workload = context.workload
     rng = np.random.default_rng(context.seed)

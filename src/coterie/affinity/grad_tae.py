@@ -1,8 +1,9 @@
 """Grad-TAE: the result of training on any subset of tasks, from base models that are trained once.
 
-Around a base model theta* the margin of an example is linearised, ``h(x, t) = h*(x, t) + grad h*(x, t) . v``. Training on a subset S
-then is a ridge regression with offset h* on projected gradients, and the validation loss of the fitted margins is the estimate of
-f(S, t). See :mod:`coterie.affinity.newton` for the regression and ``docs/fidelity.md`` for what is as published and what is not.
+Around a base model theta* the margin of an example is linearised, ``h(x, t) = h*(x, t) + grad h*(x, t) . v``. Training
+on a subset S then is a ridge regression with offset h* on projected gradients, and the validation loss of the fitted
+margins is the estimate of f(S, t). See :mod:`coterie.affinity.newton` for the regression and ``docs/fidelity.md`` for
+what is as published and what is not.
 """
 
 from __future__ import annotations
@@ -43,16 +44,19 @@ LONG_FORKS = 5
 
 @dataclass(frozen=True)
 class GradTAE:
-    """Settings of the estimator. The defaults are the recipe that was best on the development data (SKILL in docs/decisions.md).
+    """Settings of the estimator; the defaults are a recipe that was measured, see docs/decisions.md.
 
     Args:
-        directions: what trunk gradients are projected on: ``"task-vectors"`` (short single-task trainings from the base), ``"task-gradients"``,
-            or ``"random"`` (Rademacher, as published).
+        directions: what trunk gradients are projected on: ``"task-vectors"`` (short single-task trainings from the
+            base), ``"task-gradients"``, or ``"random"`` (Rademacher, as published).
         count: number of random directions; the other kinds have one a task.
-        share: share of the drop of the validation loss that is left when a base is linearised; 0 for early-stopped bases, as published.
+        share: share of the drop of the validation loss that is left when a base is linearised; 0 for early-stopped
+            bases, as published.
         bases: number of base models; their estimates are averaged, and their spread gives standard errors.
-        heads: ``"exact"`` (each linear head keeps its own gradient) or ``"projected"`` (together with the trunk, as published).
-        ridge: ``"matched"`` to how far real training moves, ``"by-loss"`` (a fixed value per kind of loss), or a number.
+        heads: ``"exact"`` (each linear head keeps its own gradient) or ``"projected"`` (together with the trunk, as
+            published).
+        ridge: ``"matched"`` to how far real training moves, ``"by-loss"`` (a fixed value per kind of loss), or a
+            number.
         fit: ``"one-step"`` (one Newton step: exact for squared losses) or ``"converged"``.
         evaluation: ``"linear"`` margins, or the real ``"network"`` at the fitted parameters (as published).
         fork: length of a task-vector fork, as a share of an ordinary training.
@@ -61,7 +65,8 @@ class GradTAE:
     Raises:
         SettingError: when a value is unknown or out of range.
 
-    Source: Grad-TAG, arXiv 2409.06091 (KDD 2024); task vectors, exact heads, early bases and the ridge rule are Coterie's own.
+    Source: Grad-TAG, arXiv 2409.06091 (KDD 2024); task vectors, exact heads, early bases and the ridge rule are
+    Coterie's own.
 
     Example:
         >>> GradTAE(directions="random", count=100).bases
@@ -122,7 +127,8 @@ class GradTAE:
         Args:
             workload: tasks, data, model and recipe.
             seed: of the first base; base b has seed + b.
-            subset_size: size of the subsets that will mostly be asked about; sets what an ordinary run is and what it costs.
+            subset_size: size of the subsets that will mostly be asked about; sets what an ordinary run is and what it
+                costs.
             memory: working memory in bytes.
             store: where finished units go.
             progress: called as ``progress(stage, done, total)``.
@@ -130,7 +136,8 @@ class GradTAE:
         Returns:
             A model that predicts any subset, what it cost, and notes on what was chosen.
 
-        Cost: `bases` x (part of a training + forks + d Jacobian-vector products); nothing per subset but a small linear solve.
+        Cost: `bases` x (part of a training + forks + d Jacobian-vector products); nothing per subset but a small linear
+            solve.
         """
         context = Context(
             workload,
@@ -209,7 +216,11 @@ class GradTAE:
         ends = train(context, jobs, stage="choice of the ridge", name="long-forks")
         (moved,) = displacements(base.state, [bases.full.state], context.structure.trunk)
         value, note = matched_ridge(
-            workload, linear, float(moved.norm()), {t: end.state for t, end in zip(tasks, ends, strict=True)}, base.state
+            workload,
+            linear,
+            float(moved.norm()),
+            {t: end.state for t, end in zip(tasks, ends, strict=True)},
+            base.state,
         )
         notes.append(note)
         return value
@@ -217,7 +228,9 @@ class GradTAE:
     @property
     def name(self) -> str:
         """Name of the method with these settings."""
-        return next((name for name, settings in METHODS.items() if settings == self), f"grad-tae with {self.directions}")
+        return next(
+            (name for name, settings in METHODS.items() if settings == self), f"grad-tae with {self.directions}"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description."""

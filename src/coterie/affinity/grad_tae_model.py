@@ -21,8 +21,9 @@ TINY = 1e-12
 class GradTAEModel(GainModel):
     """Predicted values and gains from linearised base models.
 
-    The predicted value of a task is the mean over the bases; the gain is its relative reduction against the predicted value of the
-    task alone. Estimated differences are larger than real ones (SKILL in docs/decisions.md): use them to rank.
+    The predicted value of a task is the mean over the bases; the gain is its relative reduction against the predicted
+    value of the task alone. Estimated differences are larger than real ones (SKILL in docs/decisions.md): use them to
+    rank.
 
     Args:
         tasks: names.

@@ -30,7 +30,9 @@ class LinearBase:
     validation: tuple[TaskBlock, ...]
     stretch: float = 1.0
 
-    def solve(self, subsets: NDArray[np.bool_], ridge: float, *, converged: bool = False, memory: int = 2**30) -> Solution:
+    def solve(
+        self, subsets: NDArray[np.bool_], ridge: float, *, converged: bool = False, memory: int = 2**30
+    ) -> Solution:
         """Displacements of every subset: one Newton step from the base, or on to the optimum."""
         penalty = self.statistics.penalty()
         if converged:
@@ -41,12 +43,14 @@ class LinearBase:
         """(m, T) validation losses by the linear model, NaN outside the subset."""
         return values(self.solve(subsets, ridge, converged=converged), self.validation)
 
-    def single_moves(self, grid: Sequence[float] | NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def single_moves(
+        self, grid: Sequence[float] | NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """How far one-step single-task fits move, for each strength of a grid.
 
         Returns:
-            (grid, tasks) root mean square move of the task's training margins, and (grid, tasks) norm of the trunk displacement in the
-            network's own units.
+            (grid, tasks) root mean square move of the task's training margins, and (grid, tasks) norm of the trunk
+            displacement in the network's own units.
         """
         alone = np.eye(self.statistics.n_tasks, dtype=bool)
         margin_moves, trunk_moves = [], []

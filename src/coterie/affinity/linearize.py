@@ -24,7 +24,12 @@ KEEP_BYTES = 2**29
 
 
 def linearize(
-    context: Context, number: int, state: Mapping[str, Tensor], directions: Directions, settings: GradTAE, notes: list[str]
+    context: Context,
+    number: int,
+    state: Mapping[str, Tensor],
+    directions: Directions,
+    settings: GradTAE,
+    notes: list[str],
 ) -> LinearBase:
     """Features of the training and validation part around one base, reduced to what the regression needs.
 
@@ -39,7 +44,8 @@ def linearize(
         for part in ("train", "validation"):
             parts[part] = compute_features(
                 workload, model, directions, structure=context.structure, part=part, heads=settings.heads,
-                memory=context.memory, progress=lambda _, a, b: context.progress(f"features of base {number + 1}", a, b),
+                memory=context.memory, progress=lambda _, a, b: context.progress(f"features of base {number + 1}", a,
+                b),
             )  # fmt: skip
         blocks = {part: task_blocks(workload, features) for part, features in parts.items()}
         statistics = compute_statistics(blocks["train"], offset=settings.offset)
@@ -69,7 +75,7 @@ def linearize(
 
 
 def stretch(directions: Directions) -> float:
-    """Norm of ``P u`` for ``|u| = 1``: 1 for orthonormal directions, about sqrt(p / d) for random signs scaled by 1 / sqrt(d)."""
+    """Norm of ``P u`` for ``|u| = 1``: 1 for orthonormal directions, about sqrt(p / d) for signs / sqrt(d)."""
     if isinstance(directions, RandomDirections):
         return (directions.size / directions.count) ** 0.5
     return 1.0

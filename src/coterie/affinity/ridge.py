@@ -26,9 +26,9 @@ def matched_ridge(
 ) -> tuple[float, str]:
     """The geometric mean of two calibrated strengths (rule N1+F30, measured over nine data sets in docs/decisions.md).
 
-    F: linear single-task fits move the margins of their own task as far (root mean square over its training rows, mean of the log
-    over tasks) as real single-task forks do. N: linear single-task fits move the trunk as far (norm) as the base itself still
-    travels from its checkpoint to its early stop.
+    F: linear single-task fits move the margins of their own task as far (root mean square over its training rows, mean
+    of the log over tasks) as real single-task forks do. N: linear single-task fits move the trunk as far (norm) as the
+    base itself still travels from its checkpoint to its early stop.
 
     Args:
         workload: tasks and data.
@@ -47,8 +47,8 @@ def matched_ridge(
     by_norm = _match(trunk_moves, [travelled])
     ridge = float(np.sqrt(by_margin * by_norm))
     note = (
-        f"ridge {ridge:.2g}: the mean of {by_margin:.2g} (margins move as far as in {len(tasks)} real single-task forks) and "
-        f"{by_norm:.2g} (the trunk moves as far as the base still travels to its early stop)"
+        f"ridge {ridge:.2g}: the geometric mean of {by_margin:.2g} (margins move as far as in {len(tasks)} real "
+        f"single-task forks) and {by_norm:.2g} (the trunk moves as far as the base still travels to its early stop)"
     )
     return ridge, note
 
@@ -79,5 +79,3 @@ def _margins(workload: Workload, state: Mapping[str, Tensor], rows: Tensor) -> T
         for chunk in rows.split(4096)
     ]
     return torch.cat(parts)
-
-

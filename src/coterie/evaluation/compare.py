@@ -49,7 +49,9 @@ class TrainedComparison:
         )
         return replace(self, comparison=wider)
 
-    def best_state(self, workload: Workload, subset: Sequence[int], memory: int, store: UnitStore) -> Mapping[str, Tensor]:
+    def best_state(
+        self, workload: Workload, subset: Sequence[int], memory: int, store: UnitStore
+    ) -> Mapping[str, Tensor]:
         """Parameters of the seed with the lowest mean validation loss; trained again where they were not kept."""
         key = tuple(sorted(subset))
         fits = [fitted for (trained, _), fitted in self.fits.items() if trained == key]

@@ -12,10 +12,11 @@ from coterie.grouping import Grouping
 def mix(comparison: Comparison, candidate: str, budget: int | None = None) -> Grouping | None:
     """The candidate's grouping with some tasks served by the all-in-one or by their single-task model.
 
-    A task moves only when the simpler model's validation loss is lower beyond the noise (paired 95 % interval over seeds
-    above 0). All tasks that are better served by the all-in-one model move together first, since one more model serves them all,
-    then those of single groups (which a whole group may leave), then single tasks in the order of their gain; each move only while
-    the number of models stays within the budget. Groups that serve no task any more are dropped.
+    A task moves only when the simpler model's validation loss is lower beyond the noise (paired 95 % interval over
+    seeds above 0). All tasks that are better served by the all-in-one model move together first, since one more model
+    serves them all, then those of single groups (which a whole group may leave), then single tasks in the order of
+    their gain; each move only while the number of models stays within the budget. Groups that serve no task any more
+    are dropped.
 
     Returns:
         The mixed grouping, or None when no task moves.

@@ -73,8 +73,9 @@ def _describe(comparison: Comparison, chosen: str, tried: int) -> Recommendation
     over_single = comparison.total(chosen, "test")
     over_joint = comparison.total(chosen, "test", against=JOINT)
     reason = (
-        f"Chosen among {tried} candidates on validation losses of {len(comparison.seeds)} seeds: more models are recommended "
-        "only when they are better beyond the noise (paired 95 % interval over seeds above 0). Numbers are test losses."
+        f"Chosen among {tried} candidates on validation losses of {len(comparison.seeds)} seeds: more models are "
+        "recommended only when they are better beyond the noise (paired 95 % interval over seeds above 0). "
+        "Numbers are test losses."
     )
     if chosen == JOINT:
         return Recommendation(

@@ -176,7 +176,8 @@ def _complaint(workload: Workload, model: nn.Module, report: GradientReport) -> 
     return (
         f"The gradients of {report.mode} mode differ from a plain autograd loop by {report.worst:.1e} (tolerance "
         f"{report.tolerance:.0e}) on {report.examples} examples. At fault: {where}. Differing modules: {listed}. "
-        "Likely causes: an autograd.Function whose jvp disagrees with its backward, a module that changes its state or draws random numbers in evaluation mode, or rows that influence one another. "
+        "Likely causes: an autograd.Function whose jvp disagrees with its backward, a module that changes its "
+        "state or draws random numbers in evaluation mode, or rows that influence one another. "
         "Way out: mode='reverse', or mend the module."
     )
 

@@ -70,8 +70,8 @@ def candidate_groupings(
     """Groupings by SDP on the affinity, improved on the predicted total gain.
 
     Returns:
-        The grouping that the estimate prefers (the given number of groups, or the best of several), and the candidates by
-        name. All tasks in one group and every task alone are not among them: the comparison adds those itself.
+        The grouping that the estimate prefers (the given number of groups, or the best of several), and the candidates
+        by name. All tasks in one group and every task alone are not among them: the comparison adds those itself.
     """
     n = len(affinity.tasks)
     most = min(n - 1, budget or n - 1)

@@ -46,8 +46,8 @@ def plan(
 ) -> dict[str, Any]:
     """Say which backend runs where and why, and the memory, time and disk that a run takes at most.
 
-    Trainings are counted to the last epoch of the recipe; early stopping usually ends them sooner. Seconds come from a few timed
-    steps on this machine.
+    Trainings are counted to the last epoch of the recipe; early stopping usually ends them sooner. Seconds come from a
+    few timed steps on this machine.
 
     Returns:
         ``{"rows": [{"stage", "what", "why", "memory_bytes", "flops", "seconds", "disk_bytes"}], "notes": [...]}``.
@@ -81,7 +81,11 @@ def plan(
             _row("task vectors", f"{forks} short trainings", backend, min(memory, 6 * state * forks),
                  forks * estimator.fork * numbers.run, numbers, forks * state)
         )  # fmt: skip
-    passes = estimator.bases * (numbers.rows + numbers.validation) * (numbers.forward + count * (numbers.jvp - numbers.forward))
+    passes = (
+        estimator.bases
+        * (numbers.rows + numbers.validation)
+        * (numbers.forward + count * (numbers.jvp - numbers.forward))
+    )
     rows.append(
         _row("gradient features", f"{features.mode} mode, d = {count}", features.reason,
              features.bytes + features.feature_bytes, passes, numbers, 2 * estimator.bases * features.feature_bytes)
@@ -92,8 +96,8 @@ def plan(
     )  # fmt: skip
     notes = [
         "Trainings are counted to the last epoch of the recipe; early stopping usually ends them sooner.",
-        f"trunk: {len(structure.trunk)} parameter tensors; heads: {sum(head.linear for head in structure.heads)} linear of "
-        f"{workload.n_tasks}",
+        f"trunk: {len(structure.trunk)} parameter tensors; "
+        f"heads: {sum(head.linear for head in structure.heads)} linear of {workload.n_tasks}",
     ]
     (progress or silent)("plan", 1, 1)
     return {"rows": rows, "notes": notes}

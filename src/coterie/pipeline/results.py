@@ -54,9 +54,9 @@ def describe_workload(workload: Workload, grouping: Grouping | None = None) -> d
     """Tasks, sizes and, where groups are known from outside, how well the found ones agree with them."""
     known = workload.known_groups
     agreement = None
-    if known is not None and grouping is not None:
-        labels = {name: index for index, names in enumerate(known) for name in names}
-        agreement = grouping.adjusted_rand_index([labels.get(name, -1) for name in workload.task_names])
+    covered = known is not None and sorted(name for names in known for name in names) == sorted(workload.task_names)
+    if known is not None and grouping is not None and covered:
+        agreement = grouping.adjusted_rand_index(known)
     observed = int(workload.observed.sum())
     return {
         "name": workload.name,

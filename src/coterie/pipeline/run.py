@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings as python_warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +14,11 @@ from coterie._progress import Progress, silent
 from coterie._units import NoStore, UnitStore
 from coterie.affinity import Affinity, Estimate, GainModel, GradTAE, get_estimator
 from coterie.affinity.costs import training_flops
-
 from coterie.errors import CoterieWarning, SettingError
 from coterie.evaluation import Comparison, Recommendation, TrainedComparison, compare, mix, recommend
 from coterie.grouping import Grouping
 from coterie.pipeline.candidates import candidate_groupings, estimated_affinity, typical_size
 from coterie.pipeline.results import describe
-
 from coterie.workload import Workload, fingerprint, load_workload, validate
 
 
@@ -207,9 +205,7 @@ def _find(
 ) -> tuple[Estimate, Affinity, Grouping, dict[str, Grouping]]:
     """Estimate, then the groupings that are worth a real training."""
     size = typical_size(workload.n_tasks, groups)
-    estimate = estimator.estimate(
-        workload, seed=seed, subset_size=size, memory=memory, store=store, progress=progress
-    )
+    estimate = estimator.estimate(workload, seed=seed, subset_size=size, memory=memory, store=store, progress=progress)
     affinity = estimated_affinity(estimate, "higher", None, size, seed)
     grouping, candidates = candidate_groupings(estimate, affinity, groups, budget, seed, progress)
     return estimate, affinity, grouping, candidates
@@ -253,7 +249,7 @@ def _write(
 
 
 @contextmanager
-def _collect_warnings() -> Iterator[list[python_warnings.WarningMessage]]:
+def _collect_warnings() -> Generator[list[python_warnings.WarningMessage]]:
     """Keep Coterie's warnings for the report, and show them at the end all the same."""
     with python_warnings.catch_warnings(record=True) as caught:
         python_warnings.simplefilter("default")
@@ -268,6 +264,4 @@ def _open(
 ) -> AbstractContextManager[UnitStore]:
     from coterie.store import open_run
 
-    return open_run(
-        out, fingerprint=fingerprint(workload), settings=settings, overwrite=overwrite, workload=workload
-    )
+    return open_run(out, fingerprint=fingerprint(workload), settings=settings, overwrite=overwrite, workload=workload)

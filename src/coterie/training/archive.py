@@ -41,7 +41,9 @@ def unpack_fits(jobs: Sequence[Job], payload: Payload) -> list[Fit]:
             state=_member(states, i),
             steps=int(payload.meta["steps"][i]),
             best_step=int(payload.meta["best_step"][i]),
-            history=tuple((int(step), float("nan") if loss is None else float(loss)) for step, loss in payload.meta["history"][i]),
+            history=tuple(
+                (int(step), float("nan") if loss is None else float(loss)) for step, loss in payload.meta["history"][i]
+            ),
             validation=validation[i],
             test=test[i],
         )
