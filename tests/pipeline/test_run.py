@@ -25,7 +25,15 @@ def finished(tiny: Workload, tmp_path_factory: pytest.TempPathFactory) -> RunRes
 def test_run_directory_has_everything(finished: RunResult) -> None:
     assert finished.path is not None
     names = {path.name for path in finished.path.iterdir()}
-    assert {"manifest.json", "result.json", "report.html", "serve.json", "serve.safetensors", "units"} <= names
+    assert {
+        "manifest.json",
+        "result.json",
+        "report.html",
+        "serve.json",
+        "serve.safetensors",
+        "comparison.safetensors",
+        "units",
+    } <= names
     result = json.loads((finished.path / "result.json").read_text())
     assert result["recommendation"]["text"] == str(finished)
     assert {row["stage"] for row in result["costs"]} >= {"base models", "task vectors", "gradient features"}

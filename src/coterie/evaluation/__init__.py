@@ -3,16 +3,19 @@
 from coterie.evaluation.compare import TrainedComparison, all_in_one, compare, single_task
 from coterie.evaluation.comparison import BASELINE, JOINT, Comparison
 from coterie.evaluation.intervals import Interval, t_interval
+from coterie.evaluation.labels import LabelLosses
 from coterie.evaluation.mix import mix
-from coterie.evaluation.recommend import Recommendation, helped_and_harmed, recommend
+from coterie.evaluation.recommend import Recommendation, advise, helped_and_harmed, recommend
 
 __all__ = [
     "BASELINE",
     "JOINT",
     "Comparison",
     "Interval",
+    "LabelLosses",
     "Recommendation",
     "TrainedComparison",
+    "advise",
     "all_in_one",
     "compare",
     "helped_and_harmed",

@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from coterie._progress import Progress, silent
 from coterie._units import NoStore, Payload, UnitStore
 from coterie.evaluation.comparison import BASELINE, JOINT, Comparison
+from coterie.evaluation.halves import halve_validation
+from coterie.evaluation.labels import LabelIndex, LabelLosses
 from coterie.grouping import Grouping
 from coterie.training import Fit, Job, fit
 from coterie.training.archive import pack_fits, unpack_fits
@@ -20,6 +23,8 @@ from coterie.workload import Workload
 #: trained parameters are kept between stages up to this many bytes; beyond it, what is served is trained again
 STATE_BYTES = 2**30
 
+Subset = tuple[int, ...]
+
 
 @dataclass(frozen=True, eq=False)
 class TrainedComparison:
@@ -27,32 +32,31 @@ class TrainedComparison:
 
     Attributes:
         comparison: losses of all candidates.
+        workload: the workload as it was trained: stopped on one half of the validation part.
         fits: the training of each (subset, seed); its state is empty where parameters were too large to keep.
+        losses: (subset, seed, part) -> loss of each label of the subset's tasks.
+        index: the labels of the part that chooses (``"validation"``) and of the test part.
         seconds: how long the trainings took, in this or an earlier process.
     """
 
     comparison: Comparison
-    fits: Mapping[tuple[tuple[int, ...], int], Fit]
+    workload: Workload
+    fits: Mapping[tuple[Subset, int], Fit]
+    losses: Mapping[tuple[Subset, int, str], NDArray[np.float32]]
+    index: Mapping[str, LabelIndex]
     seconds: float = 0.0
+
+    def of_grouping(self, grouping: Grouping, part: str) -> NDArray[np.float32]:
+        """(seeds, labels) losses of a grouping whose groups have all been trained: each task from its own server."""
+        return collect(grouping, self.comparison.seeds, self.losses, self.index[part], part)
 
     def extended(self, name: str, grouping: Grouping) -> TrainedComparison:
         """With one more candidate, whose groups have all been trained already."""
-        old = self.comparison
-        losses = {part: _collect({name: grouping}, old.seeds, self.fits, part) for part in ("validation", "test")}
-        wider = Comparison(
-            old.tasks,
-            (*old.candidates, name),
-            (*old.groupings, grouping),
-            old.seeds,
-            np.concatenate([old.validation, losses["validation"]]),
-            np.concatenate([old.test, losses["test"]]),
-        )
-        return replace(self, comparison=wider)
+        parts = {part: self.of_grouping(grouping, part) for part in self.index}
+        return replace(self, comparison=self.comparison.extended(name, grouping, parts))
 
-    def best_state(
-        self, workload: Workload, subset: Sequence[int], memory: int, store: UnitStore
-    ) -> Mapping[str, Tensor]:
-        """Parameters of the seed with the lowest mean validation loss; trained again where they were not kept."""
+    def best_state(self, subset: Sequence[int], memory: int, store: UnitStore) -> Mapping[str, Tensor]:
+        """Parameters of the seed with the lowest validation loss; trained again where they were not kept."""
         key = tuple(sorted(subset))
         fits = [fitted for (trained, _), fitted in self.fits.items() if trained == key]
         best = min(fits, key=lambda fitted: (fitted.loss, fitted.job.seed))
@@ -60,7 +64,7 @@ class TrainedComparison:
             return best.state
         jobs = [best.job]
         unit = {"subset": list(key), "seed": best.job.seed}
-        payload = store.unit("served", unit, lambda: pack_fits(fit(workload, jobs, memory=memory)))
+        payload = store.unit("served", unit, lambda: pack_fits(fit(self.workload, jobs, memory=memory)))
         return unpack_fits(jobs, payload)[0].state
 
 
@@ -85,12 +89,13 @@ def compare(
 ) -> TrainedComparison:
     """Train candidate groupings, all-in-one and single-task models, and evaluate them on validation and test data.
 
-    A subset that several candidates share is trained once a seed. Every seed is one unit of the store.
+    A subset that several candidates share is trained once a seed. Trainings stop on one half of the validation part;
+    the validation losses of the comparison are those of the other half (see :mod:`coterie.evaluation.halves`).
 
     Args:
         workload: tasks, data, model and recipe.
         candidates: name -> grouping; the two simple candidates are added when missing.
-        seeds: training seeds; each fixes initialisation and batch order.
+        seeds: training seeds; each fixes initialisation and batch order, and is one unit of the store.
         memory: working memory of population training in bytes.
         store: where finished units are kept.
         progress: called with the number of finished seeds.
@@ -104,53 +109,79 @@ def compare(
     names = workload.task_names
     everything = {JOINT: all_in_one(names), **candidates, BASELINE: single_task(names)}
     subsets = sorted({tuple(sorted(group)) for grouping in everything.values() for group in grouping.groups})
-    fits: dict[tuple[tuple[int, ...], int], Fit] = {}
+    halved, choose = halve_validation(workload)
+    index = {"validation": LabelIndex.of(workload, choose), "test": LabelIndex.of(workload, workload.split.test)}
+    fits: dict[tuple[Subset, int], Fit] = {}
+    losses: dict[tuple[Subset, int, str], NDArray[np.float32]] = {}
     seconds = 0.0
     for position, seed in enumerate(seeds):
         progress("compare: training candidates", position, len(seeds))
-        trained, took = _train_seed(workload, subsets, seed, len(seeds), memory, store)
-        fits.update({(done.job.subset, seed): done for done in trained})
-        seconds += took
+        payload = _train_seed(halved, subsets, seed, len(seeds), memory, store, index)
+        seconds += float(payload.meta["seconds"])
+        jobs = [Job(subset=subset, seed=seed) for subset in subsets]
+        for number, done in enumerate(unpack_fits(jobs, payload)):
+            fits[done.job.subset, seed] = done
+            for part in index:
+                losses[done.job.subset, seed, part] = np.asarray(payload.arrays[f"losses/{part}/{number}"])
     progress("compare: training candidates", len(seeds), len(seeds))
-    losses = {part: _collect(everything, seeds, fits, part) for part in ("validation", "test")}
+    labels = {
+        part: LabelLosses(
+            np.stack([collect(grouping, seeds, losses, own, part) for grouping in everything.values()]),
+            own.task,
+            own.row,
+        )
+        for part, own in index.items()
+    }
+    means = {part: found.means(len(names)) for part, found in labels.items()}
     comparison = Comparison(
-        names, tuple(everything), tuple(everything.values()), tuple(seeds), losses["validation"], losses["test"]
+        names, tuple(everything), tuple(everything.values()), tuple(seeds), means["validation"], means["test"], labels
     )
-    return TrainedComparison(comparison, fits, seconds)
+    return TrainedComparison(comparison, halved, fits, losses, index, seconds)
 
 
 def _train_seed(
-    workload: Workload, subsets: Sequence[tuple[int, ...]], seed: int, n_seeds: int, memory: int, store: UnitStore
-) -> tuple[list[Fit], float]:
+    workload: Workload,
+    subsets: Sequence[Subset],
+    seed: int,
+    n_seeds: int,
+    memory: int,
+    store: UnitStore,
+    index: Mapping[str, LabelIndex],
+) -> Payload:
+    """Every subset trained with one seed, and the losses of its labels."""
     jobs = [Job(subset=subset, seed=seed) for subset in subsets]
     size = sum(p.numel() * p.element_size() for p in workload.build_model(seed).parameters())
     keep = size * len(jobs) * n_seeds <= STATE_BYTES
 
     def compute() -> Payload:
         start = time.perf_counter()
-        payload = pack_fits(fit(workload, jobs, memory=memory, keep_states=keep), states=keep)
-        return Payload(payload.arrays, {**payload.meta, "seconds": time.perf_counter() - start})
+        fits = fit(workload, jobs, memory=memory)
+        packed = pack_fits(fits, states=keep)
+        arrays = dict(packed.arrays)
+        for number, done in enumerate(fits):
+            for part, labels in index.items():
+                arrays[f"losses/{part}/{number}"] = labels.losses(workload, done.state, done.job.subset)
+        return Payload(arrays, {**packed.meta, "seconds": time.perf_counter() - start})
 
     key = {"subsets": [list(subset) for subset in subsets], "seed": seed, "keep": keep}
-    payload = store.unit("compare", key, compute)
-    return unpack_fits(jobs, payload), float(payload.meta["seconds"])
+    return store.unit("compare", key, compute)
 
 
-def _collect(
-    groupings: Mapping[str, Grouping],
+def collect(
+    grouping: Grouping,
     seeds: Sequence[int],
-    fits: Mapping[tuple[tuple[int, ...], int], Fit],
+    losses: Mapping[tuple[Subset, int, str], NDArray[np.float32]],
+    index: LabelIndex,
     part: str,
-) -> np.ndarray[tuple[int, int, int], np.dtype[np.float64]]:
-    """(candidates, seeds, tasks) losses: each task from the group that serves it."""
-    rows = [
-        [
-            [
-                float(getattr(fits[tuple(sorted(grouping.groups[group])), seed], part)[task])
-                for task, group in enumerate(grouping.serves)
-            ]
-            for seed in seeds
-        ]
-        for grouping in groupings.values()
-    ]
-    return np.asarray(rows, dtype=np.float64)
+) -> NDArray[np.float32]:
+    """(seeds, labels) losses of a grouping: each task from the group that serves it."""
+    result = np.full((len(seeds), len(index.task)), np.nan, dtype=np.float32)
+    for number, group in enumerate(grouping.groups):
+        served = [task for task, server in enumerate(grouping.serves) if server == number]
+        if not served:
+            continue
+        subset = tuple(sorted(group))
+        held, wanted = index.of_tasks(subset), index.of_tasks(served)
+        for position, seed in enumerate(seeds):
+            result[position, wanted] = losses[subset, seed, part][wanted[held]]
+    return result

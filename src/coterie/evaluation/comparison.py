@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from coterie.errors import SettingError, require
 from coterie.evaluation.intervals import Interval, t_interval
+from coterie.evaluation.labels import LabelLosses
 from coterie.grouping import Grouping
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Comparison:
         seeds: training seeds; the same for all candidates.
         validation: (candidates, seeds, tasks) validation losses, lower is better; used to choose.
         test: (candidates, seeds, tasks) test losses, lower is better; used to report.
+        labels: part -> losses label by label; where they are known, intervals also cover the noise of the examples.
     """
 
     tasks: tuple[str, ...]
@@ -43,6 +45,7 @@ class Comparison:
     seeds: tuple[int, ...]
     validation: NDArray[np.float64]
     test: NDArray[np.float64]
+    labels: Mapping[str, LabelLosses] = field(default_factory=dict, repr=False)
 
     def losses(self, part: str) -> NDArray[np.float64]:
         """(candidates, seeds, tasks) losses of ``"validation"`` or ``"test"``."""
@@ -70,13 +73,34 @@ class Comparison:
         return (base[None] - losses) / np.maximum(base.mean(0), TINY)[None, None]
 
     def total(self, candidate: str, part: str = "test", against: str = BASELINE) -> Interval:
-        """Mean gain over tasks with its interval over seeds."""
-        return t_interval(self.gains(part, against)[self.index(candidate)].mean(-1))
+        """Mean gain over tasks with its 95 % interval over seeds and examples."""
+        return self._interval(candidate, part, against, range(len(self.tasks)))
 
     def per_task(self, candidate: str, part: str = "test", against: str = BASELINE) -> list[Interval]:
-        """Gain of each task with its interval over seeds."""
-        gains = self.gains(part, against)[self.index(candidate)]
-        return [t_interval(gains[:, task]) for task in range(len(self.tasks))]
+        """Gain of each task with its 95 % interval over seeds and examples."""
+        return [self._interval(candidate, part, against, [task]) for task in range(len(self.tasks))]
+
+    def _interval(self, candidate: str, part: str, against: str, tasks: Sequence[int]) -> Interval:
+        index = self.index(candidate)
+        samples = self.gains(part, against)[index][:, list(tasks)].mean(-1)
+        rows = None
+        if part in self.labels:
+            rows = self.labels[part].influences(index, self.index(against), tasks)
+        return t_interval(samples, rows)
+
+    def extended(self, name: str, grouping: Grouping, parts: Mapping[str, NDArray[np.float32]]) -> Comparison:
+        """With one more candidate, whose losses (seeds, labels) are given for each part."""
+        labels = {part: self.labels[part].extended(values) for part, values in parts.items()}
+        means = {part: losses.means(len(self.tasks)) for part, losses in labels.items()}
+        return Comparison(
+            self.tasks,
+            (*self.candidates, name),
+            (*self.groupings, grouping),
+            self.seeds,
+            means["validation"],
+            means["test"],
+            labels,
+        )
 
     def n_models(self, candidate: str) -> int:
         """Number of models that the candidate serves."""
@@ -111,29 +135,42 @@ class Comparison:
         return {"baseline": BASELINE, "seeds": list(self.seeds), "candidates": rows}
 
     def save(self, path: str | Path) -> Path:
-        """Write everything, raw losses included, as JSON."""
-        data = {
+        """Write everything into one safetensors file, label losses included."""
+        from safetensors.numpy import save_file
+
+        facts = {
             "tasks": list(self.tasks),
             "candidates": list(self.candidates),
             "groupings": [grouping.to_dict() for grouping in self.groupings],
             "seeds": list(self.seeds),
-            "validation": self.validation.tolist(),
-            "test": self.test.tolist(),
         }
-        Path(path).write_text(json.dumps(data))
+        arrays: dict[str, NDArray[Any]] = {"validation": self.validation, "test": self.test}
+        for part, losses in self.labels.items():
+            arrays.update({f"labels/{part}/{name}": value for name, value in vars(losses).items()})
+        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, path, {"comparison": json.dumps(facts)})
         return Path(path)
 
     @staticmethod
     def load(path: str | Path) -> Comparison:
         """The inverse of :meth:`save`."""
-        data: Mapping[str, Any] = json.loads(Path(path).read_text())
+        from safetensors import safe_open
+
+        with safe_open(path, "numpy") as file:
+            data: Mapping[str, Any] = json.loads(file.metadata()["comparison"])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        labels = {
+            part: LabelLosses(*(arrays[f"labels/{part}/{name}"] for name in ("values", "task", "row")))
+            for part in ("validation", "test")
+            if f"labels/{part}/values" in arrays
+        }
         return Comparison(
             tuple(data["tasks"]),
             tuple(data["candidates"]),
             tuple(Grouping.from_dict(grouping) for grouping in data["groupings"]),
             tuple(data["seeds"]),
-            np.asarray(data["validation"], dtype=float),
-            np.asarray(data["test"], dtype=float),
+            arrays["validation"],
+            arrays["test"],
+            labels,
         )
 
     def to_frame(self) -> pd.DataFrame:
@@ -168,5 +205,5 @@ class Comparison:
         axes.axvline(0, color="0.6", linewidth=1)
         axes.set_yticks(range(len(self.candidates)), self.candidates)
         axes.invert_yaxis()
-        axes.set_xlabel(f"mean gain against {BASELINE} on test data, % (95 % interval over seeds)")
+        axes.set_xlabel(f"mean gain against {BASELINE} on test data, % (95 % interval)")
         return axes

@@ -1,4 +1,4 @@
-"""Intervals over training seeds."""
+"""Intervals that cover the luck of the training seed and of the examples that happened to be in the data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with a two-sided interval; `low` and `high` are NaN with fewer than two samples."""
+    """A mean with a two-sided interval; `low` and `high` are NaN with fewer than two seeds."""
 
     mean: float
     low: float
@@ -27,11 +27,17 @@ class Interval:
         return f"{100 * self.mean:+.1f} % ({100 * self.low:+.1f} to {100 * self.high:+.1f})"
 
 
-def t_interval(samples: NDArray[Any], level: float = 0.95) -> Interval:
-    """Student's t interval of the mean of independent samples.
+def t_interval(samples: NDArray[Any], rows: NDArray[Any] | None = None, level: float = 0.95) -> Interval:
+    """Student's t interval of a mean over training seeds, with the noise of the examples when it is given.
+
+    The variance of the mean is that over seeds, plus the variance that another draw of examples would bring; the
+    degrees of freedom follow Welch and Satterthwaite. Adding the two counts their interaction twice, so the interval is
+    rather too wide.
 
     Args:
         samples: (n,) numbers, one a training seed.
+        rows: (R,) what each example contributes to the deviation of the mean from its expectation (influences that sum
+            to 0).
         level: coverage.
 
     Example:
@@ -44,5 +50,13 @@ def t_interval(samples: NDArray[Any], level: float = 0.95) -> Interval:
     n, mean = len(values), float(values.mean())
     if n < 2:
         return Interval(mean, float("nan"), float("nan"))
-    half = float(t.ppf(0.5 + level / 2, n - 1)) * float(values.std(ddof=1)) / n**0.5
+    by_seed = float(values.var(ddof=1)) / n
+    by_row, count = 0.0, 0 if rows is None else len(rows)
+    if rows is not None and count > 1:
+        by_row = float(count / (count - 1) * np.square(rows).sum())
+    variance = by_seed + by_row
+    if variance <= 0:
+        return Interval(mean, mean, mean)
+    spread = by_seed**2 / (n - 1) + (by_row**2 / (count - 1) if count > 1 else 0.0)
+    half = float(t.ppf(0.5 + level / 2, variance**2 / spread)) * variance**0.5
     return Interval(mean, mean - half, mean + half)

@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from coterie.errors import SettingError
 from coterie.evaluation.comparison import BASELINE, JOINT, Comparison
-from coterie.evaluation.intervals import t_interval
 
 
 @dataclass(frozen=True)
@@ -39,8 +36,8 @@ def recommend(comparison: Comparison, budget: int | None = None) -> Recommendati
     """Choose on validation data, report on test data.
 
     Starting from the candidate with the fewest models, a candidate with more models takes over only when its validation
-    losses are lower beyond the noise: the 95 % interval of the mean gain over the current choice, paired by seed, is
-    above 0. With one seed there is no interval, and the fewest models win.
+    losses are lower beyond the noise: the 95 % interval (over seeds and examples) of the mean gain over the current
+    choice is above 0. With one seed there is no interval, and the fewest models win.
 
     Args:
         comparison: really trained candidates.
@@ -59,7 +56,7 @@ def recommend(comparison: Comparison, budget: int | None = None) -> Recommendati
         better = [(margin, name) for name in rivals if (margin := _surely_better(comparison, name, chosen)) > 0]
         if better:
             chosen = max(better)[1]
-    return _describe(comparison, chosen, len(allowed))
+    return advise(comparison, chosen, len(allowed))
 
 
 def _surely_better(comparison: Comparison, name: str, than: str) -> float:
@@ -68,36 +65,40 @@ def _surely_better(comparison: Comparison, name: str, than: str) -> float:
     return interval.mean if interval.low > 0 else 0.0
 
 
-def _describe(comparison: Comparison, chosen: str, tried: int) -> Recommendation:
+def advise(comparison: Comparison, chosen: str, tried: int) -> Recommendation:
+    """Say in words what a choice means, with test losses, the unwelcome included."""
     models = comparison.n_models(chosen)
     over_single = comparison.total(chosen, "test")
     over_joint = comparison.total(chosen, "test", against=JOINT)
     reason = (
-        f"Chosen among {tried} candidates on validation losses of {len(comparison.seeds)} seeds: more models are "
-        "recommended only when they are better beyond the noise (paired 95 % interval over seeds above 0). "
-        "Numbers are test losses."
+        f"Chosen among {tried} candidates on validation examples that no training saw, {len(comparison.seeds)} seeds "
+        "each: more models are recommended only when they are better beyond the noise (95 % interval over seeds and "
+        "examples above 0). Numbers are test losses."
     )
     if chosen == JOINT:
-        return Recommendation(
+        text = (
             "Do not bother with groups: one model for all tasks does as well as anything tried, within the noise "
-            f"({over_single} against single-task models on test data).",
-            chosen, models, True, reason,
-        )  # fmt: skip
+            f"({over_single} against single-task models on test data)."
+        )
+        return Recommendation(text, chosen, models, True, reason)
     if chosen == BASELINE:
-        return Recommendation(
+        text = (
             "Do not bother with joint training: one model per task is better than every grouping tried "
-            f"(one model for all tasks: {comparison.total(JOINT, 'test')} against it on test data).",
-            chosen, models, True, reason,
-        )  # fmt: skip
-    return Recommendation(
+            f"(one model for all tasks: {comparison.total(JOINT, 'test')} against it on test data)."
+        )
+        return Recommendation(text, chosen, models, True, reason)
+    text = (
         f"Train {models} models ({chosen}): mean gain {over_joint} against one model for all tasks and "
-        f"{over_single} against single-task models, on test data.",
-        chosen, models, False, reason,
-    )  # fmt: skip
+        f"{over_single} against single-task models, on test data."
+    )
+    if over_joint.mean <= 0:
+        text += " The validation data favoured it, but the test data do not confirm that: one model is as good."
+    elif over_single.mean < 0:
+        text += " If you can afford one model per task, that does better still."
+    return Recommendation(text, chosen, models, False, reason)
 
 
 def helped_and_harmed(comparison: Comparison, candidate: str, against: str = BASELINE) -> tuple[int, int]:
     """How many tasks gain, and how many lose, beyond the noise on test data."""
-    gains = comparison.gains("test", against)[comparison.index(candidate)]
-    intervals = [t_interval(gains[:, task]) for task in range(gains.shape[1])]
-    return int(np.sum([i.low > 0 for i in intervals])), int(np.sum([i.high < 0 for i in intervals]))
+    intervals = comparison.per_task(candidate, "test", against)
+    return sum(i.low > 0 for i in intervals), sum(i.high < 0 for i in intervals)

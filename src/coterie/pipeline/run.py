@@ -15,7 +15,7 @@ from coterie._units import NoStore, UnitStore
 from coterie.affinity import Affinity, Estimate, GainModel, GradTAE, get_estimator
 from coterie.affinity.costs import training_flops
 from coterie.errors import CoterieWarning, SettingError
-from coterie.evaluation import Comparison, Recommendation, TrainedComparison, compare, mix, recommend
+from coterie.evaluation import Comparison, Recommendation, TrainedComparison, advise, compare, mix, recommend
 from coterie.grouping import Grouping
 from coterie.pipeline.candidates import candidate_groupings, estimated_affinity, typical_size
 from coterie.pipeline.results import describe
@@ -213,14 +213,14 @@ def _find(
 
 def _conclude(trained: TrainedComparison, budget: int | None) -> tuple[TrainedComparison, Grouping, Recommendation]:
     """Recommend; then let simpler models serve the tasks for which they are surely better, if that pays as a whole."""
+    advice = recommend(trained.comparison, budget)
+    mixed = mix(trained.comparison, advice.candidate, budget)
+    if mixed is not None:
+        name = f"mixed ({len(mixed.groups)})"
+        trained = trained.extended(name, mixed)
+        advice = advise(trained.comparison, name, len(trained.comparison.candidates))
     comparison = trained.comparison
-    advice = recommend(comparison, budget)
-    mixed = mix(comparison, advice.candidate, budget)
-    if mixed is None:
-        return trained, comparison.groupings[comparison.index(advice.candidate)], advice
-    wider = trained.extended(f"mixed ({len(mixed.groups)})", mixed)
-    advice = recommend(wider.comparison, budget)
-    return wider, wider.comparison.groupings[wider.comparison.index(advice.candidate)], advice
+    return trained, comparison.groupings[comparison.index(advice.candidate)], advice
 
 
 def _book(workload: Workload, trained: TrainedComparison, estimate: Estimate) -> None:
@@ -241,10 +241,10 @@ def _write(
     from coterie.serving import save_served
     from coterie.store import write_json
 
-    states = [dict(trained.best_state(workload, group, memory, store)) for group in served.groups]
+    states = [dict(trained.best_state(group, memory, store)) for group in served.groups]
     save_served(path, workload, served, states)
     write_json(path / "result.json", result)
-    trained.comparison.save(path / "comparison.json")
+    trained.comparison.save(path / "comparison.safetensors")
     write_report(result, path / "report.html")
 
 

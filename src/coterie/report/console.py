@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from coterie.report import tables, text
 from coterie.report.data import Json, ReportData, parse
-from coterie.report.formats import clean, plural
+from coterie.report.formats import clean, plural, shorten
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,11 +34,15 @@ def _groups(data: ReportData) -> Table | None:
 
     if data.served is None:
         return None
-    table = _table("Groups", ">model", ">tasks", "names (in brackets: trained here, served by another model)")
+    cards = tables.cards(data, data.served)
+    away = any(not chip.served for card in cards for chip in (*card.chips, *card.folded))
+    table = _table("Groups", ">model", ">tasks", "names" + " (in brackets: served by another model)" * away)
     for index, members in enumerate(data.served.groups[:_NAMES]):
-        names = [n if data.served.serves.get(n, index) == index else f"({n})" for n in members[:_NAMES]]
+        names = [(shorten(n), data.served.serves.get(n, index) == index) for n in members[:_NAMES]]
         more = f" … and {len(members) - _NAMES} more" if len(members) > _NAMES else ""
-        table.add_row(str(index + 1), str(len(members)), Text(", ".join(names) + more))
+        table.add_row(
+            str(index + 1), str(len(members)), Text(", ".join(n if here else f"({n})" for n, here in names) + more)
+        )
     if len(data.served.groups) > _NAMES:
         table.add_row("", "", f"… and {plural(len(data.served.groups) - _NAMES, 'more model')}")
     return table
@@ -83,7 +87,9 @@ def print_summary(result: Json, console: Console, *, paths: Mapping[str, object]
 
     Example:
         >>> from rich.console import Console
-        >>> print_summary({"recommendation": {"text": "Train all tasks together."}}, Console(width=60))  # doctest: +ELLIPSIS
+        >>> from coterie.report import print_summary
+        >>> result = {"recommendation": {"text": "Train all tasks together."}}
+        >>> print_summary(result, Console(width=60))  # doctest: +ELLIPSIS
         Train all tasks together.
         ...
     """

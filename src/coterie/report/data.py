@@ -1,7 +1,8 @@
 """The result of a run as the report reads it: typed, cleaned, tolerant of what a run did not produce.
 
-``parse`` turns the mapping of ``result.json`` into a `ReportData`. Parts that are absent stay empty and their section is left
-out of the page; parts that contradict each other (a matrix that does not fit its task names) are an error.
+``parse`` turns the mapping of ``result.json`` into a `ReportData`. Parts that are absent stay empty and their
+section is left out of the page; parts that contradict each other (a matrix that does not fit its task names) are an
+error.
 """
 
 from __future__ import annotations
@@ -148,8 +149,8 @@ def _items(value: object) -> list[Any]:
 
 
 def _number(value: object) -> float | None:
-    if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
-        real = float(value)
+    if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
+        real = float(cast(float, value))
         return real if math.isfinite(real) else None
     return None
 

@@ -1,4 +1,7 @@
-"""Matplotlib versions of the report's pictures, for ``plot()`` and notebooks. Matplotlib is imported only when one is drawn."""
+"""Matplotlib versions of the report's pictures, for ``plot()`` and notebooks.
+
+Matplotlib is imported only when a figure is drawn.
+"""
 
 from __future__ import annotations
 
@@ -57,8 +60,8 @@ def affinity_figure(
     names = tuple(clean(t) for t in tasks)
     if matrix.shape != (len(names), len(names)):
         raise SettingError(
-            f"values: shape {matrix.shape} for {len(names)} task names. The matrix must have one row (target) and one column "
-            "(source) for each task; pass the names of its rows as `tasks`."
+            f"values: shape {matrix.shape} for {len(names)} task names. The matrix must have one row (target) and one "
+            "column (source) for each task; pass the names of its rows as `tasks`."
         )
     grouping = None
     if groups is not None:
@@ -73,10 +76,14 @@ def _draw(data: AffinityData, grouping: Groups | None, ax: Axes | None) -> Axes:
     centre, limit = scale(shown, data.kind)
     np.fill_diagonal(shown, np.nan)
     size = min(12.0, 3.5 + 0.22 * len(ordered))
-    target = _axes(ax, (size + 1.0, size))
+    target: Any = _axes(ax, (size + 1.0, size))
     factor = 100.0 if data.kind == "gain" else 1.0
     image = target.imshow(
-        factor * shown, cmap=_colours(), vmin=factor * (centre - limit), vmax=factor * (centre + limit), interpolation="nearest"
+        factor * shown,
+        cmap=_colours(),
+        vmin=factor * (centre - limit),
+        vmax=factor * (centre + limit),
+        interpolation="nearest",
     )
     label = "estimated gain of the target, %" if data.kind == "gain" else "affinity (larger is better)"
     target.figure.colorbar(image, ax=target, label=label, extend="both", shrink=0.8)
@@ -113,8 +120,10 @@ def gains_figure(
         MissingDependencyError: Matplotlib is not installed.
     """
     if len(names) != len(gains):
-        raise SettingError(f"gains: {len(gains)} entries for {len(names)} names. Give one (mean, low, high) for each name.")
-    target = _axes(ax, (7.0, 1.2 + 0.28 * len(names)))
+        raise SettingError(
+            f"gains: {len(gains)} entries for {len(names)} names. Give one (mean, low, high) for each name."
+        )
+    target: Any = _axes(ax, (7.0, 1.2 + 0.28 * len(names)))
     for row, (mean, low, high) in enumerate(gains):
         verdict = Interval(mean, low, high).verdict
         colour = {1: palette.colour("light", 0.8), -1: palette.colour("light", -0.8)}.get(verdict or 0, (110, 110, 110))

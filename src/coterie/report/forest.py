@@ -1,7 +1,7 @@
 """Forest plots: one strip of SVG a row, a common axis, gains with their intervals.
 
-The strips stand in table cells next to the numbers, drawn in percent of their width: they fit any page width, and the names beside
-them stay ordinary text.
+The strips stand in table cells next to the numbers, drawn in percent of their width: they fit any page width, and
+the names beside them stay ordinary text.
 """
 
 from __future__ import annotations
@@ -49,18 +49,22 @@ def nice_ticks(low: float, high: float, about: int = 4) -> tuple[float, ...]:
 
 
 def axis(intervals: Sequence[Interval]) -> Axis:
-    """A common axis. With many rows, single extreme ones run out of it (drawn as an arrow) so that the rest stays readable."""
+    """A common axis.
+
+    From five rows on, single extreme ones run out of it (drawn as an arrow or an open line) so that the rest stays
+    readable.
+    """
     means = [i.mean for i in intervals if i.mean is not None]
-    lows = [i.low for i in intervals if i.low is not None] or means
-    highs = [i.high for i in intervals if i.high is not None] or means
     if not means:
         return Axis(-0.01, 0.01, (0.0,))
-    if len(means) > 12:
-        low = min(np.quantile(means, 0.02), np.quantile(lows, 0.1))
-        high = max(np.quantile(means, 0.98), np.quantile(highs, 0.9))
-    else:
-        low, high = min(*lows, *means), max(*highs, *means)
-    low, high = min(float(low), 0.0), max(float(high), 0.0)
+    lows = [i.low for i in intervals if i.low is not None] or means
+    highs = [i.high for i in intervals if i.high is not None] or means
+    low, high = min(*lows, *means), max(*highs, *means)
+    if len(means) >= 5:
+        first, third = (float(q) for q in np.quantile(means, [0.25, 0.75]))
+        reach = 4.0 * max(third - first, 0.005)
+        low, high = max(low, first - reach), min(high, third + reach)
+    low, high = min(low, 0.0), max(high, 0.0)
     if high - low < 1e-4:
         low, high = low - 0.005, high + 0.005
     pad = 0.07 * (high - low)
@@ -93,7 +97,9 @@ def _mark(interval: Interval, ax: Axis, y: float, kind: str) -> str:
     else:  # an arrow at the edge; a nested svg moves it to a place given in percent
         shape = "M0 -5 L-8 0 L0 5Z" if interval.mean < ax.low else "M0 -5 L8 0 L0 5Z"
         shift = 7 if interval.mean < ax.low else -7
-        mark += f'<svg x="{at:.2f}%" y="{y}" overflow="visible"><path transform="translate({shift} 0)" d="{shape}"/></svg>'
+        mark += (
+            f'<svg x="{at:.2f}%" y="{y}" overflow="visible"><path transform="translate({shift} 0)" d="{shape}"/></svg>'
+        )
     return f'<g class="{kind} {_VERDICTS[interval.verdict]}">{mark}</g>'
 
 

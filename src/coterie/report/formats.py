@@ -62,12 +62,13 @@ def span(low: float | None, high: float | None) -> str:
 def number(value: float | None, digits: int = 3) -> str:
     """A plain number with some significant digits.
 
-    >>> number(0.51234), number(-1234567.0), number(None)
-    ('0.512', '−1.23e+06', '–')
+    >>> number(0.49), number(-1234567.0), number(None)
+    ('0.490', '−1.23e+06', '–')
     """
     if value is None or not math.isfinite(value):
         return DASH
-    return f"{value:.{digits}g}".replace("-", MINUS, 1) if value < 0 else f"{value:.{digits}g}"
+    text = f"{abs(value):#.{digits}g}".rstrip(".")
+    return MINUS + text if value < 0 else text
 
 
 def count(value: float | None) -> str:

@@ -1,7 +1,8 @@
 """The affinity heat map as an SVG: tasks ordered by groups, groups framed, rows are targets, columns are sources.
 
-Up to `CELLS` tasks every entry is a rectangle with its value as a tooltip and every task has its label; above, the matrix is one
-indexed picture (one pixel an entry) with a tooltip for each pair of groups, and labels for the groups only.
+Up to `CELLS` tasks every entry is a rectangle with its value as a tooltip and every task has its label; above, the
+matrix is one indexed picture (one pixel an entry) with a tooltip for each pair of groups, and labels for the groups
+only.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import base64
 import math
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,7 +79,7 @@ class _Frame:
 
 def order(tasks: tuple[str, ...], groups: Groups | None) -> tuple[list[int], list[Block]]:
     """Order of the tasks by the group that serves them, and where each group lies."""
-    serves = groups.serves if groups else {}
+    serves: Mapping[str, int] = groups.serves if groups else {}
     total = len(groups.groups) if groups else 0
     members: list[list[int]] = [[] for _ in range(total + 1)]
     for index, task in enumerate(tasks):
@@ -148,8 +150,8 @@ def _frame(names: list[str]) -> tuple[_Frame, list[str]]:
         return _Frame(720.0 / size, size, edge, edge), []
     labels = [fit(name, _LABEL / _FONT) for name in names]
     room = math.ceil(max(text_width(label) for label in labels) * _FONT) + 6.0
-    edge = _TITLE + max(room, 76.0) + _BAND + 3
-    return _Frame(float(min(32, max(13, 760 // size))), size, edge, edge), labels
+    edge = _TITLE + max(room, 28.0) + _BAND + 3
+    return _Frame(float(min(40, max(13, 760 // size))), size, edge, edge), labels
 
 
 def _cells(data: AffinityData, values: Floats, centre: float, limit: float, names: list[str], frame: _Frame) -> Markup:
@@ -259,7 +261,8 @@ def _dividers(blocks: list[Block], frame: _Frame) -> Markup:
     ends = [block.stop * frame.cell for block in blocks[:-1]] if len(blocks) <= 2 * CELLS else []
     right, bottom = frame.left + frame.side, frame.top + frame.side
     lines = "".join(
-        f"M{frame.left:g} {frame.top + at:.2f}H{right:.2f}M{frame.left + at:.2f} {frame.top:g}V{bottom:.2f}" for at in ends
+        f"M{frame.left:g} {frame.top + at:.2f}H{right:.2f}M{frame.left + at:.2f} {frame.top:g}V{bottom:.2f}"
+        for at in ends
     )
     return Markup('<path class="divide" d="{}"/>').format(lines) if lines else Markup("")
 
@@ -267,12 +270,13 @@ def _dividers(blocks: list[Block], frame: _Frame) -> Markup:
 def _labels(names: list[str], labels: list[str], frame: _Frame) -> Markup:
     parts: list[Markup] = []
     edge = frame.left - _BAND - 4
+    words = "{}<title>{}</title></text>"
     for i, (name, label) in enumerate(zip(names, labels, strict=True)):
         middle = frame.left + (i + 0.5) * frame.cell - 0.5
-        row = '<text class="row-name" data-i="{}" x="{:g}" y="{:g}" dy=".35em" text-anchor="end">{}<title>{}</title></text>'
-        column = '<text class="column-name" data-i="{}" transform="translate({:g} {:g}) rotate(-90)" dy=".35em">{}<title>{}</title></text>'
-        parts.append(Markup(row).format(i, edge, middle, label, name))
-        parts.append(Markup(column).format(i, middle, edge, label, name))
+        row = '<text class="row-name" data-i="{}" x="{:g}" y="{:g}" dy=".35em" text-anchor="end">'
+        column = '<text class="column-name" data-i="{}" transform="translate({:g} {:g}) rotate(-90)" dy=".35em">'
+        parts.append(Markup(row + words).format(i, edge, middle, label, name))
+        parts.append(Markup(column + words).format(i, middle, edge, label, name))
     return Markup("").join(parts)
 
 
@@ -285,7 +289,8 @@ def _axes(frame: _Frame) -> Markup:
         )
     return Markup(
         f'<text class="axis" x="{x:g}" y="13" text-anchor="middle">source (helps or harms) →</text>'
-        f'<text class="axis" transform="translate(13 {y:g}) rotate(-90)" text-anchor="middle">← target (is helped or harmed)</text>'
+        f'<text class="axis" transform="translate(13 {y:g}) rotate(-90)" text-anchor="middle">'
+        "← target (is helped or harmed)</text>"
     )
 
 

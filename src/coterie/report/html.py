@@ -25,7 +25,9 @@ def _template() -> Template:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     loader = PackageLoader("coterie.report", package_path=".")
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters["shorten"] = shorten
     return environment.get_template("template.html")
 
@@ -64,12 +66,12 @@ def render(result: Json) -> str:
         headline=text.headline(data),
         subtitle=" · ".join([data.name, plural(len(data.tasks), "task"), f"coterie {data.version or DASH}"]),
         figures=text.key_figures(data),
-        interval=text.interval_name(data),
+        interval=text.interval_sentence(data),
         tally=text.tally_sentence(data),
         known_groups=text.known_groups_sentence(data),
         definitions=text.definitions(data),
         cards=cards,
-        shared=any(not chip.served for card in cards for chip in card.chips),
+        shared=any(not chip.served for card in cards for chip in (*card.chips, *card.folded)),
         found_cards=tables.cards(data, other),
         costs=tables.cost_rows(data),
         cost_total=tables.cost_total(data),
@@ -86,8 +88,8 @@ def render(result: Json) -> str:
 def write_report(result: Json, path: Path) -> Path:
     """Write the report of a run as one HTML file, whole or not at all.
 
-    The page opens from disk in any browser, in light and dark mode, prints, and loads nothing from anywhere. Names and notes are
-    escaped; whatever a run did not produce is left out.
+    The page opens from disk in any browser, in light and dark mode, prints, and loads nothing from anywhere. Names and
+    notes are escaped; whatever a run did not produce is left out.
 
     Args:
         result: the mapping of ``result.json`` (``RunResult.to_dict()``).
@@ -124,7 +126,7 @@ def write_report(result: Json, path: Path) -> Path:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
         raise StoreError(
-            f"path: the report cannot be written to {path} ({error.strerror or error}). The folder is probably read-only or the "
-            "path names a folder; give the path of a file in a folder you may write to."
+            f"path: the report cannot be written to {path} ({error.strerror or error}). The folder is probably "
+            "read-only or the path names a folder; give the path of a file in a folder you may write to."
         ) from error
     return path

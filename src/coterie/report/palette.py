@@ -1,6 +1,7 @@
-"""Colours: a diverging scale for affinity (blue helps, orange harms; safe for the common colour blindnesses), in light and dark.
+"""Colours in light and dark: a diverging scale for affinity, and the groups.
 
-The neutral middle is the page's own background tone in both modes, so that the strong values stand out and "nothing" recedes.
+Blue helps, orange harms: a pair that stays apart under the common colour blindnesses. The neutral middle is close to
+the page's own background in both modes, so that strong values stand out and "nothing" recedes.
 """
 
 from __future__ import annotations

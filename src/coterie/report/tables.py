@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -12,8 +13,9 @@ from coterie.report.data import Candidate, Groups, Interval, ReportData
 from coterie.report.formats import count, duration, flops, number, percent, plural, share, span
 from coterie.report.text import estimation_share
 
-#: most tasks shown at once in the plot of gains per task; the rest is behind a fold
-ROWS = 40
+#: most tasks shown at once in the plot of gains per task; with more, this many of the best and of the worst
+ROWS = 60
+ENDS = 20
 #: most chips shown at once for a group
 CHIPS = 90
 
@@ -74,6 +76,11 @@ class Forest:
     rows: tuple[GainRow, ...]
     left_out: int = 0
     cut: int = 0
+
+    @property
+    def ends(self) -> bool:
+        """Whether any row has an interval."""
+        return any(row.ends for row in self.rows)
 
 
 def _key(value: float | None) -> float:
@@ -193,11 +200,10 @@ def task_forest(data: ReportData, *, everything: bool = False) -> Forest | None:
     if shown is None or not shown.tasks:
         return None
     ax = forest.axis([t.test for t in shown.tasks])
-    serves = data.served.serves if data.served and shown.name == data.choice else {}
+    serves: Mapping[str, int] = data.served.serves if data.served and shown.name == data.choice else {}
     tasks = sorted(shown.tasks, key=lambda t: -_key(t.test.mean))
-    half = ROWS // 2
-    left_out = 0 if everything or len(tasks) <= ROWS else len(tasks) - 2 * half
-    kept = tasks if not left_out else tasks[:half] + tasks[-half:]
+    left_out = 0 if everything or len(tasks) <= ROWS else len(tasks) - 2 * ENDS
+    kept = tasks if not left_out else tasks[:ENDS] + tasks[-ENDS:]
     rows: list[GainRow] = []
     for t in kept:
         model = serves.get(t.name)
@@ -214,7 +220,7 @@ def task_forest(data: ReportData, *, everything: bool = False) -> Forest | None:
                 sort=(_key(model), _key(t.test.mean), _key(t.test_loss)),
             )
         )
-    return Forest(forest.scale_strip(ax), tuple(rows), left_out, half)
+    return Forest(forest.scale_strip(ax), tuple(rows), left_out, ENDS)
 
 
 def facts(data: ReportData) -> tuple[tuple[str, str], ...]:

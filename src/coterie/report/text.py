@@ -56,6 +56,11 @@ def interval_name(data: ReportData) -> str:
     return f"{level}interval over {data.seeds} training seeds" if data.seeds else f"{level}interval over training seeds"
 
 
+def interval_sentence(data: ReportData) -> str:
+    """What the lines in a plot are."""
+    return "One training seed, so no intervals." if data.seeds == 1 else f"Lines: {interval_name(data)}."
+
+
 def estimation_share(data: ReportData) -> float | None:
     """Cost of estimating the affinity over that of training each subset once; None when no stage has a share."""
     shares = [cost.share for cost in data.costs if cost.share is not None]
@@ -110,6 +115,8 @@ def tally_sentence(data: ReportData) -> str:
     if shown is None or not shown.tasks:
         return ""
     counts = tally(shown)
+    if counts.unknown == len(shown.tasks):
+        return "Without intervals no task's gain can be told from noise."
     parts = [
         f"{counts.helped:,} {'gains' if counts.helped == 1 else 'gain'} beyond the noise",
         f"{counts.harmed:,} {'loses' if counts.harmed == 1 else 'lose'} beyond the noise",
@@ -126,47 +133,48 @@ def known_groups_sentence(data: ReportData) -> str:
         return ""
     agreement = DASH if data.known_groups_ari is None else f"{data.known_groups_ari:.2f}"
     return (
-        f"The workload comes with {plural(data.known_groups, 'known group')}. Adjusted Rand index between them and the groups "
-        f"found: {agreement} (1 is the same, 0 is chance)."
+        f"The workload comes with {plural(data.known_groups, 'known group')}. Adjusted Rand index between them and the "
+        f"groups found: {agreement} (1 is the same, 0 is chance)."
     )
 
 
 def definitions(data: ReportData) -> Sequence[tuple[str, str]]:
     """How to read the page."""
-    seeds = interval_name(data)
     interval = (
-        f"Every candidate was trained from scratch with the same recipe; shown is the mean over seeds with its {seeds}. It says how "
-        "far the result moves when training is repeated, not how far it would move on other data. Beyond the noise means that the "
-        "interval does not contain zero."
+        "Every candidate was trained from scratch with the same recipe; shown is the mean over seeds with its "
+        f"{interval_name(data)}. It says how far the result moves when training is repeated, not how far it would "
+        "move on other data. Beyond the noise means that the interval does not contain zero."
     )
     if data.seeds == 1:
-        interval = "Only one training seed was used, so no interval can be given and no gain can be told from noise."
+        interval = "Only one training seed was used: no interval can be given and no gain can be told from noise."
     return (
         (
             "Gain",
-            "Relative reduction of a task's loss against a model trained on that task alone: (single-task loss − loss) / single-task "
-            "loss. Positive is better. The total is the mean over tasks.",
+            "Relative reduction of a task's loss against a model trained on that task alone: "
+            "(single-task loss − loss) / single-task loss. Positive is better. The total is the mean over tasks.",
         ),
         ("Interval", interval),
         (
             "Validation and test",
-            "The recommendation was picked on validation rows, so gains there are optimistic. Test rows took no part in any choice: "
-            "judge by them.",
+            "The recommendation was picked on validation rows, so gains there are optimistic. Test rows took no "
+            "part in any choice: judge by them.",
         ),
         (
             "Affinity",
-            "How much training a source task (column) along with a target task (row) is estimated to help the target. It has a "
-            "direction: A can help B while B harms A. It is an estimate made to find groups; the gains above were measured.",
+            "How much training a source task (column) along with a target task (row) is estimated to help the "
+            "target. It has a direction: A can help B while B harms A. It is an estimate made to find groups; the "
+            "gains above were measured.",
         ),
         (
             "Groups",
-            "Tasks trained together as one model. Each task is served by exactly one model, which may have been trained on more tasks "
-            "than it serves.",
+            "Tasks trained together as one model. Each task is served by exactly one model, which may have been "
+            "trained on more tasks than it serves.",
         ),
         (
             "Cost",
-            "Floating point operations of everything that was done to estimate the affinity, also as a share of training one model "
-            "for each of the subsets it covers. Stages without a share, such as the comparison, are needed with any method.",
+            "Floating point operations of everything that was done to estimate the affinity, also as a share of "
+            "training one model for each of the subsets it covers. Stages without a share, such as the comparison, "
+            "are needed with any method.",
         ),
     )
 

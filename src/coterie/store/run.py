@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from coterie.workload import Workload
 
 _UNIT = re.compile(r"[0-9a-f]{64}\.(safetensors|json)")
-_FILES = ("result.json", "comparison.json", "report.html", "serve.json", "serve.safetensors")
+_FILES = ("result.json", "comparison.safetensors", "report.html", "serve.json", "serve.safetensors")
 
 
 class RunDirectory:

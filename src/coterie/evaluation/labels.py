@@ -1,0 +1,95 @@
+"""Losses label by label: what intervals need to know about the noise of the examples."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from coterie.training.evaluate import load_state, row_losses
+from coterie.workload import Workload
+
+_CHUNK = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class LabelLosses:
+    """Loss of every label of one part of the data, for every candidate and seed.
+
+    Attributes:
+        values: (candidates, seeds, labels) losses; labels are sorted by task.
+        task: (labels,) which task a label belongs to.
+        row: (labels,) which example a label belongs to.
+    """
+
+    values: NDArray[np.float32]
+    task: NDArray[np.int64]
+    row: NDArray[np.int64]
+
+    def means(self, n_tasks: int) -> NDArray[np.float64]:
+        """(candidates, seeds, tasks) mean losses."""
+        stops = np.searchsorted(self.task, np.arange(n_tasks + 1))
+        parts = [self.values[..., a:b].mean(-1, dtype=np.float64) for a, b in itertools.pairwise(stops)]
+        return np.stack(parts, -1)
+
+    def influences(self, candidate: int, against: int, tasks: Sequence[int]) -> NDArray[np.float64]:
+        """(examples,) influence of each example on the mean relative gain over some tasks; they sum to 0.
+
+        The gain of a task is ``1 - mean(c) / mean(b)`` over its labels; to first order, a label with losses c and b
+        moves it by ``(mean(c) / mean(b) b - c) / (n mean(b))``. Labels of one example move together.
+        """
+        c, b = self.values[candidate].mean(0, dtype=np.float64), self.values[against].mean(0, dtype=np.float64)
+        moves = np.zeros(len(c))
+        for task in tasks:
+            own = slice(*np.searchsorted(self.task, [task, task + 1]))
+            base = max(float(b[own].mean()), 1e-12)
+            moves[own] = (c[own].mean() / base * b[own] - c[own]) / (len(c[own]) * base)
+        examples, position = np.unique(self.row, return_inverse=True)
+        return np.bincount(position, weights=moves, minlength=len(examples)) / len(tasks)
+
+    def restricted(self, keep: NDArray[np.bool_]) -> LabelLosses:
+        """Only some labels."""
+        return LabelLosses(self.values[..., keep], self.task[keep], self.row[keep])
+
+    def extended(self, values: NDArray[np.float32]) -> LabelLosses:
+        """With one more candidate, (seeds, labels)."""
+        return replace(self, values=np.concatenate([self.values, values[None]]))
+
+
+@dataclass(frozen=True, eq=False)
+class LabelIndex:
+    """The labels of some examples, sorted by task."""
+
+    rows: Tensor
+    task: NDArray[np.int64]
+    position: NDArray[np.int64]
+
+    @staticmethod
+    def of(workload: Workload, rows: Tensor) -> LabelIndex:
+        """The labels of the given rows."""
+        task, position = workload.observed[rows].T.nonzero(as_tuple=True)
+        return LabelIndex(rows, task.cpu().numpy(), position.cpu().numpy())
+
+    @property
+    def row(self) -> NDArray[np.int64]:
+        """(labels,) row number of each label."""
+        return self.rows.cpu().numpy()[self.position]
+
+    def of_tasks(self, tasks: Sequence[int]) -> NDArray[np.bool_]:
+        """(labels,) which belong to some tasks."""
+        return np.isin(self.task, np.asarray(tasks))
+
+    @torch.no_grad()
+    def losses(self, workload: Workload, state: Mapping[str, Tensor], subset: Sequence[int]) -> NDArray[np.float32]:
+        """Loss of each label of the subset's tasks under a trained model, in order."""
+        model = workload.build_model(0).to(workload.labels.device)
+        load_state(model, dict(state))
+        model.eval()
+        parts = [row_losses(workload, model, chunk)[0].cpu() for chunk in self.rows.split(_CHUNK)]
+        own = self.of_tasks(subset)
+        return torch.cat(parts).numpy()[self.position[own], self.task[own]].astype(np.float32)
