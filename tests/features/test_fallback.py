@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from coterie.errors import FallbackWarning, GradientMismatchError, ModelError
 from coterie.features import RandomDirections, compute_features, validate_gradients
-from coterie.workload import Task, Workload
+from coterie.workload import Task, Workload, find_structure
 from reference.models import make, workload_for
 from reference.plain_features import plain_features
 
@@ -159,3 +159,15 @@ def test_validate_names_a_module_with_parameters() -> None:
     workload, model = chain(Bad())
     with pytest.raises(GradientMismatchError, match=r"At fault: `1` \(Bad\)"):
         validate_gradients(workload, model, mode="forward")
+
+
+@pytest.mark.parametrize("mode", ["forward", "reverse"])
+def test_features_carry_no_graph(mode: str) -> None:
+    """Heads that are not projected have gradients of their own; features must not remember them."""
+    work, model = make("mlp")
+    structure = find_structure(work, model)
+    directions = RandomDirections.of(model, 3, 0, structure.trunk)
+    features = compute_features(work, model, directions, mode=mode)
+    assert not features.g.requires_grad
+    assert not features.head(0).requires_grad
+    assert not features.offset.requires_grad

@@ -1,4 +1,4 @@
-"""A user's own file: own data, own module with BatchNorm, mixed tasks, missing labels; from the command line to predictions."""
+"""A user's own file: own data, own module with BatchNorm, mixed tasks, missing labels; command line to predictions."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+
 from coterie.serving import load
 
-USER_FILE = '''import numpy as np
+USER_FILE = """import numpy as np
 from torch import nn
 from coterie import Recipe, from_arrays
 
@@ -28,7 +29,7 @@ class Net(nn.Module):
         return [head(self.trunk(batch)) for head in self.heads]
 
 workload = from_arrays(x, y, build_model=lambda seed: Net(), recipe=Recipe(epochs=6, batch_size=32, learning_rate=1e-2))
-'''
+"""
 
 
 def test_the_user_file_is_short() -> None:
@@ -39,7 +40,9 @@ def test_run_on_a_user_file(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(USER_FILE)
     out = tmp_path / "run"
     command = [sys.executable, "-m", "coterie.cli", "run", "mine.py:workload", "--out", str(out), "--json"]
-    done = subprocess.run([*command, "--groups", "2", "--seeds", "2", "--bases", "2"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, "--groups", "2", "--seeds", "2", "--bases", "2"], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert [task["kind"] for task in result["workload"]["tasks"]] == ["binary", "regression", "multiclass", "binary"]

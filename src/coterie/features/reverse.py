@@ -35,11 +35,13 @@ def gradients(program: MarginProgram, rows: Tensor, tasks: Tensor, *, batched: b
         # a mask, since vmap has no indexing by a batched number; `where` keeps other tasks' infinities out
         return torch.where(torch.arange(count, device=margins.device) == chosen, margins, 0.0).sum()
 
-    if not program.recurrent:
-        return vmap(grad(margin), (None, 0, 0, 0))(program.parameters, batch, targets, tasks)
-    # recurrent cells add to their parameters' products in place, which vmap refuses unless these are batched too
-    expanded = {name: value.expand(len(rows), *value.shape) for name, value in program.parameters.items()}
-    return vmap(grad(margin))(expanded, batch, targets, tasks)
+    # parameters that are not projected (the heads) would otherwise keep a graph behind the gradients
+    with torch.no_grad():
+        if not program.recurrent:
+            return vmap(grad(margin), (None, 0, 0, 0))(program.parameters, batch, targets, tasks)
+        # recurrent cells add to their parameters' products in place, which vmap refuses unless these are batched too
+        expanded = {name: value.expand(len(rows), *value.shape) for name, value in program.parameters.items()}
+        return vmap(grad(margin))(expanded, batch, targets, tasks)
 
 
 def _one_by_one(program: MarginProgram, rows: Tensor, tasks: Tensor) -> dict[str, Tensor]:

@@ -149,9 +149,10 @@ def _items(value: object) -> list[Any]:
 
 
 def _number(value: object) -> float | None:
-    if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
-        real = float(cast(float, value))
-        return real if math.isfinite(real) else None
+    if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
+        real = cast(float, value)
+        # beyond this, sums and percentages overflow; nothing that was measured gets there
+        return float(real) if abs(real) < 1e300 else None
     return None
 
 

@@ -30,9 +30,7 @@ def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
 def _colours() -> Any:
     colours = require("matplotlib.colors", extra="plot", purpose="Drawing a figure")
     steps = [tuple(v / 255 for v in palette.colour("light", s / 64)) for s in range(-64, 65)]
-    mapped = colours.LinearSegmentedColormap.from_list("coterie", steps)
-    mapped.set_bad("#d9d9d9")
-    return mapped
+    return colours.LinearSegmentedColormap.from_list("coterie", steps).with_extremes(bad="#d9d9d9")
 
 
 def affinity_figure(

@@ -7,6 +7,7 @@ import unicodedata
 
 DASH = "–"
 MINUS = "−"
+_LONG = 1e7  # from here on a number is written with its power of ten
 _SPACE = "\u00a0"  # a number and its unit stay on one line
 _FLOP_UNITS = ("", "k", "M", "G", "T", "P", "E", "Z")
 _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -18,6 +19,8 @@ def known(value: float | None) -> bool:
 
 
 def _fixed(value: float, digits: int, signed: bool) -> str:
+    if abs(value) >= _LONG:
+        return (MINUS if value < 0 else "+" if signed else "") + f"{abs(value):.{digits}e}"
     text = f"{abs(value):,.{digits}f}"
     if not text.strip("0.,"):
         return text  # no sign on a rounded zero
@@ -77,7 +80,9 @@ def count(value: float | None) -> str:
     >>> count(12345)
     '12,345'
     """
-    return DASH if value is None or not math.isfinite(value) else f"{round(value):,}"
+    if value is None or not math.isfinite(value):
+        return DASH
+    return f"{round(value):,}" if abs(value) < 1e15 else f"{value:.2e}"
 
 
 def flops(value: float | None) -> str:
@@ -107,12 +112,12 @@ def duration(seconds: float | None) -> str:
         return f"{seconds:.2f}{_SPACE}s"
     if seconds < 99.95:
         return f"{seconds:.1f}{_SPACE}s"
-    total = round(seconds)
+    total = round(min(seconds, 1e12))
     if total < 7200:
         return f"{total // 60}{_SPACE}min {total % 60}{_SPACE}s"
     if total < 2 * 86400:
         return f"{total // 3600}{_SPACE}h {total % 3600 // 60}{_SPACE}min"
-    return f"{total // 86400}{_SPACE}days {total % 86400 // 3600}{_SPACE}h"
+    return f"{total // 86400:,}{_SPACE}days {total % 86400 // 3600}{_SPACE}h"
 
 
 def plural(amount: int, word: str) -> str:

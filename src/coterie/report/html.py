@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import tempfile
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,17 +114,14 @@ def write_report(result: Json, path: Path) -> Path:
     """
     page = render(result)
     path = Path(path)
-    temporary = ""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
-            stream.write(page)
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide the page from colleagues
+        temporary.write_text(page, encoding="utf-8", newline="\n")
         os.replace(temporary, path)
     except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise StoreError(
             f"path: the report cannot be written to {path} ({error.strerror or error}). The folder is probably "
             "read-only or the path names a folder; give the path of a file in a folder you may write to."
