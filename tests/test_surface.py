@@ -13,18 +13,24 @@ from coterie import errors
 PUBLIC = {
     "Affinity",
     "Comparison",
+    "GainModel",
+    "GradTAE",
     "Grouping",
     "Predictor",
     "Recipe",
     "RunResult",
     "Task",
     "Workload",
+    "compare",
     "estimate_affinity",
     "from_arrays",
     "from_datasets",
     "group",
     "load",
+    "load_workload",
+    "plan",
     "run",
+    "validate_gradients",
 }
 ERRORS = {
     name

@@ -29,16 +29,18 @@ from coterie.errors import (
     ResourceError,
     SettingError,
     StoreError,
+    StoreWarning,
     WorkloadError,
 )
 
 if TYPE_CHECKING:
-    from coterie.affinity import Affinity
-    from coterie.evaluation import Comparison
+    from coterie.affinity import Affinity, GainModel, GradTAE
+    from coterie.evaluation import Comparison, compare
+    from coterie.features import validate_gradients
     from coterie.grouping import Grouping, group
-    from coterie.pipeline import RunResult, estimate_affinity, run
+    from coterie.pipeline import RunResult, estimate_affinity, plan, run
     from coterie.serving import Predictor, load
-    from coterie.workload import Recipe, Task, Workload, from_arrays, from_datasets
+    from coterie.workload import Recipe, Task, Workload, from_arrays, from_datasets, load_workload
 
 __all__ = [
     "Affinity",
@@ -47,6 +49,8 @@ __all__ = [
     "CoterieWarning",
     "DataWarning",
     "FallbackWarning",
+    "GainModel",
+    "GradTAE",
     "GradientMismatchError",
     "Grouping",
     "MissingDependencyError",
@@ -60,33 +64,44 @@ __all__ = [
     "RunResult",
     "SettingError",
     "StoreError",
+    "StoreWarning",
     "Task",
     "Workload",
     "WorkloadError",
+    "compare",
     "estimate_affinity",
     "from_arrays",
     "from_datasets",
     "group",
     "load",
+    "load_workload",
+    "plan",
     "run",
+    "validate_gradients",
 ]
 
 #: which module brings a name that is loaded on first use
 _LAZY = {
     "Affinity": "coterie.affinity",
     "Comparison": "coterie.evaluation",
+    "GainModel": "coterie.affinity",
+    "GradTAE": "coterie.affinity",
     "Grouping": "coterie.grouping",
     "Predictor": "coterie.serving",
     "Recipe": "coterie.workload",
     "RunResult": "coterie.pipeline",
     "Task": "coterie.workload",
     "Workload": "coterie.workload",
+    "compare": "coterie.evaluation",
     "estimate_affinity": "coterie.pipeline",
     "from_arrays": "coterie.workload",
     "from_datasets": "coterie.workload",
     "group": "coterie.grouping",
     "load": "coterie.serving",
+    "load_workload": "coterie.workload",
+    "plan": "coterie.pipeline",
     "run": "coterie.pipeline",
+    "validate_gradients": "coterie.features",
 }
 
 

@@ -16,7 +16,8 @@ Every error names the parameter, what was found, the likely cause and the way ou
     ├── DataWarning                         data were changed or are unusual (constant column, rare class, ...)
     ├── ModelModeWarning                    BatchNorm or dropout was put in evaluation mode
     ├── FallbackWarning                     a fast path was not available and a slower one is used
-    └── NumericsWarning                     a solver stopped early, a fit did not converge, ...
+    ├── NumericsWarning                     a solver stopped early, a fit did not converge, ...
+    └── StoreWarning                        a run directory is unusual; the message says what was done about it
 """
 
 from __future__ import annotations
@@ -79,6 +80,10 @@ class FallbackWarning(CoterieWarning):
 
 class NumericsWarning(CoterieWarning):
     """A solver stopped early or a fit did not converge."""
+
+
+class StoreWarning(CoterieWarning):
+    """A run directory is unusual; the message says what was done about it."""
 
 
 def require(module: str, *, extra: str, purpose: str) -> ModuleType:

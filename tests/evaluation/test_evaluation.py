@@ -93,6 +93,19 @@ def test_do_not_bother_when_nothing_beats_one_model() -> None:
     assert advice.text.startswith("Do not bother")
 
 
+def test_the_first_line_says_when_test_data_contradict() -> None:
+    comparison = make(joint=1.0, pairs=1.0, single=1.0, noise=0.02)
+    comparison.labels["test"].values[2] -= 0.3  # on test data only, one model per task is far better
+    labels = comparison.labels
+    contradicted = Comparison(
+        TASKS, comparison.candidates, comparison.groupings, comparison.seeds,
+        comparison.validation, labels["test"].means(4), labels,
+    )  # fmt: skip
+    advice = recommend(contradicted)
+    assert advice.candidate == "all-in-one"
+    assert "on test data one model per task is" in advice.text
+
+
 def test_single_task_wins_only_within_the_budget() -> None:
     comparison = make(joint=1.0, pairs=0.9, single=0.5)
     assert recommend(comparison).candidate == "single-task"

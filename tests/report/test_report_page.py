@@ -124,7 +124,7 @@ def test_order_of_the_page(pages: dict[str, str]) -> None:
     ]
     places = [next(i for i, word in enumerate(after_title) if word.strip() == heading) for heading in headings]
     assert places == sorted(places)
-    assert "interval over 3 training seeds" in page.text
+    assert "interval over 3 training seeds and the examples" in page.text
 
 
 def test_do_not_bother_comes_first() -> None:

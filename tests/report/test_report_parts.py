@@ -101,11 +101,23 @@ def test_tally_counts_verdicts() -> None:
     assert counts.helped + counts.harmed + counts.within + counts.unknown == len(chosen.tasks)
 
 
-def test_stages_without_share_do_not_count_as_estimation() -> None:
+def test_the_comparison_does_not_count_as_estimation() -> None:
     data = parse(sample_result())
+    assert data.costs[-1].share == 0.21
     assert text.estimation_share(data) == pytest.approx(0.031 + 0.0107 + 0.00002)
-    assert tables.cost_rows(data)[-1].share == DASH
-    assert plain(tables.cost_total(data).flops) == "26.3 TFLOP"
+    estimation, everything = tables.cost_totals(data)
+    assert plain(estimation.flops) == "4.3 TFLOP"
+    assert plain(estimation.share) == "4.2 %"
+    assert plain(everything.flops) == "26.3 TFLOP"
+    assert plain(everything.share) == "25.2 %"
+
+
+def test_intervals_say_what_they_are() -> None:
+    result = sample_result()
+    assert plain(text.interval_name(parse(result))) == "95 % interval over 3 training seeds and the examples"
+    result["comparison"]["interval"] = "range of 3 seeds"
+    assert text.interval_sentence(parse(result)) == "Lines: range of 3 seeds."
+    assert text.interval_sentence(parse(sample_result(seeds=1))) == "One training seed, so no intervals."
 
 
 def cells(svg: str) -> list[tuple[str, str]]:

@@ -22,7 +22,7 @@ class GradTAEModel(GainModel):
     """Predicted values and gains from linearised base models.
 
     The predicted value of a task is the mean over the bases; the gain is its relative reduction against the predicted
-    value of the task alone. Estimated differences are larger than real ones (SKILL in docs/decisions.md): use them to
+    value of the task alone. Estimated differences are larger than real ones (docs/decisions.md): use them to
     rank.
 
     Args:

@@ -14,6 +14,7 @@ from coterie.affinity.costs import timed
 from coterie.affinity.linear import LinearBase
 from coterie.affinity.statistics import Statistics, TaskBlock, compute_statistics
 from coterie.features import Directions, PartFeatures, RandomDirections, compute_features
+from coterie.training import UnitCost
 from coterie.workload import Workload
 
 if TYPE_CHECKING:
@@ -54,17 +55,18 @@ def linearize(
         for part in keep:
             arrays.update({f"{part}/{name}": value for name, value in _pack(blocks[part]).items()})
         plan = parts["train"].plan
-        return Payload(dict(arrays), {"note": f"features: {plan.mode} mode, d = {directions.count}. {plan.reason}"})
+        note = f"features: {plan.mode} mode, d = {directions.count}. {plan.reason}"
+        return Payload(dict(arrays), {"note": note, "mode": plan.mode})
 
-    rows = sum(len(workload.split.part(part)) for part in ("train", "validation"))
     size = 4 * int(workload.observed.sum()) * (directions.count + 64)
     store = context.store if size <= KEEP_BYTES else NoStore()
     key = {"base": number, "directions": directions.count}
     payload = timed(store, context.costs, "gradient features", "features", key, compute)
     if number == 0:
         notes.append(str(payload.meta["note"]))
-    unit = context.costs.unit
-    context.costs.add("gradient features", rows * (unit.forward + directions.count * (unit.jvp - unit.forward)))
+    context.costs.add(
+        "gradient features", feature_flops(workload, directions, context.costs.unit, payload.meta["mode"])
+    )
     tensors = {name: torch.as_tensor(value).to(workload.labels.device) for name, value in payload.arrays.items()}
     return LinearBase(
         Statistics.from_tensors(_under(tensors, "statistics/")),
@@ -72,6 +74,15 @@ def linearize(
         _unpack(workload, _under(tensors, "validation/")),
         stretch(directions),
     )
+
+
+def feature_flops(workload: Workload, directions: Directions, unit: UnitCost, mode: str) -> float:
+    """FLOPs of the features of the training and validation part."""
+    rows = torch.cat([workload.split.train, workload.split.validation])
+    if mode == "forward":
+        return len(rows) * (unit.forward + directions.count * (unit.jvp - unit.forward))
+    labels = int(workload.observed[rows].sum())
+    return labels * (unit.training + 2 * directions.size * directions.count)
 
 
 def stretch(directions: Directions) -> float:

@@ -132,7 +132,9 @@ class Comparison:
                     "tasks": tasks,
                 }
             )
-        return {"baseline": BASELINE, "seeds": list(self.seeds), "candidates": rows}
+        noise = "training seeds and the examples" if self.labels else "training seeds"
+        interval = f"95 % interval over {len(self.seeds)} {noise}"
+        return {"baseline": BASELINE, "seeds": list(self.seeds), "interval": interval, "candidates": rows}
 
     def save(self, path: str | Path) -> Path:
         """Write everything into one safetensors file, label losses included."""

@@ -80,6 +80,11 @@ def advise(comparison: Comparison, chosen: str, tried: int) -> Recommendation:
             "Do not bother with groups: one model for all tasks does as well as anything tried, within the noise "
             f"({over_single} against single-task models on test data)."
         )
+        if over_single.high < 0:
+            text = (
+                "Do not bother with groups yet: on validation data nothing is better than one model for all tasks "
+                f"beyond the noise, but on test data one model per task is ({over_single}). More seeds would tell."
+            )
         return Recommendation(text, chosen, models, True, reason)
     if chosen == BASELINE:
         text = (

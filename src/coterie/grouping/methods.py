@@ -18,7 +18,7 @@ from coterie.grouping.sdp import solve_sdp
 from coterie.grouping.spectral import spectral_labels
 
 #: random partitions from which the predicted gain is searched, too, up to so many tasks
-RANDOM_STARTS, SMALL = 4, 40
+RANDOM_STARTS, SMALL = 4, 20
 
 
 @dataclass(frozen=True, eq=False)

@@ -68,7 +68,7 @@ def _costs(data: ReportData) -> Table | None:
     if not data.costs:
         return None
     table = _table("Cost (share: of training each subset once)", "stage", ">FLOPs", ">time", ">share")
-    for row in (*tables.cost_rows(data), tables.cost_total(data)):
+    for row in (*tables.cost_rows(data), *tables.cost_totals(data)):
         table.add_row(Text(row.stage), row.flops, row.seconds, row.share)
     return table
 

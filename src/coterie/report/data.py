@@ -84,12 +84,17 @@ class AffinityData:
 
 @dataclass(frozen=True)
 class Cost:
-    """One stage of the work. ``share`` None: the stage is not part of estimating affinity."""
+    """One stage of the work."""
 
     stage: str
     flops: float | None
     seconds: float | None
     share: float | None
+
+    @property
+    def estimates(self) -> bool:
+        """Whether the stage is part of estimating the affinity; the comparison is needed with any method."""
+        return not self.stage.lower().startswith("comparison")
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,7 @@ class ReportData:
     found: Groups | None
     served: Groups | None
     baseline: str
-    level: float | None
+    interval: str
     seeds: int
     candidates: tuple[Candidate, ...]
     costs: tuple[Cost, ...]
@@ -305,7 +310,7 @@ def parse(result: Json) -> ReportData:
         found=found,
         served=_groups(result.get("served")) or found,
         baseline=_text(comparison.get("baseline"), "single-task"),
-        level=_number(comparison.get("level")),
+        interval=_text(comparison.get("interval")),
         seeds=len(_items(comparison.get("seeds"))),
         candidates=tuple(_candidate(c) for c in _items(comparison.get("candidates"))),
         costs=tuple(_cost(c) for c in _items(result.get("costs"))),

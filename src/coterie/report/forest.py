@@ -72,9 +72,9 @@ def axis(intervals: Sequence[Interval]) -> Axis:
 
 
 def describe(interval: Interval) -> str:
-    """An interval as a phrase.
+    r"""An interval as a phrase.
 
-    >>> describe(Interval(0.02, 0.01, 0.03)).replace("\\u00a0", " ")
+    >>> describe(Interval(0.02, 0.01, 0.03)).replace("\u00a0", " ")
     '+2.0 % (+1.0 to +3.0)'
     """
     ends = span(interval.low, interval.high)

@@ -28,9 +28,9 @@ def _fixed(value: float, digits: int, signed: bool) -> str:
 
 
 def percent(value: float | None, *, signed: bool = False, digits: int = 1, unit: bool = True) -> str:
-    """A share as percent.
+    r"""A share as percent.
 
-    >>> percent(0.0314, signed=True).replace("\\u00a0", " ")
+    >>> percent(0.0314, signed=True).replace("\u00a0", " ")
     '+3.1 %'
     >>> percent(float("nan"))
     '–'
@@ -41,9 +41,9 @@ def percent(value: float | None, *, signed: bool = False, digits: int = 1, unit:
 
 
 def share(value: float | None) -> str:
-    """A share of the cost; small ones stay visible.
+    r"""A share of the cost; small ones stay visible.
 
-    >>> share(0.0002).replace("\\u00a0", " ")
+    >>> share(0.0002).replace("\u00a0", " ")
     '< 0.1 %'
     """
     if value is not None and 0 < value < 0.0005:
@@ -86,9 +86,9 @@ def count(value: float | None) -> str:
 
 
 def flops(value: float | None) -> str:
-    """Floating point operations in human units.
+    r"""Floating point operations in human units.
 
-    >>> flops(3.21e12).replace("\\u00a0", " ")
+    >>> flops(3.21e12).replace("\u00a0", " ")
     '3.21 TFLOP'
     """
     if value is None or not math.isfinite(value):
@@ -101,9 +101,9 @@ def flops(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Wall-clock time.
+    r"""Wall-clock time.
 
-    >>> duration(0.42).replace("\\u00a0", " "), duration(754).replace("\\u00a0", " ")
+    >>> duration(0.42).replace("\u00a0", " "), duration(754).replace("\u00a0", " ")
     ('0.42 s', '12 min 34 s')
     """
     if seconds is None or not math.isfinite(seconds):
@@ -130,9 +130,9 @@ def plural(amount: int, word: str) -> str:
 
 
 def clean(value: object) -> str:
-    """Text without what can disturb a page or a terminal: control characters, lone surrogates, direction overrides.
+    r"""Text without what can disturb a page or a terminal: control characters, lone surrogates, direction overrides.
 
-    >>> clean("a\\x1b[31mb\\n c")
+    >>> clean("a\x1b[31mb\n c")
     'a�[31mb c'
     """
     text = " ".join(str(value).split())

@@ -344,6 +344,6 @@ def heatmap(data: AffinityData, groups: Groups | None) -> HeatMap:
         middle=_show(centre, data.kind),
         missing=bool(np.isnan(outside).any()),
         readout=_readout(data, values, names),
-        min_width=round(0.78 * wide) if not large else 420,
+        min_width=round(0.78 * wide) if not large else 0,
         large=large,
     )

@@ -74,7 +74,7 @@ def render(result: Json) -> str:
         shared=any(not chip.served for card in cards for chip in (*card.chips, *card.folded)),
         found_cards=tables.cards(data, other),
         costs=tables.cost_rows(data),
-        cost_total=tables.cost_total(data),
+        cost_totals=tables.cost_totals(data),
         reference=flops(data.reference_flops),
         facts=tables.facts(data),
         environment=(("coterie", data.version or DASH), *data.environment),

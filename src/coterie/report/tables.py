@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from coterie.report import forest
-from coterie.report.data import Candidate, Groups, Interval, ReportData
+from coterie.report.data import Candidate, Cost, Groups, Interval, ReportData
 from coterie.report.formats import count, duration, flops, number, percent, plural, share, span
-from coterie.report.text import estimation_share
 
 #: most tasks shown at once in the plot of gains per task; with more, this many of the best and of the worst
 ROWS = 60
@@ -103,18 +102,20 @@ def cost_rows(data: ReportData) -> tuple[CostRow, ...]:
     )
 
 
-def cost_total(data: ReportData) -> CostRow:
-    """The sum of all stages."""
-    operations = [c.flops for c in data.costs if c.flops is not None]
-    times = [c.seconds for c in data.costs if c.seconds is not None]
-    return CostRow(
-        stage="all stages",
-        flops=flops(sum(operations) if operations else None),
-        seconds=duration(sum(times) if times else None),
-        share=share(estimation_share(data)),
-        bar=0.0,
-        sort=(0.0, 0.0, 0.0),
-    )
+def _total(stage: str, costs: Sequence[Cost]) -> CostRow:
+    columns = ([c.flops for c in costs], [c.seconds for c in costs], [c.share for c in costs])
+    known = [[value for value in column if value is not None] for column in columns]
+    operations, seconds, part = (sum(column) if column else None for column in known)
+    return CostRow(stage, flops(operations), duration(seconds), share(part), 0.0, (0.0, 0.0, 0.0))
+
+
+def cost_totals(data: ReportData) -> tuple[CostRow, ...]:
+    """The sum of what estimating the affinity took, and, if there was more, of all stages."""
+    estimation = [c for c in data.costs if c.estimates]
+    everything = _total("all stages", data.costs)
+    if len(estimation) in (0, len(data.costs)):
+        return (everything,)
+    return _total("estimating the affinity", estimation), everything
 
 
 def _ranges(numbers: list[int]) -> str:
@@ -194,6 +195,7 @@ def task_forest(data: ReportData, *, everything: bool = False) -> Forest | None:
     """Gains of each task under the candidate that is shown in detail, best first.
 
     Args:
+        data: the result.
         everything: all tasks; otherwise the best and the worst ones when there are more than `ROWS`.
     """
     shown: Candidate | None = data.detailed

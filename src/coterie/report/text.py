@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coterie.report.data import Candidate, Interval, Json, ReportData, parse
-from coterie.report.formats import DASH, count, duration, flops, percent, plural, share, span
+from coterie.report.formats import DASH, count, duration, flops, number, percent, plural, share, span
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ def interval_name(data: ReportData) -> str:
     """What the intervals are, to be said wherever they are shown."""
     if data.seeds == 1:
         return "one training seed, so no interval"
-    level = f"{100 * data.level:g}{chr(0xA0)}% " if data.level else ""
-    return f"{level}interval over {data.seeds} training seeds" if data.seeds else f"{level}interval over training seeds"
+    seeds = f"{data.seeds} training seeds" if data.seeds else "training seeds"
+    return data.interval or f"95{chr(0xA0)}% interval over {seeds} and the examples"
 
 
 def interval_sentence(data: ReportData) -> str:
@@ -63,7 +63,7 @@ def interval_sentence(data: ReportData) -> str:
 
 def estimation_share(data: ReportData) -> float | None:
     """Cost of estimating the affinity over that of training each subset once; None when no stage has a share."""
-    shares = [cost.share for cost in data.costs if cost.share is not None]
+    shares = [cost.share for cost in data.costs if cost.estimates and cost.share is not None]
     return sum(shares) if shares else None
 
 
@@ -131,7 +131,7 @@ def known_groups_sentence(data: ReportData) -> str:
     """Agreement with the groups the workload came with, if it did."""
     if not data.known_groups:
         return ""
-    agreement = DASH if data.known_groups_ari is None else f"{data.known_groups_ari:.2f}"
+    agreement = DASH if data.known_groups_ari is None else number(data.known_groups_ari, 2)
     return (
         f"The workload comes with {plural(data.known_groups, 'known group')}. Adjusted Rand index between them and the "
         f"groups found: {agreement} (1 is the same, 0 is chance)."
@@ -142,8 +142,8 @@ def definitions(data: ReportData) -> Sequence[tuple[str, str]]:
     """How to read the page."""
     interval = (
         "Every candidate was trained from scratch with the same recipe; shown is the mean over seeds with its "
-        f"{interval_name(data)}. It says how far the result moves when training is repeated, not how far it would "
-        "move on other data. Beyond the noise means that the interval does not contain zero."
+        f"{interval_name(data)}. It says how far the result would move with other seeds and other examples of the "
+        "same kind. Beyond the noise means that the interval does not contain zero."
     )
     if data.seeds == 1:
         interval = "Only one training seed was used: no interval can be given and no gain can be told from noise."
@@ -172,9 +172,9 @@ def definitions(data: ReportData) -> Sequence[tuple[str, str]]:
         ),
         (
             "Cost",
-            "Floating point operations of everything that was done to estimate the affinity, also as a share of "
-            "training one model for each of the subsets it covers. Stages without a share, such as the comparison, "
-            "are needed with any method.",
+            "Floating point operations of everything that was done, also as a share of training one model for each of "
+            "the subsets that the estimate covers. The comparison trains the candidates for real; it is needed with "
+            "any method and does not count as estimating.",
         ),
     )
 

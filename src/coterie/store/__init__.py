@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from coterie._units import Payload
+    from coterie.errors import StoreWarning
     from coterie.store.files import atomic_write, read_json, write_json
     from coterie.store.manifest import read_manifest
     from coterie.store.memory import MemoryRun
     from coterie.store.run import RunDirectory, open_run
-    from coterie.store.warning import StoreWarning
 
 _HOMES = {
     "MemoryRun": "coterie.store.memory",
     "Payload": "coterie._units",
     "RunDirectory": "coterie.store.run",
-    "StoreWarning": "coterie.store.warning",
+    "StoreWarning": "coterie.errors",
     "atomic_write": "coterie.store.files",
     "open_run": "coterie.store.run",
     "read_json": "coterie.store.files",

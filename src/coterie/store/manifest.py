@@ -10,9 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coterie.errors import StoreError
+from coterie.errors import StoreError, StoreWarning
 from coterie.store.files import canonical, read_json, to_plain
-from coterie.store.warning import StoreWarning
 
 if TYPE_CHECKING:
     from coterie.workload import Workload

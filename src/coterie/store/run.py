@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coterie._units import Payload
-from coterie.errors import StoreError
+from coterie.errors import StoreError, StoreWarning
 from coterie.store import manifest as _manifest
 from coterie.store.arrays import decode, encode, kinds_of
 from coterie.store.files import (
@@ -26,7 +26,6 @@ from coterie.store.files import (
 )
 from coterie.store.lock import RunLock
 from coterie.store.memory import MemoryRun, settle
-from coterie.store.warning import StoreWarning
 
 if TYPE_CHECKING:
     from coterie.workload import Workload

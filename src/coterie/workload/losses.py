@@ -1,6 +1,6 @@
 """Losses as functions of one scalar margin per example.
 
-Grad-TAE linearises a scalar, the *margin* ``h(x, t)``, whose loss is the loss of the task (see LITERATURE in
+Grad-TAE linearises a scalar, the *margin* ``h(x, t)``, whose loss is the loss of the task (see
 ``docs/fidelity.md``): the logit for binary tasks, the log-odds of the right class for multi-class tasks, the prediction
 for regression. Each loss knows its margin, its value and its first two derivatives with respect to the margin.
 All functions are elementwise and broadcast, so that they run under ``vmap`` and forward-mode differentiation. Labels
