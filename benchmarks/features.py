@@ -39,7 +39,7 @@ from coterie.workload import Split, Task, Workload
 
 INPUTS, HIDDEN, D, ROWS, REPEATS = 640, (128, 64), 200, 1024, 5
 #: rows on which the slow ways are timed
-SLOW_ROWS = {"loop": 1, "loop, blocks of 100": 5, "vmapped Jacobians": 8}
+SLOW_ROWS = {"loop": 4, "loop, blocks of 100": 8, "vmapped Jacobians": 16}
 TARGETS = {40: {"loop": 60, "vmapped Jacobians": 10}, 100: {"loop": 150, "vmapped Jacobians": 50}}
 RESULT = Path(__file__).parent / "results" / "features.json"
 

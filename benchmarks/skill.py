@@ -73,7 +73,7 @@ def measure(name: str) -> dict:
 
 
 def main() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     results = {name: measure(name) for name in sys.argv[1:] or ("yeast", "water")}
     settings = {"subsets": SUBSETS, "seeds": SEEDS, "size": SIZE}
     path = Path(__file__).parent / "results" / "skill.json"
