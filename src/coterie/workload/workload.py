@@ -97,7 +97,7 @@ class Workload:
 
     @cached_property
     def observed(self) -> Tensor:
-        """(rows, tasks) bool: where a label is known."""
+        """Where labels are known, as a (rows, tasks) bool tensor."""
         return ~torch.isnan(self.labels)
 
     @cached_property
