@@ -161,7 +161,9 @@ class GradTAE:
         network = None
         if self.evaluation == "network":
             network = NetworkValues(context, tuple(base.state for base in bases.fits), tuple(directions))
-        model = GradTAEModel(workload.task_names, tuple(linear), ridge, self.fit == "converged", network, self.name)
+        kinds = tuple(task.kind for task in workload.tasks)
+        names, converged = workload.task_names, self.fit == "converged"
+        model = GradTAEModel(names, tuple(linear), ridge, converged, network, self.name, kinds)
         return Estimate(model, context.costs, run_flops, tuple(notes), {"epochs of an ordinary run": epochs})
 
     def _check_network(self, context: Context) -> None:

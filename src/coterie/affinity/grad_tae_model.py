@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import final
 
 import numpy as np
@@ -32,6 +33,7 @@ class GradTAEModel(GainModel):
         converged: fit to the optimum instead of one Newton step.
         network: evaluates with the real network when given.
         method: name for tables.
+        kinds: kind of loss of each task, needed to save the model.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class GradTAEModel(GainModel):
         converged: bool = False,
         network: NetworkValues | None = None,
         method: str = "grad-tae",
+        kinds: tuple[str, ...] = (),
     ) -> None:
         self._tasks = tasks
         self.bases = tuple(bases)
@@ -49,6 +52,7 @@ class GradTAEModel(GainModel):
         self.converged = converged
         self.network = network
         self._method = method
+        self.kinds = kinds
         self._alone: NDArray[np.float64] | None = None
 
     @property
@@ -60,6 +64,19 @@ class GradTAEModel(GainModel):
     def method(self) -> str:
         """How the model was found, for tables."""
         return self._method
+
+    def save(self, path: str | Path) -> Path:
+        """Write the model to one safetensors file, see :func:`coterie.affinity.model_file.save_model`."""
+        from coterie.affinity.model_file import save_model
+
+        return save_model(self, path)
+
+    @staticmethod
+    def load(path: str | Path) -> GradTAEModel:
+        """The inverse of :meth:`save`."""
+        from coterie.affinity.model_file import load_model
+
+        return load_model(path)
 
     def values_by_base(self, subsets: SubsetsLike) -> NDArray[np.float64]:
         """(bases, m, T) predicted validation losses, NaN outside the subset; lower is better."""

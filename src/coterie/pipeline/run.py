@@ -132,7 +132,7 @@ def run(
             )  # fmt: skip
             path = None if out is None else Path(out)
             if path is not None:
-                _write(path, workload, trained, served, result, memory, store)
+                _write(path, workload, trained, affinity, served, result, memory, store)
     return RunResult(path, affinity, grouping, served, trained.comparison, recommendation, result)
 
 
@@ -232,6 +232,7 @@ def _write(
     path: Path,
     workload: Workload,
     trained: TrainedComparison,
+    affinity: Affinity,
     served: Grouping,
     result: Mapping[str, Any],
     memory: int,
@@ -245,6 +246,8 @@ def _write(
     save_served(path, workload, served, states)
     write_json(path / "result.json", result)
     trained.comparison.save(path / "comparison.safetensors")
+    affinity.to_csv(path / "affinity.csv")
+    served.save(path / "groups.json")
     write_report(result, path / "report.html")
 
 

@@ -31,7 +31,15 @@ if TYPE_CHECKING:
     from coterie.workload import Workload
 
 _UNIT = re.compile(r"[0-9a-f]{64}\.(safetensors|json)")
-_FILES = ("result.json", "comparison.safetensors", "report.html", "serve.json", "serve.safetensors")
+_FILES = (
+    "result.json",
+    "comparison.safetensors",
+    "affinity.csv",
+    "groups.json",
+    "report.html",
+    "serve.json",
+    "serve.safetensors",
+)
 
 
 class RunDirectory:
