@@ -10,6 +10,7 @@ import numpy as np
 from coterie._units import Payload
 from coterie.affinity.context import Context
 from coterie.affinity.costs import timed, training_flops
+from coterie.affinity.digest import digest
 from coterie.training import Fit, Job, fit
 from coterie.training.archive import pack_fits, unpack_fits
 from coterie.workload import Workload
@@ -37,7 +38,8 @@ def train(context: Context, jobs: Sequence[Job], *, stage: str, name: str) -> li
     """Train jobs as one unit of the store and book their cost on a stage."""
     workload, costs = context.workload, context.costs
     facts = ("subset", "seed", "order_seed", "max_steps", "stop_below", "early_stopping")
-    key = {"jobs": [[getattr(job, fact) for fact in facts] for job in jobs]}
+    starts = {id(job.start): digest(job.start) for job in jobs}
+    key = {"jobs": [[*(getattr(job, fact) for fact in facts), starts[id(job.start)]] for job in jobs]}
 
     def compute() -> Payload:
         return pack_fits(

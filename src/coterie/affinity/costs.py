@@ -58,7 +58,9 @@ class Costs:
 def training_flops(workload: Workload, fit: Fit, unit: UnitCost) -> float:
     """FLOPs of one finished training: its steps and its validation checks."""
     checked = len(workload.rows_of(fit.job.subset, "validation"))
-    return fit.steps * workload.recipe.batch_size * unit.training + len(fit.history) * checked * unit.forward
+    rows, batch = len(workload.rows_of(fit.job.subset, "train")), workload.recipe.batch_size
+    step = rows / max(1, -(-rows // batch))  # the last batch of an epoch may be smaller
+    return fit.steps * step * unit.training + len(fit.history) * checked * unit.forward
 
 
 def timed(

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from coterie._progress import Progress, silent
 from coterie._units import NoStore, UnitStore
@@ -27,10 +26,10 @@ from coterie.affinity.linearize import linearize
 from coterie.affinity.network import NetworkValues
 from coterie.affinity.ridge import matched_ridge
 from coterie.affinity.task_gradients import task_gradients
-from coterie.errors import SettingError
+from coterie.errors import ResourceError, SettingError
 from coterie.features.directions import Directions
 from coterie.features.random_directions import RandomDirections
-from coterie.training import measure_cost
+from coterie.training import Fit, measure_cost
 from coterie.workload import Workload, find_structure
 
 DIRECTIONS = ("task-vectors", "task-gradients", "random")
@@ -141,7 +140,7 @@ class GradTAE:
         """
         context = Context(
             workload,
-            find_structure(workload, workload.build_model(seed)),
+            find_structure(workload, workload.build_model(seed).to(workload.labels.device)),
             seed,
             memory,
             store or NoStore(),
@@ -149,21 +148,23 @@ class GradTAE:
             Costs(measure_cost(workload)),
         )
         self._check_network(context)
+        self._check_memory(context)
         epochs, run_flops = probe(context, subset_size)
         bases = train_bases(context, self.bases, self.share)
-        directions = self._directions(context, bases, epochs)
         notes: list[str] = []
-        linear = [
-            linearize(context, b, base.state, along, self, notes)
-            for b, (base, along) in enumerate(zip(bases.fits, directions, strict=True))
-        ]
+        linear: list[LinearBase] = []
+        kept: list[Directions] = []
+        for number, base in enumerate(bases.fits):  # one after the other: forks and directions of a base may be large
+            along = self._directions(context, base, epochs)
+            linear.append(linearize(context, number, base.state, along, self, notes))
+            kept += [along] if self.evaluation == "network" else []
         ridge = self._ridge(context, bases, linear[0], epochs, notes)
         network = None
-        if self.evaluation == "network":
-            network = NetworkValues(context, tuple(base.state for base in bases.fits), tuple(directions))
+        if kept:
+            network = NetworkValues(context, tuple(base.state for base in bases.fits), tuple(kept))
         kinds = tuple(task.kind for task in workload.tasks)
         names, converged = workload.task_names, self.fit == "converged"
-        model = GradTAEModel(names, tuple(linear), ridge, converged, network, self.name, kinds)
+        model = GradTAEModel(names, linear, ridge, converged, network, self.name, kinds, memory)
         return Estimate(model, context.costs, run_flops, tuple(notes), {"epochs of an ordinary run": epochs})
 
     def _check_network(self, context: Context) -> None:
@@ -175,33 +176,36 @@ class GradTAE:
                 f"Found another head for task {name!r}. Use evaluation='linear' or heads='projected'."
             )
 
-    def _directions(self, context: Context, bases: Bases, epochs: float) -> list[Directions]:
+    def _check_memory(self, context: Context) -> None:
+        """Refuse what cannot fit: per-task sums over all bases, and the directions of a base while they are made."""
+        workload, trunk = context.workload, set(context.structure.trunk)
+        n, d = workload.n_tasks, self.count if self.directions == "random" else workload.n_tasks
+        named = workload.build_model(context.seed).named_parameters()
+        size = sum(p.numel() for name, p in named if name in trunk)
+        need = 8 * n * d * d * self.bases + (0 if self.directions == "random" else 20 * n * size)
+        if need > context.memory:
+            raise ResourceError(
+                f"The estimate needs about {need / 2**30:.1f} GiB, more than `memory` allows "
+                f"({context.memory / 2**30:.1f} GiB): {n} tasks, {d} directions, {size} shared numbers, {self.bases} "
+                "bases. Give more `memory`, fewer `bases`, or directions='random' with a smaller `count`."
+            )
+
+    def _directions(self, context: Context, base: Fit, epochs: float) -> Directions:
         workload, trunk = context.workload, context.structure.trunk
         if self.directions == "random":
             model = workload.build_model(context.seed)
             owned = set(trunk) if self.heads == "exact" else {*trunk, *context.structure.head_names}
             shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if name in owned}
-            return [RandomDirections(shapes, self.count, base.job.seed) for base in bases.fits]
+            return RandomDirections(shapes, self.count, base.job.seed)
         if self.directions == "task-gradients":
-            rows = [task_gradients(workload, base.state, trunk) for base in bases.fits]
+            rows = task_gradients(workload, base.state, trunk)
             unit, n_rows = context.costs.unit, len(workload.split.train)
-            context.costs.add("task gradients", len(rows) * n_rows * workload.n_tasks * (unit.training - unit.forward))
+            context.costs.add("task gradients", n_rows * workload.n_tasks * (unit.training - unit.forward))
         else:
-            rows = self._task_vectors(context, bases, epochs)
-        return [stack(orthonormal(r), base.state, trunk) for r, base in zip(rows, bases.fits, strict=True)]
-
-    def _task_vectors(self, context: Context, bases: Bases, epochs: float) -> list[Tensor]:
-        jobs = [
-            job
-            for base in bases.fits
-            for job in fork_jobs(context.workload, base, self.fork * epochs, context.everything)
-        ]
-        ends = train(context, jobs, stage="task vectors", name="forks")
-        n = context.workload.n_tasks
-        return [
-            displacements(base.state, [end.state for end in ends[b * n : (b + 1) * n]], context.structure.trunk)
-            for b, base in enumerate(bases.fits)
-        ]
+            jobs = fork_jobs(workload, base, self.fork * epochs, context.everything)
+            ends = train(context, jobs, stage="task vectors", name="forks")
+            rows = displacements(base.state, [end.state for end in ends], trunk)
+        return stack(orthonormal(rows), base.state, trunk)
 
     def _ridge(self, context: Context, bases: Bases, linear: LinearBase, epochs: float, notes: list[str]) -> float:
         workload, base = context.workload, bases.fits[0]

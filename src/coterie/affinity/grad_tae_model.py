@@ -34,6 +34,7 @@ class GradTAEModel(GainModel):
         network: evaluates with the real network when given.
         method: name for tables.
         kinds: kind of loss of each task, needed to save the model.
+        memory: bytes that the solver may use at a time.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class GradTAEModel(GainModel):
         network: NetworkValues | None = None,
         method: str = "grad-tae",
         kinds: tuple[str, ...] = (),
+        memory: int = 2**30,
     ) -> None:
         self._tasks = tasks
         self.bases = tuple(bases)
@@ -53,6 +55,7 @@ class GradTAEModel(GainModel):
         self.network = network
         self._method = method
         self.kinds = kinds
+        self.memory = memory
         self._alone: NDArray[np.float64] | None = None
 
     @property
@@ -111,6 +114,6 @@ class GradTAEModel(GainModel):
     def _values(self, number: int, subsets: NDArray[np.bool_]) -> NDArray[np.float64]:
         base = self.bases[number]
         if self.network is None:
-            return base.values(subsets, self.ridge, converged=self.converged)
-        solution = base.solve(subsets, self.ridge, converged=self.converged)
+            return base.values(subsets, self.ridge, converged=self.converged, memory=self.memory)
+        solution = base.solve(subsets, self.ridge, converged=self.converged, memory=self.memory)
         return self.network.values(number, solution, subsets)

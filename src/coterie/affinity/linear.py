@@ -39,9 +39,11 @@ class LinearBase:
             return iterate(self.statistics, self.train, subsets, ridge, penalty=penalty, memory=memory)
         return solve(self.statistics, subsets, ridge, penalty=penalty, memory=memory)
 
-    def values(self, subsets: NDArray[np.bool_], ridge: float, *, converged: bool = False) -> NDArray[np.float64]:
+    def values(
+        self, subsets: NDArray[np.bool_], ridge: float, *, converged: bool = False, memory: int = 2**30
+    ) -> NDArray[np.float64]:
         """(m, T) validation losses by the linear model, NaN outside the subset."""
-        return values(self.solve(subsets, ridge, converged=converged), self.validation)
+        return values(self.solve(subsets, ridge, converged=converged, memory=memory), self.validation)
 
     def single_moves(
         self, grid: Sequence[float] | NDArray[np.float64]

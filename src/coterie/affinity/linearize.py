@@ -11,8 +11,10 @@ from torch import Tensor
 from coterie._units import NoStore, Payload
 from coterie.affinity.context import Context
 from coterie.affinity.costs import timed
+from coterie.affinity.digest import digest
 from coterie.affinity.linear import LinearBase
 from coterie.affinity.statistics import Statistics, TaskBlock, compute_statistics
+from coterie.errors import ResourceError
 from coterie.features import Directions, PartFeatures, RandomDirections, compute_features
 from coterie.training import UnitCost
 from coterie.workload import Workload
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 #: features beyond this many bytes are computed again after a kill instead of being kept
 KEEP_BYTES = 2**29
+#: directions of heads that are not linear
+HEAD_DIRECTIONS = 32
 
 
 def linearize(
@@ -45,9 +49,10 @@ def linearize(
         for part in ("train", "validation"):
             parts[part] = compute_features(
                 workload, model, directions, structure=context.structure, part=part, heads=settings.heads,
-                memory=context.memory, progress=lambda _, a, b: context.progress(f"features of base {number + 1}", a,
-                b),
+                memory=context.memory, head_directions=HEAD_DIRECTIONS,
+                progress=lambda _, a, b: context.progress(f"features of base {number + 1}", a, b),
             )  # fmt: skip
+        _check_heads(workload, parts, context.memory)
         blocks = {part: task_blocks(workload, features) for part, features in parts.items()}
         statistics = compute_statistics(blocks["train"], offset=settings.offset)
         arrays = {f"statistics/{name}": value for name, value in statistics.to_tensors().items()}
@@ -60,13 +65,15 @@ def linearize(
 
     size = 4 * int(workload.observed.sum()) * (directions.count + 64)
     store = context.store if size <= KEEP_BYTES else NoStore()
-    key = {"base": number, "directions": directions.count}
+    along = None if isinstance(directions, RandomDirections) else digest(directions.chunk(0, directions.count))
+    key = {"base": number, "settings": settings.to_dict(), "state": digest(state), "directions": along}
     payload = timed(store, context.costs, "gradient features", "features", key, compute)
     if number == 0:
         notes.append(str(payload.meta["note"]))
-    context.costs.add(
-        "gradient features", feature_flops(workload, directions, context.costs.unit, payload.meta["mode"])
-    )
+    own = settings.heads == "exact" and not all(head.linear for head in context.structure.heads)
+    extra = HEAD_DIRECTIONS if own else 0
+    flops = feature_flops(workload, directions, context.costs.unit, str(payload.meta["mode"]), extra)
+    context.costs.add("gradient features", flops)
     tensors = {name: torch.as_tensor(value).to(workload.labels.device) for name, value in payload.arrays.items()}
     return LinearBase(
         Statistics.from_tensors(_under(tensors, "statistics/")),
@@ -76,11 +83,25 @@ def linearize(
     )
 
 
-def feature_flops(workload: Workload, directions: Directions, unit: UnitCost, mode: str) -> float:
-    """FLOPs of the features of the training and validation part."""
+def _check_heads(workload: Workload, parts: Mapping[str, PartFeatures], memory: int) -> None:
+    """Refuse head blocks that do not fit: (q x q) sums and (labels x q) gradients of each task."""
+    widths = [parts["train"].head_width(task) for task in range(workload.n_tasks)]
+    labels = [int(workload.observed[:, task].sum()) for task in range(workload.n_tasks)]
+    need = sum(16 * q * q + 4 * n * q for q, n in zip(widths, labels, strict=True))
+    if need > max(memory, 2**28):
+        worst = max(range(workload.n_tasks), key=lambda task: widths[task])
+        raise ResourceError(
+            f"The heads need {need / 2**30:.1f} GiB, more than `memory` allows ({memory / 2**30:.1f} GiB). Task "
+            f"{workload.task_names[worst]!r} has {widths[worst]} head features (classes x last width). Give "
+            "more `memory`, or estimate with directions='random', heads='projected'."
+        )
+
+
+def feature_flops(workload: Workload, directions: Directions, unit: UnitCost, mode: str, extra: int = 0) -> float:
+    """FLOPs of the features of both parts; `extra` directions are those of heads that are not linear."""
     rows = torch.cat([workload.split.train, workload.split.validation])
     if mode == "forward":
-        return len(rows) * (unit.forward + directions.count * (unit.jvp - unit.forward))
+        return len(rows) * (unit.forward + (directions.count + extra) * (unit.jvp - unit.forward))
     labels = int(workload.observed[rows].sum())
     return labels * (unit.training + 2 * directions.size * directions.count)
 

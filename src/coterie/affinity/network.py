@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -27,31 +28,39 @@ class NetworkValues:
     states: tuple[Mapping[str, Tensor], ...]
     directions: tuple[Directions, ...]
 
+    known: dict[tuple[int, bytes], NDArray[np.float64]] = field(default_factory=dict, repr=False)
+
+    @torch.no_grad()
     def values(self, number: int, solution: Solution, subsets: NDArray[np.bool_]) -> NDArray[np.float64]:
         """(m, T) validation losses of base `number`, NaN outside the subset."""
-        workload, start = self.context.workload, self.states[number]
-        result = np.full(subsets.shape, np.nan)
+        start, workload = time.perf_counter(), self.context.workload
+        model = workload.build_model(self.context.seed).to(workload.labels.device)
         heads = {task: solution.head(task) for task in range(workload.n_tasks)}
+        passes = 0
         for row, subset in enumerate(subsets):
+            key = (number, subset.tobytes())
+            if key in self.known:
+                continue
             members = tuple(np.flatnonzero(subset).tolist())
-            state = {name: value.clone() for name, value in start.items()}
+            model.load_state_dict(dict(self.states[number]))
+            # parameters are moved in the module, where tied ones are one tensor
+            named = dict(model.named_parameters())
             for name, move in self.directions[number].displacement(solution.trunk[row].float()).items():
-                state[name] += move.to(state[name])
+                named[name].add_(move.to(named[name]))
             for task in members:
                 owners, moves = heads[task]
                 own = moves[int(torch.nonzero(owners == row)[0])]
                 if own.numel():
-                    self._move_head(state, task, own)
-            result[row] = evaluate(workload, state, "validation", members)
+                    self._move_head(named, task, own)
+            self.known[key] = evaluate(workload, model, "validation", members)
+            passes += len(workload.split.validation)
         costs = self.context.costs
-        passes = len(workload.split.validation) * len(subsets)
-        costs.add("network evaluation", passes * costs.unit.forward)
-        return result
+        costs.add("network evaluation", passes * costs.unit.forward, time.perf_counter() - start)
+        return np.stack([self.known[number, subset.tobytes()] for subset in subsets])
 
-    def _move_head(self, state: dict[str, Tensor], task: int, w: Tensor) -> None:
-        structure = self.context.structure
-        for name, (rows, move) in head_displacement(structure, task, w.float(), None).items():
+    def _move_head(self, named: Mapping[str, Tensor], task: int, w: Tensor) -> None:
+        for name, (rows, move) in head_displacement(self.context.structure, task, w.float(), None).items():
             if rows is None:
-                state[name] += move.to(state[name])
+                named[name].add_(move.to(named[name]))
             else:
-                state[name][list(rows)] += move.to(state[name])
+                named[name][list(rows)] += move.to(named[name])

@@ -43,7 +43,11 @@ def matched_ridge(
     tasks = sorted(forked)
     margin_moves, trunk_moves = base.single_moves(GRID)
     real = [_margin_move(workload, task, start, forked[task]) for task in tasks]
-    by_margin = _match(margin_moves[:, tasks], real)
+    moved = [position for position, move in enumerate(real) if move > 0]
+    by_margin = _match(margin_moves[:, [tasks[p] for p in moved]], [real[p] for p in moved]) if moved else FLOOR
+    if travelled <= 0:
+        note = f"ridge {by_margin:.2g}: margins move as far as in {len(moved)} real single-task forks; the base was at "
+        return by_margin, note + "its early stop already (more validation checks, `check_every`, give earlier bases)"
     by_norm = _match(trunk_moves, [travelled])
     ridge = float(np.sqrt(by_margin * by_norm))
     note = (

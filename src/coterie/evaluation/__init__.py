@@ -4,7 +4,7 @@ from coterie.evaluation.compare import TrainedComparison, all_in_one, compare, s
 from coterie.evaluation.comparison import BASELINE, JOINT, Comparison
 from coterie.evaluation.intervals import Interval, t_interval
 from coterie.evaluation.labels import LabelLosses
-from coterie.evaluation.mix import mix
+from coterie.evaluation.mix import Mixture, mix
 from coterie.evaluation.recommend import Recommendation, advise, helped_and_harmed, recommend
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Comparison",
     "Interval",
     "LabelLosses",
+    "Mixture",
     "Recommendation",
     "TrainedComparison",
     "advise",

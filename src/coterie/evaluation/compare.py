@@ -46,14 +46,16 @@ class TrainedComparison:
     index: Mapping[str, LabelIndex]
     seconds: float = 0.0
 
-    def of_grouping(self, grouping: Grouping, part: str) -> NDArray[np.float32]:
-        """(seeds, labels) losses of a grouping whose groups have all been trained: each task from its own server."""
-        return collect(grouping, self.comparison.seeds, self.losses, self.index[part], part)
+    def extended(
+        self, name: str, grouping: Grouping, losses: Mapping[str, NDArray[np.float32]] | None = None
+    ) -> TrainedComparison:
+        """With one more candidate, whose groups have all been trained already.
 
-    def extended(self, name: str, grouping: Grouping) -> TrainedComparison:
-        """With one more candidate, whose groups have all been trained already."""
-        parts = {part: self.of_grouping(grouping, part) for part in self.index}
-        return replace(self, comparison=self.comparison.extended(name, grouping, parts))
+        `losses` (part -> (seeds, labels)) takes the place of what the trained groups lose, where that would flatter.
+        """
+        seeds = self.comparison.seeds
+        own = {part: collect(grouping, seeds, self.losses, index, part) for part, index in self.index.items()}
+        return replace(self, comparison=self.comparison.extended(name, grouping, losses or own))
 
     def best_state(self, subset: Sequence[int], memory: int, store: UnitStore) -> Mapping[str, Tensor]:
         """Parameters of the seed with the lowest validation loss; trained again where they were not kept."""

@@ -13,14 +13,12 @@ from numpy.typing import NDArray
 
 from coterie.errors import SettingError, require
 from coterie.evaluation.intervals import Interval, t_interval
-from coterie.evaluation.labels import LabelLosses
+from coterie.evaluation.labels import TINY, LabelLosses
 from coterie.grouping import Grouping
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: losses below this count as zero when gains are formed
-TINY = 1e-12
 BASELINE = "single-task"
 JOINT = "all-in-one"
 
@@ -72,21 +70,19 @@ class Comparison:
         base = losses[self.index(against)]
         return (base[None] - losses) / np.maximum(base.mean(0), TINY)[None, None]
 
-    def total(self, candidate: str, part: str = "test", against: str = BASELINE) -> Interval:
-        """Mean gain over tasks with its 95 % interval over seeds and examples."""
-        return self._interval(candidate, part, against, range(len(self.tasks)))
+    def total(self, candidate: str, part: str = "test", against: str = BASELINE, level: float = 0.95) -> Interval:
+        """Mean gain over tasks with its interval over seeds and examples."""
+        return self._interval(candidate, part, against, range(len(self.tasks)), level)
 
     def per_task(self, candidate: str, part: str = "test", against: str = BASELINE) -> list[Interval]:
         """Gain of each task with its 95 % interval over seeds and examples."""
         return [self._interval(candidate, part, against, [task]) for task in range(len(self.tasks))]
 
-    def _interval(self, candidate: str, part: str, against: str, tasks: Sequence[int]) -> Interval:
+    def _interval(self, candidate: str, part: str, against: str, tasks: Sequence[int], level: float = 0.95) -> Interval:
         index = self.index(candidate)
         samples = self.gains(part, against)[index][:, list(tasks)].mean(-1)
-        rows = None
-        if part in self.labels:
-            rows = self.labels[part].influences(index, self.index(against), tasks)
-        return t_interval(samples, rows)
+        noise = self.labels[part].noise(index, self.index(against), tasks) if part in self.labels else None
+        return t_interval(samples, noise, level)
 
     def extended(self, name: str, grouping: Grouping, parts: Mapping[str, NDArray[np.float32]]) -> Comparison:
         """With one more candidate, whose losses (seeds, labels) are given for each part."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with a two-sided interval; `low` and `high` are NaN with fewer than two seeds."""
+    """A mean with a two-sided interval; `low` and `high` are NaN with fewer than two seeds or labels."""
 
     mean: float
     low: float
@@ -27,17 +27,23 @@ class Interval:
         return f"{100 * self.mean:+.1f} % ({100 * self.low:+.1f} to {100 * self.high:+.1f})"
 
 
-def t_interval(samples: NDArray[Any], rows: NDArray[Any] | None = None, level: float = 0.95) -> Interval:
+@dataclass(frozen=True)
+class Noise:
+    """Variance of a mean over another draw of examples, and its degrees of freedom; NaN with too few labels."""
+
+    variance: float
+    freedom: float
+
+
+def t_interval(samples: NDArray[Any], examples: Noise | None = None, level: float = 0.95) -> Interval:
     """Student's t interval of a mean over training seeds, with the noise of the examples when it is given.
 
-    The variance of the mean is that over seeds, plus the variance that another draw of examples would bring; the
-    degrees of freedom follow Welch and Satterthwaite. Adding the two counts their interaction twice, so the interval is
-    rather too wide.
+    The variance of the mean is that over seeds, plus that over examples; the degrees of freedom follow Welch and
+    Satterthwaite. Adding the two counts their interaction twice, so the interval is rather too wide.
 
     Args:
         samples: (n,) numbers, one a training seed.
-        rows: (R,) what each example contributes to the deviation of the mean from its expectation (influences that sum
-            to 0).
+        examples: noise of the examples.
         level: coverage.
 
     Example:
@@ -48,15 +54,13 @@ def t_interval(samples: NDArray[Any], rows: NDArray[Any] | None = None, level: f
 
     values = np.asarray(samples, dtype=float)
     n, mean = len(values), float(values.mean())
-    if n < 2:
+    noise = examples or Noise(0.0, 1.0)
+    if n < 2 or not np.isfinite(noise.variance):
         return Interval(mean, float("nan"), float("nan"))
     by_seed = float(values.var(ddof=1)) / n
-    by_row, count = 0.0, 0 if rows is None else len(rows)
-    if rows is not None and count > 1:
-        by_row = float(count / (count - 1) * np.square(rows).sum())
-    variance = by_seed + by_row
+    variance = by_seed + noise.variance
     if variance <= 0:
         return Interval(mean, mean, mean)
-    spread = by_seed**2 / (n - 1) + (by_row**2 / (count - 1) if count > 1 else 0.0)
-    half = float(t.ppf(0.5 + level / 2, variance**2 / spread)) * variance**0.5
+    freedom = variance**2 / (by_seed**2 / (n - 1) + noise.variance**2 / noise.freedom)
+    half = float(t.ppf(0.5 + level / 2, freedom)) * variance**0.5
     return Interval(mean, mean - half, mean + half)

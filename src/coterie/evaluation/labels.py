@@ -11,10 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from coterie.evaluation.intervals import Noise
 from coterie.training.evaluate import load_state, row_losses
 from coterie.workload import Workload
 
 _CHUNK = 4096
+#: losses below this count as zero when gains are formed
+TINY = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,24 +40,35 @@ class LabelLosses:
         parts = [self.values[..., a:b].mean(-1, dtype=np.float64) for a, b in itertools.pairwise(stops)]
         return np.stack(parts, -1)
 
-    def influences(self, candidate: int, against: int, tasks: Sequence[int]) -> NDArray[np.float64]:
-        """(examples,) influence of each example on the mean relative gain over some tasks; they sum to 0.
+    def noise(self, candidate: int, against: int, tasks: Sequence[int]) -> Noise:
+        """Noise of the mean relative gain over some tasks from the draw of the examples.
 
-        The gain of a task is ``1 - mean(c) / mean(b)`` over its labels; to first order, a label with losses c and b
-        moves it by ``(mean(c) / mean(b) b - c) / (n mean(b))``. Labels of one example move together.
+        The gain of a task is ``1 - mean(c) / mean(b)`` over its n labels; to first order, a label with losses c and b
+        moves it by ``(mean(c) / mean(b) b - c) / (n mean(b))``. Labels of one example move together. With one label a
+        task's noise cannot be known, and the variance is NaN.
         """
         c, b = self.values[candidate].mean(0, dtype=np.float64), self.values[against].mean(0, dtype=np.float64)
         moves = np.zeros(len(c))
+        spread = 0.0
         for task in tasks:
             own = slice(*np.searchsorted(self.task, [task, task + 1]))
-            base = max(float(b[own].mean()), 1e-12)
-            moves[own] = (c[own].mean() / base * b[own] - c[own]) / (len(c[own]) * base)
-        examples, position = np.unique(self.row, return_inverse=True)
-        return np.bincount(position, weights=moves, minlength=len(examples)) / len(tasks)
+            n = len(c[own])
+            if n < 2:  # of many tasks, one with a single label is not worth giving up the others
+                if len(tasks) == 1:
+                    return Noise(float("nan"), 1.0)
+                continue
+            base = max(float(b[own].mean()), TINY)
+            moves[own] = (c[own].mean() / base * b[own] - c[own]) / (n * base) * (n / (n - 1)) ** 0.5 / len(tasks)
+            spread += float(np.square(moves[own]).sum()) ** 2 / (n - 1)
+        _, position = np.unique(self.row, return_inverse=True)
+        variance = float(np.square(np.bincount(position, weights=moves)).sum())
+        alone = float(np.square(moves).sum())
+        return Noise(variance, max(1.0, alone**2 / spread) if spread > 0 else 1.0)
 
-    def restricted(self, keep: NDArray[np.bool_]) -> LabelLosses:
-        """Only some labels."""
-        return LabelLosses(self.values[..., keep], self.task[keep], self.row[keep])
+    def restricted(self, keep: NDArray[np.bool_], seeds: Sequence[int] | None = None) -> LabelLosses:
+        """Only some labels, and only some seeds (positions)."""
+        values = self.values if seeds is None else self.values[:, list(seeds)]
+        return LabelLosses(values[..., keep], self.task[keep], self.row[keep])
 
     def extended(self, values: NDArray[np.float32]) -> LabelLosses:
         """With one more candidate, (seeds, labels)."""

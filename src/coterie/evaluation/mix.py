@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,15 @@ from coterie.grouping import Grouping
 Sources = dict[int, str]
 
 
-def mix(comparison: Comparison, candidate: str, budget: int | None = None) -> Grouping | None:
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """A mixed grouping, and part -> (seeds, labels) what such mixtures lose where they were not chosen."""
+
+    grouping: Grouping
+    losses: Mapping[str, NDArray[np.float32]]
+
+
+def mix(comparison: Comparison, candidate: str, budget: int | None = None) -> Mixture | None:
     """The candidate's grouping with some tasks served by the all-in-one or by their single-task model.
 
     A task moves when the simpler model's validation loss is lower beyond the noise (95 % interval above 0). All tasks
@@ -23,22 +32,31 @@ def mix(comparison: Comparison, candidate: str, budget: int | None = None) -> Gr
     of single groups (which a whole group may leave), then single tasks in the order of their gain; each move only while
     the number of models stays within the budget. Groups that serve no task any more are dropped.
 
-    The choice of many tasks on the same examples flatters the result. So it is made on each half of the validation
-    examples and judged on the other; the mixture is returned only when that out-of-sample gain over the candidate is
-    above 0 beyond the noise.
+    A choice for many tasks flatters itself on the seeds and the examples on which it was made. So it is made on one
+    half of the seeds and one half of the validation examples, and judged on the other halves, all four ways round; the
+    mixture is returned only when that out-of-sample gain over the candidate is above 0 beyond the noise. Its losses are
+    those of mixtures chosen on other seeds (and, on validation, other examples), too.
 
     Args:
-        comparison: really trained candidates with label losses of the validation part.
+        comparison: really trained candidates with label losses.
         candidate: the candidate to improve.
         budget: largest number of models.
 
     Returns:
-        The mixed grouping, or None when no task should move.
+        The mixture, or None when no task should move, or with fewer than four seeds.
     """
-    sources = _sources(comparison, candidate, budget)
-    if not sources or not _holds_out_of_sample(comparison, candidate, budget):
+    labels = comparison.labels.get("validation")
+    if labels is None or len(comparison.seeds) < 4:
         return None
-    return _serve(comparison, candidate, sources)
+    sources = _sources(comparison, candidate, budget)
+    if not sources:
+        return None
+    losses = _out_of_sample(comparison, candidate, budget)
+    name = "chosen out of sample"
+    grouping = comparison.groupings[comparison.index(candidate)]
+    if comparison.extended(name, grouping, losses).total(name, "validation", against=candidate).low > 0:
+        return Mixture(_serve(comparison, candidate, sources), losses)
+    return None
 
 
 def _serve(comparison: Comparison, candidate: str, sources: Mapping[int, str]) -> Grouping:
@@ -86,31 +104,45 @@ def _moves(comparison: Comparison, candidate: str) -> list[tuple[float, int, str
     ]
 
 
-def _holds_out_of_sample(comparison: Comparison, candidate: str, budget: int | None) -> bool:
-    """Whether mixtures chosen on one half of the examples are better than the candidate on the other half."""
-    labels = comparison.labels.get("validation")
-    if labels is None:
-        return False
+def _out_of_sample(comparison: Comparison, candidate: str, budget: int | None) -> dict[str, NDArray[np.float32]]:
+    """part -> (seeds, labels) losses of mixtures that were chosen on other seeds and other validation examples."""
+    index = comparison.index(candidate)
+    losses = {part: labels.values[index].copy() for part, labels in comparison.labels.items()}
+    labels = comparison.labels["validation"]
     examples, position = np.unique(labels.row, return_inverse=True)
     side = (np.random.default_rng(0).permutation(len(examples)) % 2 == 0)[position]
-    crossed = labels.values[comparison.index(candidate)].copy()
-    for chosen_on in (side, ~side):
-        part = _on_validation(comparison, labels.restricted(chosen_on))
-        if not np.isfinite(part.validation).all():
-            return False
-        for task, simple in _sources(part, candidate, budget).items():
-            judged = ~chosen_on & (labels.task == task)
-            crossed[:, judged] = labels.values[comparison.index(simple)][:, judged]
-    name = "chosen on the other half"
-    wider = replace(
-        comparison,
-        candidates=(*comparison.candidates, name),
-        groupings=(*comparison.groupings, comparison.groupings[comparison.index(candidate)]),
-    )
-    return _on_validation(wider, labels.extended(crossed)).total(name, "validation", against=candidate).low > 0
+    everywhere = np.ones(len(side), dtype=bool)
+    numbers = range(len(comparison.seeds))
+    for choose, judge in ((numbers[::2], numbers[1::2]), (numbers[1::2], numbers[::2])):
+        for chosen_on in (side, ~side):
+            part = _seen_through(comparison, labels.restricted(chosen_on, choose), choose)
+            _put(losses["validation"], comparison, labels, _sources(part, candidate, budget), judge, ~chosen_on)
+        if "test" in losses:
+            part = _seen_through(comparison, labels.restricted(everywhere, choose), choose)
+            test = comparison.labels["test"]
+            whole = np.ones(len(test.task), dtype=bool)
+            _put(losses["test"], comparison, test, _sources(part, candidate, budget), judge, whole)
+    return losses
 
 
-def _on_validation(comparison: Comparison, labels: LabelLosses) -> Comparison:
-    """The comparison seen through some validation labels only."""
-    means: NDArray[np.float64] = labels.means(len(comparison.tasks))
-    return replace(comparison, validation=means, test=means, labels={"validation": labels})
+def _put(
+    losses: NDArray[np.float32],
+    comparison: Comparison,
+    labels: LabelLosses,
+    sources: Sources,
+    seeds: Sequence[int],
+    keep: NDArray[np.bool_],
+) -> None:
+    """Write what the chosen sources lose at some seeds and labels."""
+    for task, simple in sources.items():
+        where = np.ix_(np.asarray(seeds), np.flatnonzero(keep & (labels.task == task)))
+        losses[where] = labels.values[comparison.index(simple)][where]
+
+
+def _seen_through(comparison: Comparison, labels: LabelLosses, seeds: Sequence[int]) -> Comparison:
+    """The comparison seen through some validation labels and some seeds only."""
+    with np.errstate(invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a task without a label there has no mean, and does not move
+        means: NDArray[np.float64] = labels.means(len(comparison.tasks))
+    chosen = tuple(comparison.seeds[seed] for seed in seeds)
+    return replace(comparison, seeds=chosen, validation=means, test=means, labels={"validation": labels})

@@ -51,56 +51,76 @@ def recommend(comparison: Comparison, budget: int | None = None) -> Recommendati
         raise SettingError(f"Parameter `budget` should allow at least one model. Found {budget!r}.")
     order = sorted(allowed, key=comparison.n_models)
     chosen = order[0]
+    level = 1 - 0.05 / max(1, len(order) - 1)  # several candidates are tried
     for size in sorted({comparison.n_models(name) for name in order}):
         rivals = [name for name in order if comparison.n_models(name) == size and name != chosen]
-        better = [(margin, name) for name in rivals if (margin := _surely_better(comparison, name, chosen)) > 0]
+        better = [(margin, name) for name in rivals if (margin := _surely_better(comparison, name, chosen, level)) > 0]
         if better:
             chosen = max(better)[1]
-    return advise(comparison, chosen, len(allowed))
+    return advise(comparison, chosen, budget)
 
 
-def _surely_better(comparison: Comparison, name: str, than: str) -> float:
+def _surely_better(comparison: Comparison, name: str, than: str, level: float = 0.95) -> float:
     """Mean validation gain over another candidate when its interval is above 0, else 0."""
-    interval = comparison.total(name, "validation", against=than)
+    interval = comparison.total(name, "validation", against=than, level=level)
     return interval.mean if interval.low > 0 else 0.0
 
 
-def advise(comparison: Comparison, chosen: str, tried: int) -> Recommendation:
+def advise(comparison: Comparison, chosen: str, budget: int | None = None) -> Recommendation:
     """Say in words what a choice means, with test losses, the unwelcome included."""
-    models = comparison.n_models(chosen)
+    models, seeds = comparison.n_models(chosen), len(comparison.seeds)
+    reason = (
+        f"Chosen on validation examples that no training saw, {seeds} seeds a candidate: more models are recommended "
+        "only when they are better beyond the noise (95 % interval over seeds and examples above 0, adjusted for the "
+        "number of candidates). Numbers are test losses."
+    )
+    words = {JOINT: _one_model, BASELINE: _one_each}.get(chosen, _groups)
+    text = words(comparison, chosen)
+    if seeds < 2:
+        text = f"Undecided, so the fewest models: with one seed there is no interval. {text}"
+    beyond = [name for name in comparison.candidates if budget is not None and comparison.n_models(name) > budget]
+    better = [(margin, name) for name in beyond if (margin := _surely_better(comparison, name, chosen)) > 0]
+    if better:
+        name = max(better)[1]
+        gain = comparison.total(name, "test", against=chosen)
+        text += f" Within a budget of {budget}: {name} ({comparison.n_models(name)} models) does better by {gain}."
+    return Recommendation(text, chosen, models, chosen in (JOINT, BASELINE), reason)
+
+
+def _one_model(comparison: Comparison, chosen: str) -> str:
+    over_single = comparison.total(chosen, "test")
+    if len(comparison.seeds) < 2:
+        return f"One model for all tasks: {over_single} against single-task models on test data."
+    if over_single.high < 0:
+        return (
+            "Do not bother with groups yet: on validation data nothing that the budget allows is better than one model "
+            f"for all tasks beyond the noise, but on test data one model per task is (one model: {over_single})."
+        )
+    return (
+        "Do not bother with groups: no grouping that was tried and allowed is better than one model for all tasks "
+        f"beyond the noise ({over_single} against single-task models on test data)."
+    )
+
+
+def _one_each(comparison: Comparison, chosen: str) -> str:
+    return (
+        "Do not bother with joint training: one model per task is better than fewer models, beyond the noise "
+        f"(one model for all tasks: {comparison.total(JOINT, 'test', against=chosen)} against it on test data)."
+    )
+
+
+def _groups(comparison: Comparison, chosen: str) -> str:
     over_single = comparison.total(chosen, "test")
     over_joint = comparison.total(chosen, "test", against=JOINT)
-    reason = (
-        f"Chosen among {tried} candidates on validation examples that no training saw, {len(comparison.seeds)} seeds "
-        "each: more models are recommended only when they are better beyond the noise (95 % interval over seeds and "
-        "examples above 0). Numbers are test losses."
-    )
-    if chosen == JOINT:
-        text = (
-            "Do not bother with groups: one model for all tasks does as well as anything tried, within the noise "
-            f"({over_single} against single-task models on test data)."
-        )
-        if over_single.high < 0:
-            text = (
-                "Do not bother with groups yet: on validation data nothing is better than one model for all tasks "
-                f"beyond the noise, but on test data one model per task is ({over_single}). More seeds would tell."
-            )
-        return Recommendation(text, chosen, models, True, reason)
-    if chosen == BASELINE:
-        text = (
-            "Do not bother with joint training: one model per task is better than every grouping tried "
-            f"(one model for all tasks: {comparison.total(JOINT, 'test')} against it on test data)."
-        )
-        return Recommendation(text, chosen, models, True, reason)
     text = (
-        f"Train {models} models ({chosen}): mean gain {over_joint} against one model for all tasks and "
-        f"{over_single} against single-task models, on test data."
+        f"Train {comparison.n_models(chosen)} models ({chosen}): mean gain {over_joint} against one model for all "
+        f"tasks and {over_single} against single-task models, on test data."
     )
     if over_joint.mean <= 0:
         text += " The validation data favoured it, but the test data do not confirm that: one model is as good."
     elif over_single.mean < 0:
         text += " If you can afford one model per task, that does better still."
-    return Recommendation(text, chosen, models, False, reason)
+    return text
 
 
 def helped_and_harmed(comparison: Comparison, candidate: str, against: str = BASELINE) -> tuple[int, int]:

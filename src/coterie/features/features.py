@@ -119,7 +119,7 @@ def compute_features(
         rows=pairs.rows[pairs.local],
         local=pairs.local,
         offset=margins[pairs.local, pairs.task],
-        targets=workload.targets[pairs.rows][pairs.local, pairs.task],
+        targets=workload.targets[pairs.rows][pairs.local, pairs.task].to(program.dtype),
         g=sinks[0].features,
         heads=heads,
         head_features=head,

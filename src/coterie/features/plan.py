@@ -102,7 +102,7 @@ def plan_features(
     Raises:
         ResourceError: it cannot fit.
     """
-    model = workload.build_model(0) if model is None else model
+    model = workload.build_model(0).to(workload.labels.device) if model is None else model
     structure = find_structure(workload, model) if structure is None else structure
     known = dict(model.named_parameters())
     size = sum(known[name].numel() for name in structure.trunk)

@@ -101,7 +101,7 @@ def validate_gradients(
     """
     if examples < 1 or repeats < 1:
         raise SettingError(f"`examples` and `repeats` should be at least 1. Found {examples} and {repeats}.")
-    model = workload.build_model(0) if model is None else model
+    model = workload.build_model(0).to(workload.labels.device) if model is None else model
     rows = workload.rows_of(range(workload.n_tasks), part)[:examples]
     small = replace(workload, split=Split(rows, rows, rows))
     blocks = _blocks(model)

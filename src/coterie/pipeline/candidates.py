@@ -18,6 +18,7 @@ USUAL = (2, 3, 5)
 #: mean number of random subsets behind each pair of a higher-order affinity
 COVERAGE = 20
 MOST_SUBSETS = 5000
+LEAST = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,13 +40,20 @@ class _ByAffinity:
 
 
 def typical_size(n_tasks: int, groups: int | None = None) -> int:
-    """Size of the random subsets of a higher-order affinity: that of a typical group, from 2 to 10 tasks."""
-    return int(np.clip(round(n_tasks / (groups or 3)), 2, min(10, n_tasks)))
+    """Size of the random subsets of a higher-order affinity: that of a typical group, but 10 tasks (5 %) at most."""
+    return int(np.clip(round(n_tasks / (groups or 3)), 2, min(max(10, n_tasks // 20), n_tasks)))
 
 
 def subset_count(n_tasks: int, size: int) -> int:
-    """Random subsets such that each pair is in about 20 of them."""
-    return int(min(MOST_SUBSETS, np.ceil(COVERAGE * n_tasks * (n_tasks - 1) / (size * (size - 1)))))
+    """Random subsets such that each pair is in about 20 of them, or in 3 where that would be very many."""
+    once = n_tasks * (n_tasks - 1) / (size * (size - 1))
+    return int(max(min(MOST_SUBSETS, np.ceil(COVERAGE * once)), np.ceil(LEAST * once)))
+
+
+def group_counts(n_tasks: int, groups: int | None, budget: int | None) -> list[int]:
+    """Numbers of groups that are tried."""
+    most = min(n_tasks - 1, budget or n_tasks - 1)
+    return [groups] if groups is not None else sorted({k for k in (*USUAL, round(n_tasks / 3)) if 2 <= k <= most})
 
 
 def estimated_affinity(estimate: Estimate, order: str, subsets: int | None, size: int, seed: int) -> Affinity:
@@ -74,8 +82,7 @@ def candidate_groupings(
         by name. All tasks in one group and every task alone are not among them: the comparison adds those itself.
     """
     n = len(affinity.tasks)
-    most = min(n - 1, budget or n - 1)
-    counts = [groups] if groups is not None else sorted({k for k in (*USUAL, round(n / 3)) if 2 <= k <= most})
+    counts = group_counts(n, groups, budget)
     source = _ByAffinity(estimate.model, affinity)
     found: list[Grouping] = []
     for done, k in enumerate(counts):

@@ -8,8 +8,9 @@ from typing import Any
 
 from coterie._progress import Progress, silent
 from coterie.affinity import GradTAE, get_estimator
+from coterie.affinity.grad_tae import LONG_FORKS
 from coterie.features import plan_features
-from coterie.pipeline.candidates import USUAL
+from coterie.pipeline.candidates import group_counts
 from coterie.training import Job, fit, is_stackable, measure_cost
 from coterie.workload import Workload, find_structure, load_workload, validate
 
@@ -17,6 +18,7 @@ from coterie.workload import Workload, find_structure, load_workload, validate
 _TIMED_STEPS = 20
 #: forward-mode passes move more memory for a FLOP than training does
 _ITEM = 4
+NOTE = "Trainings are counted to the last epoch of the recipe; early stopping usually ends them sooner."
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,13 @@ def plan(
     estimator = get_estimator(method, **options)
     workload = load_workload(workload) if isinstance(workload, str) else workload
     validate(workload)
-    structure = find_structure(workload, workload.build_model(0))
+    structure = find_structure(workload, workload.build_model(0).to(workload.labels.device))
     count = estimator.count if estimator.directions == "random" else workload.n_tasks
     features = plan_features(workload, structure, count, memory)
     numbers = _measure(workload)
     stackable, why = is_stackable(workload)
     backend = "population training" if stackable else "one model after the other"
-    models = sum(k for k in ({groups} if groups else set(USUAL)) if k <= (budget or workload.n_tasks))
+    models = sum(group_counts(workload.n_tasks, groups, budget))
     trainings = seeds * (1 + workload.n_tasks + models)
     state = _ITEM * numbers.parameters
     rows = [
@@ -78,8 +80,13 @@ def plan(
     if estimator.directions == "task-vectors":
         forks = estimator.bases * workload.n_tasks
         rows.append(
-            _row("task vectors", f"{forks} short trainings", backend, min(memory, 6 * state * forks),
+            _row("task vectors", f"{forks} short trainings", backend, 20 * state * workload.n_tasks,
                  forks * estimator.fork * numbers.run, numbers, forks * state)
+        )  # fmt: skip
+    if estimator.ridge == "matched" and estimator.share > 0:
+        rows.append(
+            _row("choice of the ridge", f"{LONG_FORKS} longer trainings", backend, 6 * state * LONG_FORKS,
+                 LONG_FORKS * 3 * estimator.fork * numbers.run, numbers, LONG_FORKS * state)
         )  # fmt: skip
     passes = (
         estimator.bases
@@ -94,19 +101,18 @@ def plan(
         _row("comparison", f"{trainings} real trainings", f"{backend}: {why}", min(memory, 6 * state * trainings),
              trainings * numbers.run, numbers, min(2**30, trainings * state))
     )  # fmt: skip
-    notes = [
-        "Trainings are counted to the last epoch of the recipe; early stopping usually ends them sooner.",
-        f"trunk: {len(structure.trunk)} parameter tensors; "
-        f"heads: {sum(head.linear for head in structure.heads)} linear of {workload.n_tasks}",
-    ]
+    linear = sum(head.linear for head in structure.heads)
+    heads = f"trunk: {len(structure.trunk)} parameter tensors; heads: {linear} linear of {workload.n_tasks}"
     (progress or silent)("plan", 1, 1)
-    return {"rows": rows, "notes": notes}
+    return {"rows": rows, "notes": [NOTE, heads]}
 
 
 def _measure(workload: Workload) -> _Numbers:
     unit = measure_cost(workload)
     rows = len(workload.split.train)
     everything = tuple(range(workload.n_tasks))
+    steps = -(-rows // workload.recipe.batch_size)
+    checks = steps / (workload.recipe.check_every or steps)  # an epoch
     start = time.perf_counter()
     job = Job(subset=everything, seed=0, max_steps=_TIMED_STEPS, early_stopping=False)
     fit(workload, [job])
@@ -117,7 +123,7 @@ def _measure(workload: Workload) -> _Numbers:
         rows=rows,
         validation=len(workload.split.validation),
         parameters=sum(p.numel() for p in workload.build_model(0).parameters()),
-        run=workload.recipe.epochs * rows * unit.training,
+        run=workload.recipe.epochs * (rows * unit.training + checks * len(workload.split.validation) * unit.forward),
         seconds_per_flop=seconds / max(flops, 1.0),
         forward=unit.forward,
         jvp=unit.jvp,

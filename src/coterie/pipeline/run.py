@@ -12,12 +12,13 @@ from typing import Any
 
 from coterie._progress import Progress, silent
 from coterie._units import NoStore, UnitStore
-from coterie.affinity import Affinity, Estimate, GainModel, GradTAE, get_estimator
+from coterie.affinity import Affinity, Estimate, GainModel, GradTAE, get_estimator, random_subsets
 from coterie.affinity.costs import training_flops
 from coterie.errors import CoterieWarning, SettingError
 from coterie.evaluation import Comparison, Recommendation, TrainedComparison, advise, compare, mix, recommend
 from coterie.grouping import Grouping
 from coterie.pipeline.candidates import candidate_groupings, estimated_affinity, typical_size
+from coterie.pipeline.recording import RecordingStore
 from coterie.pipeline.results import describe
 from coterie.workload import Workload, fingerprint, load_workload, validate
 
@@ -113,7 +114,8 @@ def run(
     }
     with _collect_warnings() as caught:
         validate(workload)
-        with _open(workload, settings, out, overwrite=overwrite) as store:
+        with _open(workload, settings, out, overwrite=overwrite) as directory:
+            store = RecordingStore(directory)
             found = _find(workload, estimator, groups, budget, seed, memory, store, progress)
             estimate, affinity, grouping, candidates = found
             trained = compare(
@@ -125,7 +127,7 @@ def run(
                 progress=progress,
             )
             trained, served, recommendation = _conclude(trained, budget)
-            _book(workload, trained, estimate)
+            _book(trained, estimate)
             result = describe(
                 workload, settings, affinity, grouping, served, trained.comparison, recommendation, estimate,
                 [str(w.message) for w in caught if issubclass(w.category, CoterieWarning)], time.perf_counter() - start,
@@ -175,6 +177,8 @@ def estimate_affinity(
     chosen = 2 if order == "pairwise" else size or typical_size(workload.n_tasks)
     if not 2 <= chosen <= workload.n_tasks:
         raise SettingError(f"Parameter `size` should be from 2 to {workload.n_tasks} tasks. Found {size!r}.")
+    if order == "higher" and subsets is not None:
+        random_subsets(workload.n_tasks, subsets, chosen, seed=seed)  # too few to hold every pair: say so now
     estimate = estimator.estimate(
         workload, seed=seed, subset_size=chosen, memory=memory, store=store or NoStore(), progress=progress
     )
@@ -216,15 +220,15 @@ def _conclude(trained: TrainedComparison, budget: int | None) -> tuple[TrainedCo
     advice = recommend(trained.comparison, budget)
     mixed = mix(trained.comparison, advice.candidate, budget)
     if mixed is not None:
-        name = f"mixed ({len(mixed.groups)})"
-        trained = trained.extended(name, mixed)
-        advice = advise(trained.comparison, name, len(trained.comparison.candidates))
+        name = f"mixed ({len(mixed.grouping.groups)})"
+        trained = trained.extended(name, mixed.grouping, mixed.losses)
+        advice = advise(trained.comparison, name, budget)
     comparison = trained.comparison
     return trained, comparison.groupings[comparison.index(advice.candidate)], advice
 
 
-def _book(workload: Workload, trained: TrainedComparison, estimate: Estimate) -> None:
-    flops = sum(training_flops(workload, fit, estimate.costs.unit) for fit in trained.fits.values())
+def _book(trained: TrainedComparison, estimate: Estimate) -> None:
+    flops = sum(training_flops(trained.workload, fit, estimate.costs.unit) for fit in trained.fits.values())
     estimate.costs.add("comparison: real trainings", flops, trained.seconds)
 
 
@@ -253,13 +257,17 @@ def _write(
 
 @contextmanager
 def _collect_warnings() -> Generator[list[python_warnings.WarningMessage]]:
-    """Keep Coterie's warnings for the report, and show them at the end all the same."""
-    with python_warnings.catch_warnings(record=True) as caught:
-        python_warnings.simplefilter("default")
-        python_warnings.simplefilter("always", CoterieWarning)
-        yield caught
-    for item in caught:
-        python_warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)
+    """Keep warnings for the report, and show each of them once at the end all the same, also when the run fails."""
+    caught: list[python_warnings.WarningMessage] = []
+    try:
+        with python_warnings.catch_warnings(record=True) as caught:
+            python_warnings.simplefilter("default")
+            python_warnings.simplefilter("always", CoterieWarning)
+            yield caught
+    finally:
+        said = {(item.category, str(item.message)): item for item in caught}
+        for item in said.values():
+            python_warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)
 
 
 def _open(

@@ -21,7 +21,7 @@ from coterie.workload.recipe import Recipe
 from coterie.workload.split import PARTS, SplitLike, make_split
 from coterie.workload.task import Task
 from coterie.workload.validate_data import check_data
-from coterie.workload.workload import BuildModel, Forward, Split, Workload
+from coterie.workload.workload import BuildModel, Forward, OnDevice, Split, Workload
 
 FRACTIONS = (0.6, 0.2, 0.2)
 
@@ -186,6 +186,8 @@ def _assemble(
         input_center, input_scale = _statistics(inputs[train.to(device)])
         inputs = (inputs - input_center) / input_scale
     build, spec = _model(inputs, sum(task.width for task in tasks), options)
+    if device.type != "cpu":
+        build = OnDevice(build, device)
     groups = options.known_groups
     workload = Workload(
         name=options.name,

@@ -1,0 +1,36 @@
+"""Warnings that a finished unit of work raised are raised again when it is read back."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from coterie import errors
+from coterie._units import Payload, UnitStore
+
+
+class RecordingStore:
+    """A store that keeps the warnings of each unit with it, so that a resumed run reports them, too.
+
+    Args:
+        inner: where units are kept.
+    """
+
+    def __init__(self, inner: UnitStore) -> None:
+        self.inner = inner
+
+    def unit(self, name: str, key: Mapping[str, Any], compute: Callable[[], Payload]) -> Payload:
+        """The unit, with its warnings."""
+
+        def recorded() -> Payload:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                payload = compute()
+            said = list(dict.fromkeys((item.category.__name__, str(item.message)) for item in caught))
+            return Payload(payload.arrays, {**payload.meta, "warnings": [list(pair) for pair in said]})
+
+        payload = self.inner.unit(name, key, recorded)
+        for category, text in payload.meta.get("warnings", []):
+            warnings.warn(text, getattr(errors, category, UserWarning), stacklevel=2)
+        return payload
