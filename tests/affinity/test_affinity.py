@@ -66,6 +66,14 @@ def test_numbers_may_be_names(tmp_path: Path) -> None:
     assert Affinity.from_csv(tmp_path / "a.csv").tasks == ("1", "2")
 
 
+def test_a_diagonal_of_nan_survives(tmp_path: Path) -> None:
+    affinity = Affinity(np.array([[np.nan, 1.0], [2.0, np.nan]]), ("x", "y"))
+    affinity.to_csv(tmp_path / "a.csv")
+    assert same(Affinity.from_csv(tmp_path / "a.csv"), affinity)
+    (tmp_path / "b.csv").write_text("x,y\nNaN,1\n2,nan\n")
+    assert same(Affinity.from_csv(tmp_path / "b.csv"), affinity)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -80,12 +88,15 @@ def test_numbers_may_be_names(tmp_path: Path) -> None:
         ("x,y\n0,1\nnope,0\n", r"line 3, cell 1.*nope"),
         ("x,y\n0,nan\n2,0\n", "line 2, cell 2.*finite"),
         ("x,y\n0,1\n-inf,0\n", "line 3, cell 1.*finite"),
-        ("t,x,y\nx,,1\ny,2,0\n", r"line 2, cell 2 \(source 'x'\) is empty"),
+        ("t,x,y\nx,0,\ny,2,0\n", r"line 2, cell 3 \(source 'y'\) is empty"),
         ("t,x,y\ny,0,1\nx,2,0\n", "line 2, cell 1.*'y'.*'x'"),
         ("t,x,x\nx,0,1\nx,2,0\n", "twice"),
         ("x,\n0,1\n2,0\n", "empty"),
         ("x;y\n0;1\n2;0\n", "semicolons"),
         ("0.0,0.5\n0.5,0.0\n", "header of task names"),
+        ("0,1,2\n1,0,3\n2,3,0\n", "no header.*Add a header"),
+        ("0,1\n1,0\n", "no header"),
+        (',"a\nb",c\n"a\nb",0,1\nc,1,0\n', "line break"),
     ],
 )
 def test_bad_tables_name_the_place(tmp_path: Path, text: str, message: str) -> None:
@@ -118,7 +129,7 @@ def test_any_text_gives_a_table_or_a_clear_error(tmp_path_factory: pytest.TempPa
         affinity = Affinity.from_csv(path)
     except CoterieError:
         return
-    assert np.isfinite(affinity.values).all()
+    assert np.isfinite(affinity.values[~np.eye(len(affinity), dtype=bool)]).all()
 
 
 def test_bad_affinities() -> None:

@@ -140,8 +140,8 @@ def test_interval_covers_the_noise_of_the_examples() -> None:
     draws = []
     for _ in range(2000):
         rows = rng.integers(0, EXAMPLES, EXAMPLES)
-        draws.append(float(np.mean(1 - x[1][:, rows].mean(1) / x[2][:, rows].mean(1))))
-    assert interval.mean == pytest.approx(1 - np.mean(x[1].mean(1) / x[2].mean(1)), abs=1e-6)
+        draws.append(1 - float(np.exp(np.mean(np.log(x[1][:, rows].mean(1) / x[2][:, rows].mean(1))))))
+    assert interval.mean == pytest.approx(1 - np.exp(np.mean(np.log(x[1].mean(1) / x[2].mean(1)))), abs=1e-6)
     assert (interval.high - interval.low) / 3.92 == pytest.approx(np.std(draws), rel=0.1)
 
 
@@ -167,7 +167,15 @@ def test_intervals_of_tasks_with_few_labels_cover_the_truth(count: int) -> None:
 
 def _gain(labels: LabelLosses) -> float:
     c, b = labels.values.mean(1).mean(1)
-    return 1 - c / b
+    return float(np.log(c / b))
+
+
+def test_one_task_with_a_tiny_loss_does_not_own_the_total() -> None:
+    """Twice as bad on one task and twice as good on another is no gain; no gain exceeds 100 %."""
+    comparison = make(joint=1.0, pairs=1.0, single=1.0, noise=1e-9, special={(1, 0): 2.0, (1, 1): 0.5})
+    assert comparison.total("pairs").mean == pytest.approx(0.0, abs=1e-6)
+    wild = make(joint=1.0, pairs=0.01, single=1.0, noise=0.004, seeds=3, special={(1, 0): 100.0})
+    assert all(interval.high <= 1 for interval in wild.per_task("pairs"))
 
 
 def test_one_label_gives_no_interval() -> None:

@@ -211,3 +211,52 @@ def test_a_missing_diagonal_is_no_trouble_where_it_is_not_read():
 
 def test_result_is_a_grouping():
     assert isinstance(group(np.eye(3), 2), Grouping)
+
+
+BLOCKS = np.kron(np.eye(2), np.ones((2, 2)))
+
+
+def test_a_data_frame_brings_its_names():
+    pandas = pytest.importorskip("pandas")
+    names = ["w", "x", "y", "z"]
+    frame = pandas.DataFrame(BLOCKS, index=names, columns=names)
+    expected = (("w", "x"), ("y", "z"))
+    assert group(frame, k=2).names == expected
+    assert group(frame.loc[["z", "x", "w", "y"]], k=2).names == expected
+    assert group(pandas.DataFrame(BLOCKS, columns=names), k=2).names == expected
+    named = ["tasks", "values", "y", "z"]
+    assert group(pandas.DataFrame(BLOCKS, index=named, columns=named), k=2).tasks == tuple(named)
+    for index in (["w", "x", "y", "other"], ["w", "x", "y", "y"], [5, 6, 7, 8]):
+        with pytest.raises(SettingError, match="index .* and columns"):
+            group(pandas.DataFrame(BLOCKS, index=index, columns=names), k=2)
+    with pytest.raises(SettingError, match="square"):
+        group(pandas.DataFrame(BLOCKS[:3], columns=names), k=2)
+
+
+@pytest.mark.parametrize("values", [BLOCKS * 1j, (BLOCKS * 1j).tolist()])
+def test_complex_numbers_are_refused(values):
+    with pytest.raises(SettingError, match="real numbers"):
+        group(values, k=2)
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5, True, "0", 2**32, None])
+def test_seeds_are_whole_numbers(seed):
+    with pytest.raises(SettingError, match="`seed`"):
+        group(BLOCKS, k=2, seed=seed)
+
+
+def test_huge_entries_are_named_and_large_ones_work():
+    names = ("w", "x", "y", "z")
+    huge = BLOCKS.copy()
+    huge[1, 2] = 1e308
+    for diagonal in ("keep", "zero", "mean"):
+        with pytest.raises(SettingError, match=r"1e\+308 for target 'x' and source 'y'"):
+            group(FakeAffinity(huge, names), k=2, diagonal=diagonal)
+    assert group(BLOCKS * 1e149, k=2).groups == ((0, 1), (2, 3))
+
+
+def test_details_have_the_types_of_json():
+    details = json.loads(json.dumps(group(BLOCKS, k=2).to_dict()))["details"]
+    assert details["k_given"] is True
+    assert type(details["sdp_iterations"]) is int
+    assert group(BLOCKS).to_dict()["details"]["k_given"] is False

@@ -12,7 +12,7 @@ import torch
 from coterie.errors import SettingError, StoreError
 from coterie.pipeline import RunResult, estimate_affinity, plan, run
 from coterie.serving import load
-from coterie.workload import Workload
+from coterie.workload import Recipe, Workload, from_arrays
 
 OPTIONS = {"groups": 2, "seeds": 2, "bases": 2}
 
@@ -102,6 +102,16 @@ def test_other_settings_do_not_overwrite_a_run(finished: RunResult, tiny: Worklo
         ({"budget": 0}, "budget"),
         ({"groups": 3, "budget": 2}, "budget"),
         ({"seeds": 0}, "seeds"),
+        ({"seeds": 1.5}, "seeds"),
+        ({"groups": "2"}, "groups"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 1.5}, "seed"),
+        ({"memory": "1GiB"}, "memory"),
+        ({"out": 5}, "out"),
+        ({"out": ""}, "out"),
+        ({"method": None}, "method"),
+        ({"bases": 1.5}, "bases"),
+        ({"offset": "no"}, "offset"),
         ({"method": "nope"}, "method"),
         ({"basis": 3}, "basis"),
         ({"bases": 0}, "bases"),
@@ -112,6 +122,39 @@ def test_other_settings_do_not_overwrite_a_run(finished: RunResult, tiny: Worklo
 def test_settings_out_of_range_are_named(tiny: Workload, options: dict[str, object], message: str) -> None:
     with pytest.raises(SettingError, match=message):
         run(tiny, **options)
+
+
+def test_something_else_than_a_workload_is_named() -> None:
+    for call in (run, estimate_affinity, plan):
+        with pytest.raises(SettingError, match="workload"):
+            call(np.zeros((3, 3)))  # type: ignore[arg-type]
+
+
+def test_plan_refuses_what_run_refuses(tiny: Workload) -> None:
+    with pytest.raises(SettingError, match="groups"):
+        plan(tiny, groups=99)
+
+
+def test_warnings_of_a_run_come_back_when_it_is_resumed(tmp_path: Path) -> None:
+    """BatchNorm in evaluation mode is said by the first run and by the one that only reads."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 5)).astype("float32")
+    y = (x[:, :3] > 0).astype(float)
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.trunk = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU())
+            self.head = torch.nn.Linear(8, 3)
+
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            return self.head(self.trunk(batch))
+
+    work = from_arrays(x, y, build_model=lambda seed: Net(), recipe=Recipe(epochs=3, batch_size=32))
+    options = {"groups": 2, "seeds": 2, "bases": 1, "out": tmp_path / "run"}
+    first, again = (run(work, **options).to_dict()["warnings"] for _ in range(2))  # type: ignore[arg-type]
+    assert any("BatchNorm" in text for text in first)
+    assert set(again) == set(first)
 
 
 def test_affinity_methods(tiny: Workload, tmp_path: Path) -> None:

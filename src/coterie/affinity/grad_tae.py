@@ -101,10 +101,11 @@ class GradTAE:
             raise SettingError(f"Parameter `ridge` should be one of {RIDGES} or a number. Found {self.ridge!r}.")
         if not isinstance(self.ridge, str) and not (math.isfinite(self.ridge) and self.ridge > 0):
             raise SettingError(f"Parameter `ridge` should be positive. Found {self.ridge!r}.")
-        if self.bases < 1 or self.count < 1:
-            raise SettingError(
-                f"Parameters `bases` and `count` should be at least 1. Found bases={self.bases}, count={self.count}."
-            )
+        for name, value in (("bases", self.bases), ("count", self.count)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise SettingError(f"Parameter `{name}` should be a whole number, at least 1. Found {value!r}.")
+        if not isinstance(self.offset, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise SettingError(f"Parameter `offset` should be True or False. Found {self.offset!r}.")
         if not (0 <= self.share < 1 and 0 < self.fork <= 1):
             raise SettingError(
                 "Parameters `share` and `fork` should be shares: 0 <= share < 1, 0 < fork <= 1. "
@@ -284,7 +285,7 @@ def get_estimator(method: str | GradTAE, **options: Any) -> GradTAE:
     Raises:
         SettingError: when the method or an option is unknown.
     """
-    if isinstance(method, str) and method not in METHODS:
+    if not isinstance(method, str | GradTAE) or (isinstance(method, str) and method not in METHODS):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise SettingError(f"Parameter `method` should be one of {sorted(METHODS)}. Found {method!r}.")
     settings = METHODS[method] if isinstance(method, str) else method
     options = {name: value for name, value in options.items() if value is not None}

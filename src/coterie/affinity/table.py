@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ _Line = tuple[int, list[str]]
 
 def write_table(path: str | Path, values: NDArray[np.float64], names: Sequence[str]) -> None:
     """Write a header, a column of names and every digit of the numbers; NaN is an empty cell.
+
+    A diagonal of NaN can be read again; NaN in other places cannot.
 
     Raises:
         StoreError: when the file cannot be written.
@@ -34,6 +37,8 @@ def write_table(path: str | Path, values: NDArray[np.float64], names: Sequence[s
 def read_table(path: str | Path) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     """The (T, T) numbers and the T names of a square table with a header; a first column of names is optional.
 
+    An empty cell or NaN on the diagonal becomes NaN.
+
     Raises:
         StoreError: when the file cannot be read.
         WorkloadError: when it is no such table.
@@ -49,7 +54,10 @@ def read_table(path: str | Path) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     values = np.empty((len(names), len(names)))
     for row, (line, cells) in enumerate(rows):
         for column, cell in enumerate(cells):
-            values[row, column] = _number(path, line, column + first, names[column], cell)
+            if row == column and cell.lower() in ("", "nan"):
+                values[row, column] = math.nan
+            else:
+                values[row, column] = _number(path, line, column + first, names[column], cell)
     return values, names
 
 
@@ -76,6 +84,12 @@ def _lines(path: str | Path) -> tuple[list[str], list[_Line]]:
 def _without_names(path: str | Path, header: list[str], body: list[_Line]) -> tuple[tuple[str, ...], list[_Line], int]:
     """Task names of the header, lines without their names, and the number of leading name columns (0 or 1)."""
     width = len(body[0][1])
+    if len(header) == width and all(_is_number(cell) for cell in header):
+        raise WorkloadError(
+            f"{path}, line 1 has no header: it holds numbers only ({', '.join(header[:3])}) where task names should "
+            "be. Add a header of task names as the first line. Tasks whose names are numbers need a first column of "
+            "row names, too, with the word `target` above it."
+        )
     for line, cells in body:
         if len(cells) != width:
             raise WorkloadError(f"{path}, line {line}: {len(cells)} cells, where line {body[0][0]} has {width}.")
@@ -99,6 +113,12 @@ def _without_names(path: str | Path, header: list[str], body: list[_Line]) -> tu
 def _check_names(path: str | Path, names: tuple[str, ...]) -> None:
     if all(_is_number(name) and "." in name for name in names):
         raise WorkloadError(f"{path}, line 1 holds numbers where task names should be. Add a header of task names.")
+    for name in names:
+        if any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in name):
+            raise WorkloadError(
+                f"{path}: the task name {name!r} has a line break or another control character in it. A quotation "
+                "mark that is never closed is a frequent cause. Rename the task."
+            )
     for column, name in enumerate(names):
         if not name:
             raise WorkloadError(f"{path}, line 1: the name of task {column + 1} is empty. Name every task.")
@@ -109,7 +129,7 @@ def _check_names(path: str | Path, names: tuple[str, ...]) -> None:
 def _number(path: str | Path, line: int, column: int, source: str, cell: str) -> float:
     place = f"{path}, line {line}, cell {column + 1} (source {source!r})"
     if not cell:
-        raise WorkloadError(f"{place} is empty. Every cell needs a number; put 0 on the diagonal if it has no meaning.")
+        raise WorkloadError(f"{place} is empty. Every cell off the diagonal needs a number.")
     if not _is_number(cell):
         raise WorkloadError(f"{place} holds {cell!r}, which is no number. Use a point as the decimal mark.")
     value = float(cell)

@@ -13,6 +13,7 @@ from torch import Tensor
 from coterie._progress import Progress, silent
 from coterie._units import NoStore, Payload, UnitStore
 from coterie.evaluation.comparison import BASELINE, JOINT, Comparison
+from coterie.evaluation.given import as_groupings, as_seeds
 from coterie.evaluation.halves import halve_validation
 from coterie.evaluation.labels import LabelIndex, LabelLosses
 from coterie.grouping import Grouping
@@ -82,9 +83,9 @@ def single_task(tasks: tuple[str, ...]) -> Grouping:
 
 def compare(
     workload: Workload,
-    candidates: Mapping[str, Grouping],
+    candidates: Mapping[str, Grouping | Sequence[Sequence[int | str]]],
     *,
-    seeds: Sequence[int] = (0, 1, 2),
+    seeds: int | Sequence[int] = 3,
     memory: int = 2**30,
     store: UnitStore | None = None,
     progress: Progress | None = None,
@@ -96,8 +97,9 @@ def compare(
 
     Args:
         workload: tasks, data, model and recipe.
-        candidates: name -> grouping; the two simple candidates are added when missing.
-        seeds: training seeds; each fixes initialisation and batch order, and is one unit of the store.
+        candidates: name -> grouping, or its groups as lists of task names or numbers; the two simple candidates are
+            added when missing.
+        seeds: training seeds, or their number; each fixes initialisation and batch order, and is one unit of the store.
         memory: working memory of population training in bytes.
         store: where finished units are kept.
         progress: called with the number of finished seeds.
@@ -109,7 +111,8 @@ def compare(
     """
     progress, store = progress or silent, store or NoStore()
     names = workload.task_names
-    everything = {JOINT: all_in_one(names), **candidates, BASELINE: single_task(names)}
+    seeds = as_seeds(seeds)
+    everything = {JOINT: all_in_one(names), **as_groupings(candidates, names), BASELINE: single_task(names)}
     subsets = sorted({tuple(sorted(group)) for grouping in everything.values() for group in grouping.groups})
     halved, choose = halve_validation(workload)
     index = {"validation": LabelIndex.of(workload, choose), "test": LabelIndex.of(workload, workload.split.test)}

@@ -62,16 +62,15 @@ class Comparison:
         return self.candidates.index(candidate)
 
     def gains(self, part: str, against: str = BASELINE) -> NDArray[np.float64]:
-        """Relative loss reductions (candidates, seeds, tasks) against a candidate, seed by seed; positive is good.
+        """Relative loss reductions (candidates, seeds, tasks) against a candidate, seed by seed; positive is good."""
+        return 1 - np.exp(self._log_ratios(part, against))
 
-        The denominator is the mean loss of `against` over the seeds, so that one lucky seed does not scale the others.
-        """
-        losses = self.losses(part)
-        base = losses[self.index(against)]
-        return (base[None] - losses) / np.maximum(base.mean(0), TINY)[None, None]
+    def _log_ratios(self, part: str, against: str) -> NDArray[np.float64]:
+        losses = np.log(np.maximum(self.losses(part), TINY))
+        return losses - losses[self.index(against)][None]
 
     def total(self, candidate: str, part: str = "test", against: str = BASELINE, level: float = 0.95) -> Interval:
-        """Mean gain over tasks with its interval over seeds and examples."""
+        """Mean gain over tasks with its interval over seeds and examples: 1 - geometric mean of the loss ratios."""
         return self._interval(candidate, part, against, range(len(self.tasks)), level)
 
     def per_task(self, candidate: str, part: str = "test", against: str = BASELINE) -> list[Interval]:
@@ -79,10 +78,12 @@ class Comparison:
         return [self._interval(candidate, part, against, [task]) for task in range(len(self.tasks))]
 
     def _interval(self, candidate: str, part: str, against: str, tasks: Sequence[int], level: float = 0.95) -> Interval:
+        # on the scale of log ratios a loss that halves weighs as much as one that doubles, and no gain exceeds 100 %
         index = self.index(candidate)
-        samples = self.gains(part, against)[index][:, list(tasks)].mean(-1)
+        samples = self._log_ratios(part, against)[index][:, list(tasks)].mean(-1)
         noise = self.labels[part].noise(index, self.index(against), tasks) if part in self.labels else None
-        return t_interval(samples, noise, level)
+        found = t_interval(samples, noise, level)
+        return Interval(*(float(1 - np.exp(x)) for x in (found.mean, found.high, found.low)))
 
     def extended(self, name: str, grouping: Grouping, parts: Mapping[str, NDArray[np.float32]]) -> Comparison:
         """With one more candidate, whose losses (seeds, labels) are given for each part."""
@@ -170,6 +171,16 @@ class Comparison:
             arrays["test"],
             labels,
         )
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks: every candidate with its models and its gain against single-task training."""
+        from html import escape
+
+        rows = "".join(
+            f"<tr><td>{escape(name)}</td><td>{self.n_models(name)}</td><td>{escape(str(self.total(name)))}</td></tr>"
+            for name in self.candidates
+        )
+        return f"<table><tr><th>candidate</th><th>models</th><th>mean gain on test data</th></tr>{rows}</table>"
 
     def to_frame(self) -> pd.DataFrame:
         """One row per candidate, seed and task, with both losses and gains (needs pandas, extra ``table``)."""

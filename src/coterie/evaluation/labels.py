@@ -41,11 +41,11 @@ class LabelLosses:
         return np.stack(parts, -1)
 
     def noise(self, candidate: int, against: int, tasks: Sequence[int]) -> Noise:
-        """Noise of the mean relative gain over some tasks from the draw of the examples.
+        """Noise of the mean log ratio of losses over some tasks from the draw of the examples.
 
-        The gain of a task is ``1 - mean(c) / mean(b)`` over its n labels; to first order, a label with losses c and b
-        moves it by ``(mean(c) / mean(b) b - c) / (n mean(b))``. Labels of one example move together. With one label a
-        task's noise cannot be known, and the variance is NaN.
+        A task's log ratio is ``log(mean(c) / mean(b))`` over its n labels; to first order, a label with losses c and b
+        moves it by ``(c / mean(c) - b / mean(b)) / n``. Labels of one example move together. With one label a task's
+        noise cannot be known, and the variance is NaN.
         """
         c, b = self.values[candidate].mean(0, dtype=np.float64), self.values[against].mean(0, dtype=np.float64)
         moves = np.zeros(len(c))
@@ -57,8 +57,8 @@ class LabelLosses:
                 if len(tasks) == 1:
                     return Noise(float("nan"), 1.0)
                 continue
-            base = max(float(b[own].mean()), TINY)
-            moves[own] = (c[own].mean() / base * b[own] - c[own]) / (n * base) * (n / (n - 1)) ** 0.5 / len(tasks)
+            parts = [loss[own] / max(float(loss[own].mean()), TINY) for loss in (c, b)]
+            moves[own] = (parts[0] - parts[1]) / n * (n / (n - 1)) ** 0.5 / len(tasks)
             spread += float(np.square(moves[own]).sum()) ** 2 / (n - 1)
         _, position = np.unique(self.row, return_inverse=True)
         variance = float(np.square(np.bincount(position, weights=moves)).sum())

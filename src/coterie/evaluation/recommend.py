@@ -93,7 +93,7 @@ def _one_model(comparison: Comparison, chosen: str) -> str:
         return f"One model for all tasks: {over_single} against single-task models on test data."
     if over_single.high < 0:
         return (
-            "Do not bother with groups yet: on validation data nothing that the budget allows is better than one model "
+            "Do not bother with groups yet: on validation data nothing that was allowed is better than one model "
             f"for all tasks beyond the noise, but on test data one model per task is (one model: {over_single})."
         )
     return (
@@ -118,7 +118,7 @@ def _groups(comparison: Comparison, chosen: str) -> str:
     )
     if over_joint.mean <= 0:
         text += " The validation data favoured it, but the test data do not confirm that: one model is as good."
-    elif over_single.mean < 0:
+    elif over_single.high < 0:
         text += " If you can afford one model per task, that does better still."
     return text
 

@@ -94,7 +94,7 @@ def _say_modes(model: nn.Module) -> None:
     if parts:
         warnings.warn(
             f"{' and '.join(parts)} put in evaluation mode while gradients are taken: BatchNorm uses its running "
-            "statistics and nothing is dropped. The mode is restored afterwards. Call model.eval() first to hide this.",
+            "statistics and nothing is dropped. The mode is restored afterwards.",
             ModelModeWarning,
             stacklevel=4,
         )

@@ -121,6 +121,6 @@ def describe(solution: SdpSolution, price: float | None = None) -> dict[str, flo
         "sdp_value": solution.value,
         "sdp_bound": solution.bound,
         "sdp_trace": solution.trace,
-        "sdp_iterations": float(solution.iterations),
+        "sdp_iterations": int(solution.iterations),
     }
     return found if price is None else {**found, "penalty": price}

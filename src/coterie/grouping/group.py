@@ -11,7 +11,7 @@ from coterie.errors import SettingError
 from coterie.grouping.choose import pick
 from coterie.grouping.density import sum_of_densities
 from coterie.grouping.grouping import Grouping
-from coterie.grouping.matrix import Problem, canonical_order, check_count, read_problem
+from coterie.grouping.matrix import Problem, canonical_order, check_count, check_seed, read_problem
 from coterie.grouping.methods import METHODS, Request
 from coterie.grouping.objective import DensityObjective, GainObjective
 
@@ -31,7 +31,8 @@ def group(
 
     Args:
         affinity: an :class:`~coterie.affinity.Affinity`, a (T, T) array (rows targets, columns sources, larger is
-            better), or a :class:`~coterie.affinity.GainModel`. Only the symmetric part of a matrix counts.
+            better), a data frame of it (task names are its columns; rows are ordered by its index), or a
+            :class:`~coterie.affinity.GainModel`. Only the symmetric part of a matrix counts.
         k: exact number of groups, 1..T; None chooses it.
         method: ``"sdp"`` (trace-k relaxation, rounding, local improvement), ``"sdp-penalty"`` (a price for each group),
             ``"spectral"`` (plain, to compare with), ``"all-in-one"``, ``"single-task"``, ``"exhaustive"`` (at most 12
@@ -52,8 +53,8 @@ def group(
         adding a constant to all entries or multiplying all by a positive number.
 
     Raises:
-        SettingError: unknown method; k or k_max out of range; fewer than two tasks; not square; NaN or infinite
-            entries.
+        SettingError: unknown method; k or k_max out of range; fewer than two tasks; not square; complex, NaN or
+            infinite entries; a seed that is no whole number from 0; a data frame whose index and columns disagree.
 
     Cost:
         0.02 s at 14 tasks, about 1 s at 100 with k given; minutes at 400. Choosing k takes up to ten times as long.
@@ -67,6 +68,7 @@ def group(
         >>> found.groups, round(found.objective, 6), round(found.bound, 4)
         (((0, 1, 2), (3, 4, 5)), 6.0, 6.0)
     """
+    check_seed(seed)
     problem = read_problem(affinity, diagonal)
     _check(problem, k, k_max, method, penalty)
     order = canonical_order(problem.matrix)
@@ -90,7 +92,7 @@ def group(
         objective=score,
         bound=certified,
         method=method,
-        details={"k_given": str(k is not None), **details},
+        details={"k_given": k is not None, **details},
     )
 
 

@@ -172,8 +172,8 @@ class Grouping:
             serves = tuple(int(index) for index in data["serves"].values())
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise SettingError(
-                "A stored grouping should have `groups` (lists of task names) and `serves` (task name -> index of its "
-                f"group) for the same tasks. Found something else ({type(error).__name__}: {error})."
+                "A stored grouping should be an object with `groups` (lists of task names) and `serves` (task name -> "
+                f"index of its group) for the same tasks. {_what_is_wrong(data)}"
             ) from error
         details = {key: value for key, value in dict(data.get("details") or {}).items() if value is not None}
         return Grouping(
@@ -204,10 +204,19 @@ class Grouping:
             StoreError: the file is missing or is not a stored grouping.
         """
         try:
-            return Grouping.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (OSError, ValueError, AttributeError, TypeError) as error:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read: {error.strerror or error}. Check the path.") from error
+        except (ValueError, RecursionError) as error:
             raise StoreError(
-                f"No grouping could be read from {path}: {error}. It may be missing or damaged."
+                f"{path} is no JSON text. It should be a grouping as Grouping.save or `coterie group --out` writes it."
+            ) from error
+        try:
+            return Grouping.from_dict(data)
+        except (SettingError, TypeError, AttributeError, ValueError) as error:
+            found = str(error) if isinstance(error, SettingError) else "Its numbers or details have other types."
+            raise StoreError(
+                f"{path} holds no grouping as Grouping.save or `coterie group --out` writes it. {found}"
             ) from error
 
     def to_frame(self) -> pandas.DataFrame:
@@ -232,6 +241,19 @@ class Grouping:
         from coterie.grouping.show import as_html
 
         return as_html(self)
+
+
+def _what_is_wrong(data: object) -> str:
+    """Why a stored grouping cannot be read, for an error message."""
+    if not isinstance(data, dict):
+        kinds = {list: "a list", str: "a text", type(None): "nothing (null)"}
+        return f"Found {kinds.get(type(data), 'a single value')} instead."
+    missing = [name for name in ("groups", "serves") if name not in data]
+    if missing:
+        return f"Found an object without {' and '.join(f'`{name}`' for name in missing)}."
+    if not isinstance(data["serves"], dict):
+        return "Found `serves` that is no object."
+    return "Found groups with tasks that `serves` does not name, or entries of another type."
 
 
 def _json_number(value: float | str | None) -> float | str | None:

@@ -16,6 +16,8 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
 DIAGONALS = ("keep", "zero", "mean")
+#: the largest size of an entry; squares of entries must be finite numbers
+HUGE = 1e150
 
 
 @runtime_checkable
@@ -59,7 +61,8 @@ def read_problem(affinity: Any, diagonal: str = "keep") -> Problem:
     """Read an affinity, a bare square array or a gain model.
 
     Args:
-        affinity: object with `values` and `tasks`, (T, T) array, or gain model (its pairwise matrix is read).
+        affinity: object with `values` and `tasks`, (T, T) array, data frame (see :func:`read_frame`), or gain model
+            (its pairwise matrix is read).
         diagonal: see :func:`with_diagonal`. A gain model whose pairwise diagonal is NaN gets 0 there first, because
             the gain of a task against training it alone is 0 by definition.
 
@@ -70,28 +73,64 @@ def read_problem(affinity: Any, diagonal: str = "keep") -> Problem:
     source: Any = affinity
     if isinstance(affinity, GainModelLike):
         model, source = affinity, affinity.pairwise()
-    values: Any = source.values if hasattr(source, "values") and hasattr(source, "tasks") else source
+    if is_frame(source):
+        values, names = read_frame(source)
+    else:
+        names: Any = getattr(model if model is not None else source, "tasks", None)
+        values: Any = source.values if hasattr(source, "values") and hasattr(source, "tasks") else source
     matrix = as_square(values)
-    names: Any = getattr(model if model is not None else source, "tasks", None)
     tasks = tuple(str(name) for name in names) if names is not None else tuple(f"task {i}" for i in range(len(matrix)))
     if len(tasks) != len(matrix) or len(set(tasks)) != len(tasks):
         raise SettingError(
             f"Parameter `affinity` should name each of its {len(matrix)} tasks once. Found {len(tasks)} names, "
             f"{len(set(tasks))} of them different. Rename the tasks or rebuild the matrix."
         )
+    check_size(matrix, tasks)
     if model is not None and np.isnan(np.diag(matrix)).all():
         matrix = with_diagonal(matrix, "zero")
     return Problem(symmetrise(check_finite(with_diagonal(matrix, diagonal), tasks)), tasks, model)
 
 
+def is_frame(source: Any) -> bool:
+    """Whether this is a table with named columns, such as a pandas DataFrame."""
+    return all(hasattr(source, name) for name in ("columns", "index", "reindex", "to_numpy"))
+
+
+def read_frame(frame: Any) -> tuple[Any, tuple[str, ...]]:
+    """The values and the task names of a square pandas DataFrame: index are targets, columns are sources.
+
+    Rows with the names of the columns in another order are put into the order of the columns. A plain numbering of
+    the rows (0, 1, ...) says nothing and is left alone.
+
+    Raises:
+        SettingError: the index has other names than the columns, or one of them twice.
+    """
+    columns, rows = list(frame.columns), list(frame.index)
+    names = tuple(str(name) for name in columns)
+    if rows in (columns, list(range(len(rows)))):
+        return frame.to_numpy(), names
+    if len(set(rows)) != len(rows) or set(rows) != set(columns):
+        odd = [str(name) for name in rows if name not in set(columns)] or [str(n) for n in rows if rows.count(n) > 1]
+        odd = odd or [str(name) for name in columns if name not in set(rows)]
+        raise SettingError(
+            "Parameter `affinity` is a data frame whose index (targets) and columns (sources) should have the same "
+            f"task names, each once. Found {len(rows)} rows and {len(columns)} columns; these do not match: "
+            f"{', '.join(repr(name) for name in dict.fromkeys(odd[:5]))}. Rename or reorder them, or leave the index "
+            "at its default 0, 1, ... if the rows have the order of the columns."
+        )
+    return frame.reindex(index=columns).to_numpy(), names
+
+
 def as_square(values: ArrayLike) -> FloatArray:
     """A float64 copy of a square matrix of at least two tasks."""
     try:
+        if np.iscomplexobj(np.asarray(values)):
+            raise TypeError("they are complex; take their real part or their size first")
         matrix = np.array(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise SettingError(
             f"Parameter `affinity` should be a square matrix of numbers, an Affinity or a GainModel. Found a value of "
-            f"type {type(values).__name__} that cannot be read as numbers ({error})."
+            f"type {type(values).__name__} that cannot be read as real numbers ({error})."
         ) from error
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise SettingError(
@@ -137,7 +176,7 @@ def check_finite(matrix: FloatArray, tasks: Sequence[str]) -> FloatArray:
     if len(bad):
         row, column = (int(index) for index in bad[0])
         hint = (
-            "The diagonal is missing: choose diagonal='mean' or diagonal='zero'."
+            "The diagonal is missing: choose diagonal='mean' or diagonal='zero' (--diagonal on the command line)."
             if all(int(i) == int(j) for i, j in bad)
             else "These pairs were probably never in the same subset: estimate with more subsets, or fill them in."
         )
@@ -146,6 +185,18 @@ def check_finite(matrix: FloatArray, tasks: Sequence[str]) -> FloatArray:
             f"{matrix[row, column]} for target {tasks[row]!r} and source {tasks[column]!r}. {hint}"
         )
     return matrix
+
+
+def check_size(matrix: FloatArray, tasks: Sequence[str]) -> None:
+    """Sums and squares of the entries should stay finite."""
+    huge = np.argwhere(np.isfinite(matrix) & (np.abs(matrix) > HUGE))
+    if len(huge):
+        row, column = (int(index) for index in huge[0])
+        raise SettingError(
+            f"Parameter `affinity` should have entries of at most {HUGE:g} in size, so that they can be added up. Found "
+            f"{matrix[row, column]:g} for target {tasks[row]!r} and source {tasks[column]!r}. A mark for missing "
+            "values is a frequent cause; otherwise divide all entries by the same number: the groups stay the same."
+        )
 
 
 def check_count(name: str, value: Any, n: int) -> None:
@@ -157,9 +208,18 @@ def check_count(name: str, value: Any, n: int) -> None:
         )
 
 
+def check_seed(value: Any) -> None:
+    """A seed is a whole number from 0."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < 2**32:
+        raise SettingError(
+            f"Parameter `seed` should be a whole number from 0 to {2**32 - 1}. Found {value!r}. The same seed gives the same "
+            "groups: any small number will do, such as seed=0."
+        )
+
+
 def symmetrise(matrix: FloatArray) -> FloatArray:
-    """(A + A') / 2: sums over groups see nothing else."""
-    return (matrix + matrix.T) / 2
+    """(A + A') / 2: sums over groups see nothing else. Halved first: the sum of two huge numbers has no room."""
+    return matrix / 2 + matrix.T / 2
 
 
 def centred(matrix: FloatArray) -> FloatArray:

@@ -11,8 +11,9 @@ from coterie.affinity import GradTAE, get_estimator
 from coterie.affinity.grad_tae import LONG_FORKS
 from coterie.features import plan_features
 from coterie.pipeline.candidates import group_counts
+from coterie.pipeline.check import as_workload, check_settings
 from coterie.training import Job, fit, is_stackable, measure_cost
-from coterie.workload import Workload, find_structure, load_workload, validate
+from coterie.workload import Workload, find_structure, validate
 
 #: steps of the short training that is timed
 _TIMED_STEPS = 20
@@ -59,7 +60,8 @@ def plan(
     """
     (progress or silent)("plan", 0, 1)
     estimator = get_estimator(method, **options)
-    workload = load_workload(workload) if isinstance(workload, str) else workload
+    workload = as_workload(workload)
+    check_settings(workload, groups, budget, seeds, 0, memory)
     validate(workload)
     structure = find_structure(workload, workload.build_model(0).to(workload.labels.device))
     count = estimator.count if estimator.directions == "random" else workload.n_tasks

@@ -18,9 +18,10 @@ from coterie.errors import CoterieWarning, SettingError
 from coterie.evaluation import Comparison, Recommendation, TrainedComparison, advise, compare, mix, recommend
 from coterie.grouping import Grouping
 from coterie.pipeline.candidates import candidate_groupings, estimated_affinity, typical_size
+from coterie.pipeline.check import as_workload, check_out, check_settings, whole
 from coterie.pipeline.recording import RecordingStore
 from coterie.pipeline.results import describe
-from coterie.workload import Workload, fingerprint, load_workload, validate
+from coterie.workload import Workload, fingerprint, validate
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,9 +102,9 @@ def run(
     start = time.perf_counter()
     progress = progress or silent
     estimator = get_estimator(method, **options)
-    if isinstance(workload, str):
-        workload = load_workload(workload)
-    _check(workload, groups, budget, seeds)
+    workload = as_workload(workload)
+    check_settings(workload, groups, budget, seeds, seed, memory)
+    check_out(out)
     settings = {
         "method": method if isinstance(method, str) else "custom",
         "estimator": estimator.to_dict(),
@@ -171,30 +172,18 @@ def estimate_affinity(
     if order not in ("pairwise", "higher"):
         raise SettingError(f"Parameter `order` should be 'pairwise' or 'higher'. Found {order!r}.")
     estimator = get_estimator(method, **options)
-    if isinstance(workload, str):
-        workload = load_workload(workload)
+    workload = as_workload(workload)
+    check_settings(workload, None, None, 1, seed, memory)
+    whole("subsets", subsets, 1, optional=True)
     validate(workload)
     chosen = 2 if order == "pairwise" else size or typical_size(workload.n_tasks)
-    if not 2 <= chosen <= workload.n_tasks:
-        raise SettingError(f"Parameter `size` should be from 2 to {workload.n_tasks} tasks. Found {size!r}.")
+    whole("size", chosen, 2, workload.n_tasks)
     if order == "higher" and subsets is not None:
         random_subsets(workload.n_tasks, subsets, chosen, seed=seed)  # too few to hold every pair: say so now
     estimate = estimator.estimate(
         workload, seed=seed, subset_size=chosen, memory=memory, store=store or NoStore(), progress=progress
     )
     return estimated_affinity(estimate, order, subsets, chosen, seed), estimate.model
-
-
-def _check(workload: Workload, groups: int | None, budget: int | None, seeds: int) -> None:
-    n = workload.n_tasks
-    if groups is not None and not 1 <= groups <= n:
-        raise SettingError(f"Parameter `groups` should be from 1 to {n}, the number of tasks. Found {groups!r}.")
-    if budget is not None and budget < 1:
-        raise SettingError(f"Parameter `budget` should be at least 1 model. Found {budget!r}.")
-    if groups is not None and budget is not None and groups > budget:
-        raise SettingError(f"Parameter `groups`={groups} asks for more models than `budget`={budget} allows.")
-    if seeds < 1:
-        raise SettingError(f"Parameter `seeds` should be at least 1. Found {seeds!r}.")
 
 
 def _find(

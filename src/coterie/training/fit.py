@@ -89,7 +89,7 @@ def _population(workload: Workload, jobs: Sequence[Job], backend: str, memory: i
         except ResourceError as error:
             reason = str(error)
     warnings.warn(
-        f"{len(jobs)} models are trained one after the other, which is slower than all at once: {reason}",
+        f"Models are trained one after the other, which is slower than all at once: {reason}",
         FallbackWarning,
         stacklevel=3,
     )

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from coterie.errors import SettingError, WorkloadError
 from coterie.workload.arrays import Inputs, as_inputs, as_labels, to_numpy
 from coterie.workload.builders import fresh_copies, seeded
-from coterie.workload.infer import TasksLike, in_training_units, infer_tasks
+from coterie.workload.checks import as_groups, as_name, as_recipe, as_widths, whole_number
+from coterie.workload.frames import aligned, check_index, input_names
+from coterie.workload.infer import TasksLike, columns_as_named, in_training_units, infer_tasks
 from coterie.workload.mlp import build_from_spec, mlp_spec
 from coterie.workload.recipe import Recipe
 from coterie.workload.split import PARTS, SplitLike, make_split
@@ -32,12 +34,14 @@ class _Options:
 
     model: nn.Module | None
     build_model: Callable[..., nn.Module] | None
-    recipe: Recipe | None
+    recipe: Recipe | Mapping[str, Any] | None
     standardize: bool
     name: str
-    hidden: Sequence[int]
+    hidden: Sequence[int] | int
     forward: Forward | None
     known_groups: Sequence[Sequence[str]] | None
+    seed: int
+    input_names: tuple[str, ...] | None = None
 
     @property
     def own_model(self) -> bool:
@@ -52,40 +56,44 @@ def from_arrays(
     tasks: TasksLike | None = None,
     model: nn.Module | None = None,
     build_model: Callable[..., nn.Module] | None = None,
-    recipe: Recipe | None = None,
+    recipe: Recipe | Mapping[str, Any] | None = None,
     split: SplitLike = FRACTIONS,
     seed: int = 0,
     standardize: bool = True,
     name: str = "workload",
-    hidden: Sequence[int] = (64, 32),
+    hidden: Sequence[int] | int = (64, 32),
     forward: Forward | None = None,
     known_groups: Sequence[Sequence[str]] | None = None,
 ) -> Workload:
     """A workload whose tasks share their rows; missing labels are NaN.
 
     Args:
-        x: (rows, ...) inputs: array, tensor, data frame, or a mapping of names to such things. Finite.
+        x: (rows, ...) inputs: array, tensor, data frame, or a mapping of names to such things. Finite. Names of columns
+            are kept, so that served models find them by name.
         y: (rows, tasks) labels: array, tensor, data frame, or a mapping of task names to columns. NaN where missing.
-        tasks: names, :class:`Task` objects, or a mapping of names to kinds. None takes the column names of `y` and
+            Rows are paired with those of `x` by position; pandas objects should have equal indexes.
+        tasks: names, :class:`Task` objects, or a mapping of names to kinds. Where `y` has names, its columns are found
+            by name and put into the order of the list. None takes the column names of `y` and
             reads the kinds off the labels: 0 and 1 are binary, whole numbers from 0 to at most 19 are classes, others
             regression.
         model: a module of your own; copies of it are drawn anew for each seed by the ``reset_parameters`` of its parts
             (frozen parts are kept).
         build_model: in place of `model`, a function of the seed, or of nothing, or a Module class; called with torch
             seeded. Use it for pretrained models.
-        recipe: how every model is trained; None takes the default :class:`Recipe`.
+        recipe: how every model is trained, a :class:`Recipe` or a mapping of its fields; None takes the default.
         split: fractions of (train, validation, test), a :class:`Split`, or a mapping of these names to row numbers.
         seed: of the random split.
         standardize: bring inputs and regression targets to mean 0 and standard deviation 1 over the training rows.
             Columns are standardised one by one; images and the like (three dimensions and more) as a whole; mappings
             and whole numbers for a model of your own not at all.
         name: for tables and reports.
-        hidden: widths of the built-in model, when no model is given.
+        hidden: widths of the hidden layers of the built-in model, when no model is given; one number is one layer.
         forward: ``forward(model, batch)`` -> outputs, where calling the model is not enough.
-        known_groups: groups of task names to compare the found ones with.
+        known_groups: groups of task names to compare the found ones with; a task is in one of them at most.
 
     Raises:
         WorkloadError: when the data cannot be used as they are.
+        SettingError: when another argument is of the wrong type or out of range.
         ModelError: when the model cannot be copied or called.
 
     Warns:
@@ -97,7 +105,10 @@ def from_arrays(
         >>> workload.task_names, tuple(workload.labels.shape), workload.tasks[0].kind
         (('a', 'b', 'c'), (60, 3), 'binary')
     """
-    options = _Options(model, build_model, recipe, standardize, name, hidden, forward, known_groups)
+    seed = whole_number(seed, "seed", low=0)
+    options = _Options(
+        model, build_model, recipe, standardize, name, hidden, forward, known_groups, seed, input_names(x)
+    )
     labels, columns = as_labels(y)
     inputs = as_inputs(x, own_model=options.own_model)
     rows = n_rows(inputs)
@@ -110,6 +121,8 @@ def from_arrays(
         raise WorkloadError(
             "Parameters `x` and `y` have no rows. The likely cause is a filter that dropped everything."
         )
+    check_index(x, y)
+    labels, columns = columns_as_named(labels, tasks, columns)
     made = infer_tasks(labels, tasks, columns)
     return _assemble(inputs, labels, made, make_split(split, rows, seed), options)
 
@@ -120,12 +133,12 @@ def from_datasets(
     tasks: TasksLike | None = None,
     model: nn.Module | None = None,
     build_model: Callable[..., nn.Module] | None = None,
-    recipe: Recipe | None = None,
+    recipe: Recipe | Mapping[str, Any] | None = None,
     split: SplitLike = FRACTIONS,
     seed: int = 0,
     standardize: bool = True,
     name: str = "workload",
-    hidden: Sequence[int] = (64, 32),
+    hidden: Sequence[int] | int = (64, 32),
     forward: Forward | None = None,
     known_groups: Sequence[Sequence[str]] | None = None,
 ) -> Workload:

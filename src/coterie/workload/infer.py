@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,49 @@ def infer_tasks(
             stacklevel=3,
         )
     return made
+
+
+def columns_as_named(
+    labels: NDArray[np.float64], tasks: TasksLike | None, columns: tuple[str, ...] | None
+) -> tuple[NDArray[np.float64], tuple[str, ...] | None]:
+    """Labels and their column names in the order in which a list of `tasks` names them.
+
+    Columns that are merely numbered (0, 1, ...) have no names of their own and are taken by position; so are labels
+    without column names.
+
+    Raises:
+        WorkloadError: when the columns have names and `tasks` has others.
+    """
+    if columns is None or tasks is None or isinstance(tasks, str):
+        return labels, columns
+    entries = cast("list[Any]", list(tasks))
+    names = [entry.name if isinstance(entry, Task) else entry for entry in entries]
+    if not all(isinstance(name, str) for name in names):
+        return labels, columns  # reported entry by entry later
+    if isinstance(tasks, Mapping):
+        names = [kind.name if isinstance(kind, Task) else name for name, kind in tasks.items()]
+    if sorted(names) != sorted(columns) or len(set(columns)) < len(columns):
+        if columns == tuple(map(str, range(len(columns)))) and not isinstance(tasks, Mapping):
+            return labels, columns
+        raise WorkloadError(_other_names(names, columns))
+    if isinstance(tasks, Mapping):  # the order of the columns, not of the mapping
+        return labels, columns
+    order = [columns.index(name) for name in names]
+    return labels[:, order], tuple(names)
+
+
+def _other_names(names: list[str], columns: tuple[str, ...]) -> str:
+    missing = [name for name in columns if name not in set(names)]
+    unknown = [name for name in names if name not in set(columns)]
+    repeated = [name for name, count in Counter((*columns,)).items() if count > 1]
+    repeated += [name for name, count in Counter(names).items() if count > 1 and name not in repeated]
+    again = f"; found more than once: {repeated[:5]}" if repeated else ""
+    return (
+        f"Parameter `tasks` should have one entry for each of the {len(columns)} named columns of the labels, with its "
+        f"name. Missing: {missing[:5] or 'none'}; no columns of the labels: {unknown[:5] or 'none'}{again}. The likely "
+        "cause is a misspelt name, or columns left in that are no tasks. Rename or pick the columns first (for example "
+        "`y[['a', 'b']]`), give kinds as tasks={'column': 'binary', ...}, or pass `y.to_numpy()` to go by position."
+    )
 
 
 def in_training_units(
