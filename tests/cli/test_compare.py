@@ -17,8 +17,8 @@ def parse(data):
 
 
 def test_groupings_are_read_with_and_without_serves():
-    plain = parse({"groups": [["b", "a"], ["c", "a"]]})
-    assert (plain.groups, plain.serves) == (((0, 1), (0, 2)), (0, 0, 1))
+    plain = parse({"groups": [["b", "a"], ["c"]]})
+    assert (plain.groups, plain.serves) == (((0, 1), (2,)), (0, 0, 1))
     assert parse([["a"], ["b", "c"]]).serves == (0, 1, 1)
     assert parse({"groups": [["a", "b"], ["c", "a"]], "serves": {"a": 1}}).serves == (1, 0, 1)
 
@@ -36,6 +36,8 @@ def test_groupings_are_read_with_and_without_serves():
         ({"groups": [["a"], ["b", "c"]], "serves": {"a": 7}}, "not in it"),
         ({"groups": [["a"], ["b", "c"]], "serves": {"x": 0}}, "the task 'x'"),
         ({"groups": [["a"], ["b", "c"]], "serves": [0, 1, 1]}, "should map"),
+        ({"groups": [["a", "b"], ["b", "c"]]}, "several groups: b.*Say which group"),
+        ({"groups": [["a", "b"], ["b", "c"]], "serves": {"a": 0}}, "several groups: b"),
     ],
 )
 def test_bad_groupings_are_named(data, words):
@@ -51,6 +53,11 @@ def test_candidates_are_named_after_their_files(tmp_path):
     assert list(found) == ["G", "G (2)"]
     with pytest.raises(StoreError, match="no file"):
         read_groupings([tmp_path / "nowhere.json"], TASKS)
+    for content in (b"target,a,b\na,0,1\nb,1,0\n", b"", b"\xff"):
+        (tmp_path / "A.csv").write_bytes(content)
+        with pytest.raises(SettingError, match="should be JSON as `coterie group --out` writes it") as caught:
+            read_groupings([tmp_path / "A.csv"], TASKS)
+        assert "Delete" not in str(caught.value)
 
 
 FILE = """

@@ -77,6 +77,25 @@ def test_mistakes_are_said_in_one_paragraph(tmp_path):
     _user_error(coterie("group", "-a", tmp_path / "D.csv", "--json"))
     _user_error(coterie("group", "-a", tmp_path, "--json"))
     _user_error(coterie("group", "-a", path, "--out", path / "below" / "G.json", "--json"))
+    (tmp_path / "E.csv").write_text("0,1,2\n1,0,3\n2,3,0\n")
+    assert "no header" in _user_error(coterie("group", "-a", tmp_path / "E.csv", "--json"))
+
+
+def test_a_diagonal_that_is_missing_is_asked_for(tmp_path):
+    values = BLOCKS.copy()
+    np.fill_diagonal(values, np.nan)
+    path = write(tmp_path / "A.csv", values, NAMES)
+    assert "--diagonal" in _user_error(coterie("group", "-a", path, "-k", 2, "--json"))
+    result = coterie("group", "-a", path, "-k", 2, "--diagonal", "mean", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert sorted(map(len, json.loads(result.stdout)["groups"])) == [3, 3]
+
+
+def test_help_lists_every_method():
+    from coterie.grouping import METHODS
+
+    words = coterie("group", "--help").stdout.replace("│", " ").split()
+    assert all(any(method in word.strip(",.") for word in words) for method in METHODS)
 
 
 def test_usage_errors_have_their_own_code(tmp_path):

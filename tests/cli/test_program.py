@@ -221,6 +221,27 @@ def test_plan(pipeline):
     assert all(word in table for word in ("features: 14 tasks", "forward", "1 GiB", "90 s", "nothing is on a GPU"))
 
 
+def test_a_plan_that_cannot_be_is_one_paragraph(pipeline):
+    fake = pipeline()
+    fake.plan = lambda *_, **__: _raise(SettingError("Parameter `groups` should be at most 3. Found 99."))
+    result = coterie("plan", "yeast", "--groups", 99, "--json")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "Found 99" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes end differently on Windows")
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_a_closed_pipe_ends_without_a_word(tmp_path, flags):
+    (tmp_path / "A.csv").write_text("a,b,c\n0,1,2\n1,0,3\n2,3,0\n")
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "coterie.cli", "group", "-a", str(tmp_path / "A.csv"), "-k", "2", *flags]
+    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=ENVIRONMENT, timeout=100)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (141, b"")
+
+
 def test_report_writes_the_page_again(tmp_path):
     from coterie.store import RunDirectory
 
@@ -234,6 +255,11 @@ def test_report_writes_the_page_again(tmp_path):
     page = tmp_path / "report.html"
     assert json.loads(result.stdout) == {"report": str(page)}
     assert "do not bother" in page.read_text()
+    refused = coterie("report", tmp_path, "--out", tmp_path / "nodir" / "x.html")
+    assert refused.exit_code == 1
+    assert "Cannot write" in refused.stderr
+    assert "its directory does not exist" in " ".join(refused.stderr.split())
+    assert not (tmp_path / "nodir").exists()
     assert coterie("report", tmp_path, "--out", tmp_path / "other.html").stdout == f"{tmp_path / 'other.html'}\n"
 
 

@@ -227,7 +227,7 @@ def test_a_data_frame_brings_its_names():
     named = ["tasks", "values", "y", "z"]
     assert group(pandas.DataFrame(BLOCKS, index=named, columns=named), k=2).tasks == tuple(named)
     for index in (["w", "x", "y", "other"], ["w", "x", "y", "y"], [5, 6, 7, 8]):
-        with pytest.raises(SettingError, match="index .* and columns"):
+        with pytest.raises(SettingError, match=r"index .* and columns"):
             group(pandas.DataFrame(BLOCKS, index=index, columns=names), k=2)
     with pytest.raises(SettingError, match="square"):
         group(pandas.DataFrame(BLOCKS[:3], columns=names), k=2)

@@ -186,7 +186,7 @@ def test_write_is_whole_or_nothing(tmp_path: Path) -> None:
     assert [p.name for p in target.parent.iterdir()] == ["report.html"]
     folder = tmp_path / "taken"
     folder.mkdir()
-    with pytest.raises(StoreError, match="cannot be written"):
+    with pytest.raises(StoreError, match="Cannot write"):
         write_report(sample_result(), folder)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["new", "taken"]
 

@@ -120,6 +120,20 @@ def test_intervals_say_what_they_are() -> None:
     assert text.interval_sentence(parse(sample_result(seeds=1))) == "One training seed, so no intervals."
 
 
+def test_losses_and_missing_labels_say_their_units() -> None:
+    result = sample_result()
+    result["workload"]["tasks"] = [{"name": "a", "kind": "regression"}, {"name": "b", "kind": "multiclass"}]
+    words = text.loss_sentence(parse(result))
+    assert "units of its training variance" in words
+    assert "multi-class tasks the mean log loss" in words
+    assert "binary" not in words
+    assert dict(tables.facts(parse(result)))["missing labels"].endswith("of the table of examples x tasks")
+    result["workload"]["missing"] = 0.0
+    assert "table" not in dict(tables.facts(parse(result)))["missing labels"]
+    result["workload"]["tasks"] = [{"name": "a", "kind": "own"}]
+    assert text.loss_sentence(parse(result)) == ""
+
+
 def cells(svg: str) -> list[tuple[str, str]]:
     return re.findall(r'<rect class="(\w+)"[^>]*><title>([^<]*)</title></rect>', svg)
 

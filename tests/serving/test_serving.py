@@ -273,3 +273,89 @@ def test_states_and_grouping_must_fit(tmp_path):
     with pytest.raises(SettingError, match="tasks of the workload"):
         save_served(tmp_path, w, other, states_of(w, other))
     assert not list(tmp_path.iterdir())
+
+
+def named(path):
+    frame = pd.DataFrame(X, columns=["p", "q", "r", "s"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        w = from_arrays(frame, Y, tasks=KINDS, hidden=(8,))
+    saved(path, w)
+    return frame, load(path)
+
+
+def test_columns_of_a_frame_are_found_by_name(tmp_path):
+    frame, predictor = named(tmp_path)
+    assert predictor.input_names == ("p", "q", "r", "s")
+    expected = predictor.predict(X)
+    for form in (frame, frame[["s", "p", "r", "q"]], pd.DataFrame(X)):
+        answers = predictor.predict(form)
+        assert all(np.array_equal(answers[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x: x.assign(extra=1.0), r"Missing: none; not known: \['extra'\]"),
+        (lambda x: x.drop(columns="q"), r"Missing: \['q'\]; not known: none"),
+        (lambda x: x.rename(columns={"q": "Q"}), r"Missing: \['q'\]; not known: \['Q'\]"),
+        (lambda x: x[["p", "q", "r", "s", "s"]], r"more than once: \['s'\]"),
+    ],
+)
+def test_other_columns_of_a_frame_are_refused(tmp_path, change, words):
+    frame, predictor = named(tmp_path)
+    with pytest.raises(WorkloadError, match=words):
+        predictor.predict(change(frame))
+
+
+def test_a_description_without_names_still_loads(tmp_path):
+    frame, _ = named(tmp_path)
+    text = json.loads((tmp_path / "serve.json").read_text())
+    assert text.pop("input_names") == ["p", "q", "r", "s"]
+    (tmp_path / "serve.json").write_text(json.dumps(text))
+    predictor = load(tmp_path)
+    assert predictor.input_names is None
+    assert predictor.predict(frame)["toxic"].shape == (60,)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda text: text.pop("tasks"), "'tasks' is missing"),
+        (lambda text: text.pop("sha256"), "'sha256' is missing"),
+        (lambda text: text.pop("forward"), "'forward' is missing"),
+        (lambda text: text.update(tasks="abc"), "'tasks' is of the type str"),
+        (lambda text: text.update(tasks=[]), "'tasks' is empty"),
+        (lambda text: text.update(tasks=[3]), "entry 0 of 'tasks' is no task"),
+        (lambda text: text["tasks"][0].update(colour=1), "entry 0 of 'tasks' is no task"),
+        (lambda text: text["serves"].update(toxic=2), "'toxic' group 2, but there are 2 groups"),
+        (lambda text: text["serves"].update(toxic=-1), "'toxic' group -1"),
+        (lambda text: text["serves"].update(toxic="0"), "'toxic' group '0'"),
+        (lambda text: text["serves"].update(weight=0), "was not trained on it"),
+        (lambda text: text["serves"].pop("toxic"), r"no group for \['toxic'\]"),
+        (lambda text: text["serves"].update(other=0), r"unknown tasks \['other'\]"),
+        (lambda text: text["groups"][0].append("other"), "group 0 is no list of tasks"),
+        (lambda text: text["inputs"].update(dtype="nonsense"), "'inputs' has no valid shape"),
+        (lambda text: text.update(input_names="abcd"), "'input_names'"),
+    ],
+)
+def test_a_damaged_description_is_named(tmp_path, change, words):
+    saved(tmp_path)
+    text = json.loads((tmp_path / "serve.json").read_text())
+    change(text)
+    (tmp_path / "serve.json").write_text(json.dumps(text))
+    with pytest.raises(StoreError, match=words):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("chunk", [0, -3, 2.5, None, "7", True])
+def test_chunk_is_a_whole_number_of_at_least_1(tmp_path, chunk):
+    saved(tmp_path)
+    with pytest.raises(SettingError, match="`chunk` should be a whole number of at least 1"):
+        load(tmp_path).predict(X, chunk=chunk)
+
+
+def test_a_predictor_knows_the_devices(tmp_path):
+    saved(tmp_path)
+    with pytest.raises(SettingError, match="`device`"):
+        load(tmp_path).to("warp")

@@ -1,12 +1,13 @@
 import json
 import os
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from coterie.errors import StoreError
+from coterie.errors import SettingError, StoreError
 from coterie.store import MemoryRun, Payload, RunDirectory, StoreWarning, open_run, read_manifest
 from coterie.store import manifest as manifest_module
 
@@ -174,9 +175,37 @@ def test_units_without_a_manifest_are_a_damaged_run(tmp_path):
 def test_a_damaged_manifest_is_named(tmp_path, content):
     opened(tmp_path).close()
     (tmp_path / "manifest.json").write_text(content)
-    with pytest.raises(StoreError, match=r"manifest.json"):
+    with pytest.raises(StoreError, match=r"manifest.json.*another directory.*overwrite=True \(--overwrite\)") as caught:
         opened(tmp_path)
-    opened(tmp_path, overwrite=True).close()
+    assert "Delete" not in str(caught.value)
+    with opened(tmp_path, overwrite=True) as run:
+        run.unit("a", {}, lambda: Payload(meta={"x": 1}))
+    with opened(tmp_path) as run:
+        assert run.unit("a", {}, never).meta == {"x": 1}
+
+
+def test_a_directory_with_files_of_others_is_mentioned_once(tmp_path):
+    for name in ("a.txt", "b.txt", "c.txt", "d.txt", ".hidden"):
+        (tmp_path / name).write_text("mine")
+    with pytest.warns(StoreWarning, match=r"'a.txt', 'b.txt', 'c.txt' and 1 more") as caught:
+        opened(tmp_path).close()
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        opened(tmp_path).close()
+        opened(tmp_path / "empty").close()
+
+
+@pytest.mark.parametrize("out", ["", "  "])
+def test_an_empty_path_is_refused(out):
+    with pytest.raises(SettingError, match=r"`out`.*empty"):
+        open_run(out, fingerprint="f", settings={})
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
+def test_places_where_no_directory_can_be():
+    with pytest.raises(StoreError, match=r"cannot be created.*Choose another directory"):
+        opened("/proc/coterie-run")
 
 
 def test_a_newer_format_is_refused(tmp_path):

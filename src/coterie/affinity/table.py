@@ -31,7 +31,10 @@ def write_table(path: str | Path, values: NDArray[np.float64], names: Sequence[s
             for name, row in zip(names, values.tolist(), strict=True):
                 writer.writerow([name, *("" if math.isnan(value) else repr(value) for value in row)])
     except OSError as error:
-        raise StoreError(f"{path} cannot be written: {error.strerror}. Choose another place with --out.") from error
+        cause = f"{error.strerror or error}. Choose another file or directory with `out`"
+        if not Path(path).parent.exists():
+            cause = "its directory does not exist (any more). Create it or choose another with `out`"
+        raise StoreError(f"Cannot write {str(path)!r}: {cause}.") from error
 
 
 def read_table(path: str | Path) -> tuple[NDArray[np.float64], tuple[str, ...]]:

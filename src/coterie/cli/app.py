@@ -17,7 +17,8 @@ from coterie.cli.run import run
 app = typer.Typer(
     name="coterie",
     help="Which of your tasks should be trained together? Affinities, groups and an honest comparison.",
-    epilog="Start with: coterie demo      Exit codes: 0 done, 1 a mistake in the input, 2 usage, 130 interrupted.",
+    epilog="Start with: coterie demo      Exit codes: 0 done, 1 a mistake in the input, 2 usage, 130 interrupted, "
+    "141 closed pipe.",
     no_args_is_help=True,
     add_completion=False,
     # tracebacks are for --debug, and then plain ones

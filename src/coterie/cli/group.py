@@ -19,7 +19,14 @@ def group(
         ),
     ],
     groups: Groups = None,
-    method: Annotated[str, typer.Option("--method", "-m", help="How groups are found: sdp, sdp-penalty, ...")] = "sdp",
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            "-m",
+            help="sdp, sdp-penalty, spectral, all-in-one, single-task or exhaustive (up to 12 tasks).",
+        ),
+    ] = "sdp",
     diagonal: Annotated[
         str, typer.Option("--diagonal", help="What stands on the diagonal: keep, zero or mean (of the other entries).")
     ] = "keep",

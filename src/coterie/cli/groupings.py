@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from coterie.errors import SettingError
+from coterie.errors import SettingError, StoreError
 from coterie.grouping import Grouping
 from coterie.store.files import read_json
 
@@ -16,22 +16,34 @@ def read_groupings(paths: Sequence[Path], tasks: tuple[str, ...]) -> dict[str, G
     """Groupings by the names of their files, in the order given.
 
     Raises:
-        SettingError: when one does not cover the tasks.
-        StoreError: when a file is missing or is not JSON.
+        SettingError: when one does not cover the tasks or is not JSON.
+        StoreError: when a file is missing or cannot be read.
     """
     found: dict[str, Grouping] = {}
     for path in paths:
         name, number = path.stem, 2
         while name in found or name in ("all-in-one", "single-task"):
             name, number = f"{path.stem} ({number})", number + 1
-        found[name] = parse_grouping(read_json(path), tasks, str(path))
+        found[name] = parse_grouping(_read(path), tasks, str(path))
     return found
+
+
+def _read(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except StoreError as error:
+        if not isinstance(error.__cause__, ValueError | RecursionError):
+            raise
+        raise SettingError(
+            f"The grouping {str(path)!r} should be JSON as `coterie group --out` writes it. Found something else; a "
+            "table of affinities (CSV) is grouped first: coterie group --affinity A.csv --out G.json."
+        ) from error
 
 
 def parse_grouping(data: Any, tasks: tuple[str, ...], source: str) -> Grouping:
     """A grouping from JSON: an object with `groups` (lists of task names) and perhaps `serves`, or only the lists.
 
-    Without `serves`, a task that stands in several groups is served by the first of them.
+    A task that stands in one group is served by it; one that stands in several needs an entry in `serves`.
 
     Raises:
         SettingError: saying what is wrong with it.
@@ -51,7 +63,15 @@ def parse_grouping(data: Any, tasks: tuple[str, ...], source: str) -> Grouping:
             "Every task needs a group, if only one of its own."
         )
     first = {name: next(i for i, group in enumerate(members) if position[name] in group) for name in tasks}
-    serves = {**first, **_serves(data, members, position, source)}
+    said = _serves(data, members, position, source)
+    shared = [name for name in tasks if name not in said and sum(position[name] in group for group in members) > 1]
+    if shared:
+        raise SettingError(
+            f"The grouping {source!r} has tasks that stand in several groups: {', '.join(shared[:5])}. Say which group "
+            f'serves each of them, counted from 0, such as "serves": {{"{shared[0]}": {first[shared[0]]}}}, or keep '
+            "each task in one group only."
+        )
+    serves = {**first, **said}
     return Grouping(
         tasks=tasks,
         groups=tuple(tuple(sorted(set(group))) for group in members),

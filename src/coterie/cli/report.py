@@ -24,11 +24,12 @@ def report(
     """
     with session(as_json=as_json, quiet=quiet, debug=debug) as s:
         from coterie.report.html import write_report
-        from coterie.store.files import read_json
+        from coterie.store.files import need_directory, read_json
         from coterie.store.manifest import read_manifest
 
         read_manifest(run)
         path = out or run / "report.html"
+        need_directory(path)
         write_report(read_json(run / "result.json"), path)
         if as_json:
             s.emit({"report": str(path)})

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 import warnings
 from collections.abc import Generator, Mapping
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import IO, Any, NoReturn, TextIO
 
 import typer
 from rich.console import Console
@@ -18,7 +19,28 @@ from rich.text import Text
 from coterie.cli.progress import Bars
 from coterie.errors import CoterieError, CoterieWarning
 
-FAILED, INTERRUPTED = 1, 130
+FAILED, INTERRUPTED, CLOSED = 1, 130, 141
+
+
+class Terminal(Console):
+    """A console whose reader may leave early, as in ``coterie run ... | head -1``."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        """End quietly."""
+        leave(self.file)
+
+
+def leave(stream: IO[str]) -> NoReturn:
+    """End the program without a word because nobody reads any more; what is still to be written goes nowhere.
+
+    Raises:
+        SystemExit: with code 141, as programs end that the system stops for this reason.
+    """
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    with suppress(AttributeError, OSError, ValueError):  # a stream that is no file of the system
+        os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+    raise SystemExit(CLOSED)
 
 
 def one_paragraph(message: object) -> str:
@@ -52,8 +74,11 @@ class Session:
         """Print the one JSON object; numbers that are not finite become null."""
         from coterie.store.files import to_plain
 
-        self.out.write(json.dumps(to_plain(result), allow_nan=False) + "\n")
-        self.out.flush()
+        try:
+            self.out.write(json.dumps(to_plain(result), allow_nan=False) + "\n")
+            self.out.flush()
+        except BrokenPipeError:
+            leave(self.out)
 
     def say(self, text: str) -> None:
         """Print a line for people; silent with ``--json``."""
@@ -70,8 +95,9 @@ def session(*, as_json: bool, quiet: bool = False, debug: bool = False) -> Gener
 
     Raises:
         typer.Exit: with code 1 after an error and 130 after an interruption, both said on stderr.
+        SystemExit: with code 141 when whoever read the output has left.
     """
-    errors = Console(stderr=True)
+    errors = Terminal(stderr=True)
     out = sys.stdout
     with ExitStack() as stack:
         if as_json:
@@ -79,8 +105,8 @@ def session(*, as_json: bool, quiet: bool = False, debug: bool = False) -> Gener
         stack.enter_context(_warnings(errors, quiet=quiet, debug=debug))
         bars = stack.enter_context(Bars(errors, visible=not (as_json or quiet)))
         try:
-            yield Session(out, Console(file=out), bars, as_json)
-        except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
+            yield Session(out, Terminal(file=out), bars, as_json)
+        except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
         except KeyboardInterrupt:
             bars.stop()

@@ -64,7 +64,7 @@ def print_comparison(console: Console, comparison: Mapping[str, Any]) -> None:
     for candidate in comparison["candidates"]:
         total = candidate["total"]["test"]
         rows.append((candidate["name"], candidate["models"], _percent(total["mean"]), _interval(total)))
-    print_table(console, ("candidate", "models", "mean gain (test)", "95 % interval"), rows, right=1)
+    print_table(console, ("candidate", "models", "total gain (test)", "95 % interval"), rows, right=1)
     console.print(
         Text(f"Gains are against {comparison['baseline']}, {len(comparison['seeds'])} seeds; positive is good.")
     )

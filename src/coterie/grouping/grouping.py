@@ -246,8 +246,8 @@ class Grouping:
 def _what_is_wrong(data: object) -> str:
     """Why a stored grouping cannot be read, for an error message."""
     if not isinstance(data, dict):
-        kinds = {list: "a list", str: "a text", type(None): "nothing (null)"}
-        return f"Found {kinds.get(type(data), 'a single value')} instead."
+        kind = "a list" if isinstance(data, list) else "nothing (null)" if data is None else "a single value"
+        return f"Found {kind} instead."
     missing = [name for name in ("groups", "serves") if name not in data]
     if missing:
         return f"Found an object without {' and '.join(f'`{name}`' for name in missing)}."

@@ -193,8 +193,8 @@ def check_size(matrix: FloatArray, tasks: Sequence[str]) -> None:
     if len(huge):
         row, column = (int(index) for index in huge[0])
         raise SettingError(
-            f"Parameter `affinity` should have entries of at most {HUGE:g} in size, so that they can be added up. Found "
-            f"{matrix[row, column]:g} for target {tasks[row]!r} and source {tasks[column]!r}. A mark for missing "
+            f"Parameter `affinity` should have entries of at most {HUGE:g} in size, so that they can be added up. "
+            f"Found {matrix[row, column]:g} for target {tasks[row]!r} and source {tasks[column]!r}. A mark for missing "
             "values is a frequent cause; otherwise divide all entries by the same number: the groups stay the same."
         )
 
@@ -212,8 +212,8 @@ def check_seed(value: Any) -> None:
     """A seed is a whole number from 0."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < 2**32:
         raise SettingError(
-            f"Parameter `seed` should be a whole number from 0 to {2**32 - 1}. Found {value!r}. The same seed gives the same "
-            "groups: any small number will do, such as seed=0."
+            f"Parameter `seed` should be a whole number from 0 to {2**32 - 1}. Found {value!r}. The same seed gives "
+            "the same groups: any small number will do, such as seed=0."
         )
 
 

@@ -205,13 +205,26 @@ def _find(
 
 
 def _conclude(trained: TrainedComparison, budget: int | None) -> tuple[TrainedComparison, Grouping, Recommendation]:
-    """Recommend; then let simpler models serve the tasks for which they are surely better, if that pays as a whole."""
+    """Recommend; then let simpler models serve the tasks for which they are surely better, if that pays as a whole.
+
+    Where a mixture of many models is worth its price, a grouping with no more models may be worth more: among those the
+    best on validation data is taken, and mixed in its turn.
+    """
     advice = recommend(trained.comparison, budget)
-    mixed = mix(trained.comparison, advice.candidate, budget)
-    if mixed is not None:
+    for _ in range(2):
+        mixed = mix(trained.comparison, advice.candidate, budget)
+        if mixed is None:
+            break
         name = f"mixed ({len(mixed.grouping.groups)})"
+        if name in trained.comparison.candidates:
+            name = f"{name}, from {advice.candidate}"
         trained = trained.extended(name, mixed.grouping, mixed.losses)
-        advice = advise(trained.comparison, name, budget)
+        comparison = trained.comparison
+        rivals = [rival for rival in comparison.candidates if comparison.n_models(rival) <= comparison.n_models(name)]
+        best = max((comparison.total(rival, "validation").mean, rival) for rival in rivals)[1]
+        advice = advise(comparison, best, budget)
+        if best == name:
+            break
     comparison = trained.comparison
     return trained, comparison.groupings[comparison.index(advice.candidate)], advice
 

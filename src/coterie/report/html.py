@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from coterie.errors import StoreError
 from coterie.report import palette, tables, text
 from coterie.report.data import Groups, Json, ReportData, parse
 from coterie.report.formats import DASH, flops, plural, shorten
 from coterie.report.heatmap import heatmap
+from coterie.store.files import write_error
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -67,6 +67,7 @@ def render(result: Json) -> str:
         subtitle=" · ".join([data.name, plural(len(data.tasks), "task"), f"coterie {data.version or DASH}"]),
         figures=text.key_figures(data),
         interval=text.interval_sentence(data),
+        losses=text.loss_sentence(data),
         tally=text.tally_sentence(data),
         known_groups=text.known_groups_sentence(data),
         definitions=text.definitions(data),
@@ -122,8 +123,5 @@ def write_report(result: Json, path: Path) -> Path:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise StoreError(
-            f"path: the report cannot be written to {path} ({error.strerror or error}). The folder is probably "
-            "read-only or the path names a folder; give the path of a file in a folder you may write to."
-        ) from error
+        raise write_error(error, path) from error
     return path

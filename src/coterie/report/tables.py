@@ -225,6 +225,11 @@ def task_forest(data: ReportData, *, everything: bool = False) -> Forest | None:
     return Forest(forest.scale_strip(ax), tuple(rows), left_out, ENDS)
 
 
+def _missing(part: float | None) -> str:
+    """The share of missing labels, and of what; tasks that have different rows miss the rows of the others."""
+    return percent(part) + (" of the table of examples x tasks" if part else "")
+
+
 def facts(data: ReportData) -> tuple[tuple[str, str], ...]:
     """The data in a few rows."""
     kinds = [kind for _, kind, _ in data.tasks if kind]
@@ -232,7 +237,7 @@ def facts(data: ReportData) -> tuple[tuple[str, str], ...]:
     rows = [("workload", data.name), ("from", data.reference)]
     rows.append(("tasks", f"{len(data.tasks):,}" + (f" ({by_kind})" if by_kind else "")))
     rows += [(f"{part} rows", count(amount)) for part, amount in data.rows]
-    rows += [("labels", count(data.labels)), ("missing labels", percent(data.missing))]
+    rows += [("labels", count(data.labels)), ("missing labels", _missing(data.missing))]
     if data.affinity:
         rows.append(("affinity", f"{data.affinity.method or 'unnamed'} ({data.affinity.kind})"))
     if data.found:

@@ -127,6 +127,21 @@ def tally_sentence(data: ReportData) -> str:
     return f"Of {plural(len(shown.tasks), 'task')}, " + ", ".join(parts) + "."
 
 
+def loss_sentence(data: ReportData) -> str:
+    """In which units the test losses of these tasks are."""
+    kinds = {kind for _, kind, _ in data.tasks}
+    parts: list[str] = []
+    if "regression" in kinds:
+        parts.append(
+            "for regression the mean squared error of the standardised target, in units of its training variance"
+        )
+    named = [kind for kind in ("binary", "multiclass") if kind in kinds]
+    if named:
+        words = " and ".join({"binary": "binary", "multiclass": "multi-class"}[kind] for kind in named)
+        parts.append(f"for {words} tasks the mean log loss")
+    return f"Test loss: {'; '.join(parts)}. Smaller is better." if parts else ""
+
+
 def known_groups_sentence(data: ReportData) -> str:
     """Agreement with the groups the workload came with, if it did."""
     if not data.known_groups:
@@ -151,7 +166,8 @@ def definitions(data: ReportData) -> Sequence[tuple[str, str]]:
         (
             "Gain",
             "Relative reduction of a task's loss against a model trained on that task alone: "
-            "(single-task loss − loss) / single-task loss. Positive is better. The total is the mean over tasks.",
+            "(single-task loss − loss) / single-task loss. Positive is better. The total is one minus the "
+            "geometric mean over tasks of loss / single-task loss.",
         ),
         ("Interval", interval),
         (

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from coterie.errors import WorkloadError
 from coterie.workload.arrays import Inputs, check_finite, to_numpy
+from coterie.workload.frames import aligned
 
 
 def describe_inputs(inputs: Inputs) -> dict[str, Any]:
@@ -25,7 +26,13 @@ def describe_inputs(inputs: Inputs) -> dict[str, Any]:
     return {"shape": list(inputs.shape[1:]), "dtype": str(inputs.dtype).removeprefix("torch.")}
 
 
-def prepare(x: Any, form: Mapping[str, Any], center: Tensor | None, scale: Tensor | None) -> Inputs:
+def prepare(
+    x: Any,
+    form: Mapping[str, Any],
+    center: Tensor | None,
+    scale: Tensor | None,
+    names: tuple[str, ...] | None = None,
+) -> Inputs:
     """Inputs as the models want them: checked, in the type of the training inputs, and standardised like them.
 
     Args:
@@ -33,6 +40,7 @@ def prepare(x: Any, form: Mapping[str, Any], center: Tensor | None, scale: Tenso
         form: from :func:`describe_inputs`.
         center: subtracted first; None when the models were trained on raw inputs.
         scale: divided out afterwards.
+        names: columns of training; those of a data frame with text columns are put into this order.
 
     Raises:
         WorkloadError: when names, shape, type or values do not fit.
@@ -44,6 +52,7 @@ def prepare(x: Any, form: Mapping[str, Any], center: Tensor | None, scale: Tenso
             "Parameter `x` should be one array: the models were trained on one. "
             f"Found a mapping with the keys {list(x)[:5]}."
         )
+    x = aligned(x, names, where="Parameter `x`", reference="the training inputs")
     inputs = _as_trained(x, "x", form)
     check_finite(inputs)
     if center is not None:

@@ -19,6 +19,7 @@ from coterie.serving.saved import read_served
 from coterie.workload import Split, Task, Workload
 from coterie.workload.arrays import Inputs
 from coterie.workload.build import n_rows
+from coterie.workload.checks import as_device, whole_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +42,7 @@ class Predictor:
         form: what inputs look like.
         input_center: subtracted from raw inputs; None where nothing was.
         input_scale: divided out of raw inputs.
+        input_names: columns of the training inputs; None where they had no names.
     """
 
     workload: Workload
@@ -50,6 +52,7 @@ class Predictor:
     form: Mapping[str, Any]
     input_center: Tensor | None
     input_scale: Tensor | None
+    input_names: tuple[str, ...] | None = None
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -60,17 +63,22 @@ class Predictor:
         return f"Predictor({len(self.tasks)} tasks, {len(self.groups)} models)"
 
     def to(self, device: str | torch.device) -> Predictor:
-        """Move the models (in place); inputs are moved to them and results come back as arrays."""
+        """Move the models (in place); inputs are moved to them and results come back as arrays.
+
+        Raises:
+            SettingError: when there is no such device here.
+        """
+        found = as_device(device)
         for model in self.models:
-            model.to(device)
+            model.to(found)
         return self
 
     def predict(self, x: Any, *, chunk: int = CHUNK) -> dict[str, NDArray[np.float64]]:
         """Predictions of every task, each model run once over the rows.
 
         Args:
-            x: raw inputs in the form of training: array, tensor, data frame (same columns in the same order) or
-                mapping. They are standardised as at training.
+            x: raw inputs in the form of training: array, tensor, data frame or mapping. Columns of a data frame are
+                found by name where training had names, else by position. They are standardised as at training.
             chunk: rows that go through a model at once.
 
         Returns:
@@ -78,10 +86,12 @@ class Predictor:
             or (rows, classes) class probabilities (multi-class).
 
         Raises:
-            WorkloadError: when the inputs do not fit: number of features, keys, missing or infinite values.
+            WorkloadError: when the inputs do not fit: number or names of columns, keys, missing or infinite values.
+            SettingError: when `chunk` is no whole number of at least 1.
             ModelError: when a model fails on them.
         """
-        inputs = prepare(x, self.form, self.input_center, self.input_scale)
+        chunk = whole_number(chunk, "chunk", low=1)
+        inputs = prepare(x, self.form, self.input_center, self.input_scale, self.input_names)
         answers: dict[str, NDArray[np.float64]] = {}
         for group in sorted(set(self.serves.values())):
             outputs = self._outputs(group, inputs, chunk)
@@ -109,8 +119,8 @@ class Predictor:
         first = next(iter(model.parameters()), None)
         device = torch.device("cpu") if first is None else first.device
         parts: list[Tensor] = []
-        for start in range(0, rows, max(1, chunk)):
-            here = slice(start, start + max(1, chunk))
+        for start in range(0, rows, chunk):
+            here = slice(start, start + chunk)
             if isinstance(inputs, dict):
                 batch: Any = {name: part[here].to(device) for name, part in inputs.items()}
             else:
@@ -174,4 +184,5 @@ def load(
         text["inputs"],
         saved.input_center,
         saved.input_scale,
+        None if text.get("input_names") is None else tuple(text["input_names"]),
     )

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from coterie.errors import SettingError, StoreError
+from coterie.serving.description import check_description
 from coterie.serving.inputs import describe_inputs
 from coterie.store.arrays import decode, encode, plain_arrays
 from coterie.store.files import atomic_write, digest, read_json, write_json
@@ -82,6 +83,7 @@ def _describe(workload: Workload, grouping: Grouping) -> dict[str, Any]:
         "groups": [[names[task] for task in group] for group in grouping.groups],
         "serves": {names[task]: int(group) for task, group in enumerate(grouping.serves)},
         "inputs": describe_inputs(workload.inputs),
+        "input_names": None if workload.input_names is None else list(workload.input_names),
         "input_center": workload.input_center is not None,
         "input_scale": workload.input_scale is not None,
         "model_spec": workload.model_spec,
@@ -108,6 +110,7 @@ def read_served(path: str | Path) -> Saved:
             f"The file {str(path / DESCRIPTION)!r} is not of the format {FORMAT} that this version reads. "
             "It was damaged, or written by another version: make the run again."
         )
+    check_description(cast("dict[str, Any]", description), str(path / DESCRIPTION))
     try:
         data = (path / TENSORS).read_bytes()
     except OSError as error:

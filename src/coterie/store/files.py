@@ -105,6 +105,30 @@ def _sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def need_directory(path: Path) -> None:
+    """Whether a file may be written at a path as far as its directory goes; nothing is made.
+
+    Raises:
+        StoreError: the directory is not there or is a file.
+    """
+    if not path.parent.is_dir():
+        number = errno.ENOTDIR if path.parent.exists() else errno.ENOENT
+        raise write_error(OSError(number, os.strerror(number)), path)
+
+
+def directory_error(error: OSError, path: Path) -> StoreError:
+    """The clear form of an operating system's refusal to make a directory."""
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        cause = "a part of this path is a file, not a directory"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        cause = "the directory above it is read-only for this user"
+    elif error.errno == errno.ENOENT:
+        cause = "the system does not allow new directories there"
+    else:
+        cause = f"the system said: {error.strerror or error}"
+    return StoreError(f"The directory {str(path)!r} cannot be created: {cause}. Choose another directory with `out`.")
+
+
 def write_error(error: OSError, path: Path, size: int = 0) -> StoreError:
     """The clear form of an operating system's refusal to write."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -113,6 +137,8 @@ def write_error(error: OSError, path: Path, size: int = 0) -> StoreError:
         cause = "the directory is read-only for this user. Choose another directory with `out`"
     elif error.errno in (errno.ENOTDIR, errno.EEXIST):
         cause = "a part of this path is a file, not a directory. Choose another directory with `out`"
+    elif error.errno == errno.EISDIR:
+        cause = "this is a directory. Give the path of a file with `out`"
     elif error.errno == errno.ENOENT:
         cause = "its directory does not exist (any more). Create it or choose another with `out`"
     else:
@@ -142,7 +168,8 @@ def read_json(path: str | Path) -> Any:
     except (ValueError, RecursionError) as error:
         raise StoreError(
             f"The file {str(path)!r} is not valid JSON ({error}). It was damaged or changed by hand. "
-            "Delete it, or make the run again in another directory or with overwrite=True."
+            "If it belongs to a run, make the run again in another directory with `out`, or replace it with "
+            "overwrite=True (--overwrite)."
         ) from error
 
 

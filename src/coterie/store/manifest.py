@@ -72,12 +72,13 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or not {"format", "fingerprint", "settings"} <= manifest.keys():
         raise StoreError(
             f"The file {str(path / NAME)!r} is no manifest of a run: it was damaged or changed by hand. "
-            "Make the run again in another directory, or with overwrite=True."
+            "Make the run again in another directory with `out`, or replace it with overwrite=True (--overwrite)."
         )
     if manifest["format"] != FORMAT:
         raise StoreError(
             f"The run {str(path)!r} has format {manifest['format']!r}; this version of coterie reads format {FORMAT}. "
-            "Use the version that wrote it (see `coterie` in its manifest), or make the run again."
+            "Use the version that wrote it (see `coterie` in its manifest), choose another directory with "
+            "`out`, or replace the run with overwrite=True (--overwrite)."
         )
     return manifest
 

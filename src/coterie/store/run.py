@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coterie._units import Payload
-from coterie.errors import StoreError, StoreWarning
+from coterie.errors import SettingError, StoreError, StoreWarning
 from coterie.store import manifest as _manifest
 from coterie.store.arrays import decode, encode, kinds_of
 from coterie.store.files import (
     atomic_write,
     canonical,
     digest,
+    directory_error,
     read_json,
     remove_temporary,
     to_plain,
@@ -88,7 +89,7 @@ class RunDirectory:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise write_error(error, self.path) from error
+            raise directory_error(error, self.path) from error
         self._lock = RunLock(self.path)
         try:
             self.manifest = self._open(_manifest.build(fingerprint, settings, workload), overwrite)
@@ -103,6 +104,8 @@ class RunDirectory:
         fresh = not (self.path / _manifest.NAME).exists()
         if fresh:
             self._refuse_strangers()
+            if not overwrite:
+                self._mention_strangers()
         else:
             found = _manifest.read_manifest(self.path)
             _manifest.check_same(self.path, found, wanted)
@@ -126,6 +129,19 @@ class RunDirectory:
                 f"The directory {str(self.path)!r} has {', '.join(clashes)} but no {_manifest.NAME}: it is a damaged "
                 "run or something else. Choose another directory with `out`, or replace them with overwrite=True "
                 "(--overwrite)."
+            )
+
+    def _mention_strangers(self) -> None:
+        """Say it when a new run goes among files of others: perhaps it is the wrong directory."""
+        found = sorted(entry.name for entry in self.path.iterdir() if entry.name[0] != "." and entry != self.units)
+        if found:
+            more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+            warnings.warn(
+                f"The directory {str(self.path)!r} of this new run is not empty: it has "
+                f"{', '.join(repr(name) for name in found[:3])}{more}. These are left alone; choose a directory of its "
+                "own with `out` to keep the run apart.",
+                StoreWarning,
+                stacklevel=4,
             )
 
     def _clear(self) -> None:
@@ -246,7 +262,17 @@ def open_run(
     overwrite: bool = False,
     workload: Workload | None = None,
 ) -> RunDirectory | MemoryRun:
-    """A run in a directory, or in memory when `path` is None."""
+    """A run in a directory, or in memory when `path` is None.
+
+    Raises:
+        SettingError: an empty path.
+        StoreError: see :class:`RunDirectory`.
+    """
     if path is None:
         return MemoryRun()
+    if not str(path).strip():
+        raise SettingError(
+            "Parameter `out` should be the path of a directory, or None to keep the run in memory. Found an empty "
+            "text; an unset variable is a frequent cause. Give a name, such as out='runs/mine'."
+        )
     return RunDirectory(path, fingerprint=fingerprint, settings=settings, overwrite=overwrite, workload=workload)

@@ -15,6 +15,11 @@ from coterie.errors import WorkloadError
 Inputs = Tensor | dict[str, Tensor]
 FloatArray = NDArray[np.float64]
 
+_NO_COLUMNS = (
+    "Parameter `{}` has no columns; at least one is needed, {}. The likely cause is a selection of columns that "
+    "matched none."
+)
+
 
 def as_inputs(x: Any, *, own_model: bool) -> Inputs:
     """Inputs as one tensor or a dict of tensors, checked for missing and infinite values.
@@ -53,7 +58,9 @@ def as_labels(y: Any) -> tuple[FloatArray, tuple[str, ...] | None]:
                 "Parameter `y`: the labels of each task should be one-dimensional and equally long. Found shapes "
                 f"{shapes}. Tasks with rows of their own are given to coterie.workload.from_datasets."
             )
-        stacked = np.stack(list(columns.values()), axis=1) if columns else np.empty((0, 0))
+        if not columns:
+            raise WorkloadError(_NO_COLUMNS.format("y", "one a task"))
+        stacked = np.stack(list(columns.values()), axis=1)
         return stacked.astype(np.float64), tuple(columns)
     names = tuple(str(name) for name in y.columns) if hasattr(y, "columns") else None
     labels = to_numpy(y, "y")
@@ -63,6 +70,8 @@ def as_labels(y: Any) -> tuple[FloatArray, tuple[str, ...] | None]:
             "task; a single column of class numbers can be made several tasks, one a class, by comparing it with "
             "each class."
         )
+    if labels.shape[1] == 0:
+        raise WorkloadError(_NO_COLUMNS.format("y", "one a task"))
     return labels.astype(np.float64), names
 
 
@@ -72,6 +81,11 @@ def to_numpy(values: Any, parameter: str) -> NDArray[Any]:
     Raises:
         WorkloadError: when the values are text, objects, dates, sparse or complex.
     """
+    if values is None:
+        raise WorkloadError(
+            f"Parameter `{parameter}` should be an array, a tensor or a data frame. Found None. The likely cause is a "
+            "function that returned nothing, such as one that changes a table in place."
+        )
     if isinstance(values, Tensor):
         array = values.detach().cpu().double().numpy() if values.is_floating_point() else values.detach().cpu().numpy()
     elif hasattr(values, "toarray"):
@@ -113,6 +127,8 @@ def _as_tensor(values: Any, parameter: str, *, own_model: bool) -> Tensor:
         raise WorkloadError(
             f"Parameter `{parameter}` should be an array with one row an example. Found a single number."
         )
+    if array.ndim > 1 and 0 in array.shape[1:]:
+        raise WorkloadError(_NO_COLUMNS.format(parameter, "one a feature") + f" Its shape is {array.shape}.")
     if array.ndim == 1 and not own_model:
         array = array[:, None]
     whole = array.dtype.kind in "iu" and own_model

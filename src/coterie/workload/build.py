@@ -40,8 +40,7 @@ class _Options:
     hidden: Sequence[int] | int
     forward: Forward | None
     known_groups: Sequence[Sequence[str]] | None
-    seed: int
-    input_names: tuple[str, ...] | None = None
+    input_names: tuple[str, ...] | None
 
     @property
     def own_model(self) -> bool:
@@ -106,9 +105,8 @@ def from_arrays(
         (('a', 'b', 'c'), (60, 3), 'binary')
     """
     seed = whole_number(seed, "seed", low=0)
-    options = _Options(
-        model, build_model, recipe, standardize, name, hidden, forward, known_groups, seed, input_names(x)
-    )
+    names = input_names(x)
+    options = _Options(model, build_model, recipe, standardize, name, hidden, forward, known_groups, names)
     labels, columns = as_labels(y)
     inputs = as_inputs(x, own_model=options.own_model)
     rows = n_rows(inputs)
@@ -145,10 +143,10 @@ def from_datasets(
     """A workload with one data set a task: the rows are put one below the other, with the label of their task only.
 
     Takes `datasets`, a mapping of task names to pairs (x, y) with x (rows, ...) inputs and y (rows,) labels, or a list
-    of such pairs; all inputs have the same columns. The other arguments are those of :func:`from_arrays`, except
-    `split`: fractions are applied to each data set on its own; a mapping of ``"train"``, ``"validation"`` and
-    ``"test"`` to row numbers means rows inside each data set, the same for all; a :class:`Split` means rows of all
-    data sets put together.
+    of such pairs; all inputs have the same columns; those of data frames are matched by name. The other arguments are
+    those of :func:`from_arrays`, except `split`: fractions are applied to each data set on its own; a mapping of
+    ``"train"``, ``"validation"`` and ``"test"`` to row numbers means rows inside each data set, the same for all; a
+    :class:`Split` means rows of all data sets put together.
 
     Raises:
         WorkloadError: when the data cannot be used as they are.
@@ -160,13 +158,10 @@ def from_datasets(
         >>> tuple(workload.labels.shape), int(workload.observed.sum())
         ((40, 2), 40)
     """
-    options = _Options(model, build_model, recipe, standardize, name, hidden, forward, known_groups)
-    named = isinstance(datasets, Mapping)
-    pairs = list(datasets.values()) if named else list(datasets)
-    columns = tuple(str(key) for key in datasets) if named else None
-    if not pairs:
-        raise WorkloadError("Parameter `datasets` is empty. Give at least two data sets, one a task.")
-    keys = list(columns or map(str, range(len(pairs))))
+    seed = whole_number(seed, "seed", low=0)
+    keys, pairs, columns = _listed(datasets)
+    pairs, names = _same_columns(keys, pairs)
+    options = _Options(model, build_model, recipe, standardize, name, hidden, forward, known_groups, names)
     parts = [_pair(pair, key, own_model=options.own_model) for key, pair in zip(keys, pairs, strict=True)]
     sizes = [len(y) for _, y in parts]
     labels = np.full((sum(sizes), len(parts)), np.nan)
@@ -174,6 +169,7 @@ def from_datasets(
     for index, (_, y) in enumerate(parts):
         labels[offsets[index] : offsets[index + 1], index] = y
     inputs = _concatenate([x for x, _ in parts], keys)
+    labels, columns = columns_as_named(labels, tasks, columns)
     made = infer_tasks(labels, tasks, columns)
     return _assemble(inputs, labels, made, _split_each(split, sizes, seed), options)
 
@@ -201,20 +197,20 @@ def _assemble(
     build, spec = _model(inputs, sum(task.width for task in tasks), options)
     if device.type != "cpu":
         build = OnDevice(build, device)
-    groups = options.known_groups
     workload = Workload(
-        name=options.name,
+        name=as_name(options.name),
         tasks=tasks,
         inputs=inputs,
         labels=targets.to(device),
         split=make_split(split, len(labels), 0, device),
         build_model=build,
-        recipe=options.recipe or Recipe(),
+        recipe=as_recipe(options.recipe),
         forward=options.forward,
         model_spec=spec,
         input_center=input_center,
         input_scale=input_scale,
-        known_groups=None if groups is None else tuple(tuple(group) for group in groups),
+        known_groups=as_groups(options.known_groups),
+        input_names=options.input_names,
     )
     check_data(workload)
     return workload
@@ -245,12 +241,50 @@ def _model(inputs: Inputs, width: int, options: _Options) -> tuple[BuildModel, d
             f"Parameter `x` is a mapping ({', '.join(list(inputs)[:5])}), which the built-in model cannot read. Pass "
             "`model` or `build_model`, or put the columns into one array."
         )
-    spec = mlp_spec(math.prod(inputs.shape[1:]), tuple(options.hidden), width)
+    spec = mlp_spec(math.prod(inputs.shape[1:]), as_widths(options.hidden), width)
     return build_from_spec(spec), spec
 
 
+def _listed(datasets: Any) -> tuple[list[str], list[Any], tuple[str, ...] | None]:
+    """Keys for messages, the pairs, and the names of the tasks where there are some."""
+    columns: tuple[str, ...] | None = None
+    if isinstance(datasets, Mapping):
+        named = cast("Mapping[Any, Any]", datasets)
+        columns, pairs = tuple(str(key) for key in named), list(named.values())
+    elif isinstance(datasets, Sequence) and not isinstance(datasets, str):
+        pairs = list(cast("Sequence[Any]", datasets))
+    else:
+        raise WorkloadError(
+            "Parameter `datasets` should be a mapping of task names to pairs (x, y), or a list of such pairs. Found "
+            f"{type(datasets).__name__}. For example {{'north': (x1, y1), 'south': (x2, y2)}}; one table of labels for "
+            "all tasks is given to coterie.workload.from_arrays."
+        )
+    if not pairs:
+        raise WorkloadError("Parameter `datasets` is empty. Give at least two data sets, one a task.")
+    return list(columns or map(str, range(len(pairs)))), pairs, columns
+
+
+def _same_columns(keys: list[str], pairs: list[Any]) -> tuple[list[Any], tuple[str, ...] | None]:
+    """The pairs with the columns of all data frames in the order of the first one, and the names if all have them."""
+    whole = [_is_pair(pair) for pair in pairs]  # others are reported by _pair
+    found = [input_names(pair[0]) if ok else None for pair, ok in zip(pairs, whole, strict=True)]
+    first = next((index for index, names in enumerate(found) if names is not None), None)
+    if first is None:
+        return pairs, None
+    made: list[Any] = []
+    for key, pair, ok in zip(keys, pairs, whole, strict=True):
+        where = f"Parameter `datasets`: the inputs of entry {key!r}"
+        reference = f"entry {keys[first]!r}"
+        made.append((aligned(pair[0], found[first], where=where, reference=reference), pair[1]) if ok else pair)
+    return made, found[first] if all(names is not None for names in found) else None
+
+
+def _is_pair(pair: Any) -> bool:
+    return isinstance(pair, tuple | list) and len(cast("Sequence[Any]", pair)) == 2
+
+
 def _pair(pair: Any, key: str, *, own_model: bool) -> tuple[Inputs, NDArray[np.float64]]:
-    if not isinstance(pair, tuple | list) or len(cast("Sequence[Any]", pair)) != 2:
+    if not _is_pair(pair):
         raise WorkloadError(
             f"Parameter `datasets`: entry {key!r} should be a pair (x, y). Found {type(pair).__name__}."
         )
@@ -266,6 +300,7 @@ def _pair(pair: Any, key: str, *, own_model: bool) -> tuple[Inputs, NDArray[np.f
             f"Parameter `datasets`: entry {key!r} should have one label a row, and at least one row. Found "
             f"{n_rows(x)} rows of inputs and labels of shape {y.shape}."
         )
+    check_index(pair[0], pair[1], f"Parameter `datasets`: the inputs and labels of entry {key!r}")
     return x, y
 
 

@@ -114,13 +114,14 @@ def as_groups(groups: Any) -> tuple[tuple[str, ...], ...] | None:
         )
     made: list[tuple[str, ...]] = []
     for group in cast("Iterable[Any]", groups):
-        if isinstance(group, str) or not isinstance(group, Iterable):
+        names: list[Any] = [] if isinstance(group, str) or not isinstance(group, Iterable) else list(group)
+        if not names or not all(isinstance(name, str) for name in names):
             raise WorkloadError(
                 f"Parameter `known_groups` should be a list of lists of task names. Found {group!r} "
-                f"({type(group).__name__}) in place of a list; the likely cause is a group of one task without its "
-                f"brackets. {example}"
+                f"({type(group).__name__}) in place of a list of names. Likely causes are a group of one task without "
+                f"its brackets, an empty group, or numbers in place of names. {example}"
             )
-        made.append(tuple(cast("Iterable[str]", group)))
+        made.append(tuple(names))
     return tuple(made)
 
 

@@ -61,8 +61,15 @@ def columns_as_named(
     without column names.
 
     Raises:
-        WorkloadError: when the columns have names and `tasks` has others.
+        WorkloadError: when the columns have names and `tasks` has others, or `tasks` is no list or mapping.
     """
+    given: Any = tasks
+    listed = hasattr(given, "__iter__") and hasattr(given, "__len__") and not isinstance(given, set | frozenset)
+    if tasks is not None and not listed:
+        raise WorkloadError(
+            "Parameter `tasks` should be a list of names or tasks, or a mapping of names to kinds. Found "
+            f"{type(given).__name__}. The likely cause is a set, which has no order, or a generator: use list(...)."
+        )
     if columns is None or tasks is None or isinstance(tasks, str):
         return labels, columns
     entries = cast("list[Any]", list(tasks))

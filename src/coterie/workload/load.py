@@ -35,6 +35,13 @@ def load_workload(reference: str) -> Workload:
         >>> load_workload("digits").n_tasks
         10
     """
+    given: Any = reference
+    if not isinstance(given, str):
+        raise WorkloadError(
+            "Parameter `workload` should be a text: a built-in name or 'path/file.py:attribute'. Found "
+            f"{type(given).__name__}. The likely cause is an option that was not set; a Workload object needs no "
+            "loading. Built-in are " + ", ".join(datasets.names()) + "."
+        )
     if reference in datasets.names():
         return datasets.load(reference)
     path, attribute = _parse(reference)

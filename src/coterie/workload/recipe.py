@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from coterie.errors import SettingError
@@ -43,11 +43,13 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
             raise SettingError(f"Parameter `optimizer` should be one of {OPTIMIZERS}. Found {self.optimizer!r}.")
-        for name, low in (("learning_rate", 0.0), ("weight_decay", -1e-300), ("momentum", -1e-300)):
-            value = getattr(self, name)
-            if not (isinstance(value, int | float) and math.isfinite(value) and value > low):
+        for name, positive in (("learning_rate", True), ("weight_decay", False), ("momentum", False)):
+            value: Any = getattr(self, name)
+            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            if not number or value < 0 or (positive and value == 0):
+                bound = "greater than 0" if positive else "at least 0"
                 raise SettingError(
-                    f"Parameter `{name}` of the recipe should be a finite number, at least 0. Found {value!r}."
+                    f"Parameter `{name}` of the recipe should be a finite number {bound}. Found {value!r}."
                 )
         for name in ("epochs", "batch_size", "check_every", "patience"):
             value = getattr(self, name)
@@ -65,5 +67,16 @@ class Recipe:
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Recipe:
-        """The inverse of :meth:`to_dict`."""
+        """The inverse of :meth:`to_dict`; fields that are left out have their default.
+
+        Raises:
+            SettingError: when a field is unknown or out of range.
+        """
+        known = [entry.name for entry in fields(Recipe)]
+        unknown = [name for name in data if name not in known]
+        if unknown:
+            raise SettingError(
+                f"Parameter `recipe` has unknown fields: {unknown[:5]}. The likely cause is a misspelt name or a "
+                f"recipe of another version. Known are {', '.join(known)}."
+            )
         return Recipe(**data)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from numbers import Real
+from typing import Any, cast
 
 from coterie.errors import SettingError, WorkloadError
 from coterie.workload.losses import MarginLoss, get_loss
@@ -43,16 +45,49 @@ class Task:
         if not isinstance(self.name, str) or not self.name.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
             raise WorkloadError(f"Parameter `name` of a task should be a non-empty text. Found {self.name!r}.")
         get_loss(self.kind)
-        if self.kind == "multiclass" and (self.classes is None or self.classes < 2):
-            raise WorkloadError(
-                f"Task {self.name!r} is multiclass and needs `classes` of at least 2. Found classes={self.classes}. "
-                "A task with two classes may also be given as kind='binary'."
-            )
-        if not (math.isfinite(self.scale) and self.scale > 0 and math.isfinite(self.center)):
+        self._check_classes()
+        self._check_head()
+        units: tuple[Any, Any] = (self.center, self.scale)
+        if not all(isinstance(value, Real) and math.isfinite(value) for value in units) or self.scale <= 0:
             raise SettingError(
                 f"Task {self.name!r} should have a finite `center` and a positive `scale`. "
                 f"Found center={self.center}, scale={self.scale}."
             )
+
+    def _check_classes(self) -> None:
+        classes: Any = self.classes
+        if classes is not None:
+            try:
+                number = None if isinstance(classes, bool) else operator.index(classes)
+            except TypeError:
+                number = None
+            if number is None:
+                raise WorkloadError(
+                    f"Task {self.name!r}: parameter `classes` should be a whole number of at least 2. Found "
+                    f"{classes!r} ({type(classes).__name__}). For example Task({self.name!r}, 'multiclass', classes=3)."
+                )
+            object.__setattr__(self, "classes", number)  # numpy's whole numbers cannot be written as JSON
+        if self.kind == "multiclass" and (classes is None or classes < 2):
+            raise WorkloadError(
+                f"Task {self.name!r} is multiclass and needs `classes` of at least 2. Found classes={classes}. "
+                "A task with two classes may also be given as kind='binary'."
+            )
+        if self.kind != "multiclass" and classes is not None and (self.kind, classes) != ("binary", 2):
+            raise WorkloadError(
+                f"Task {self.name!r}: parameter `classes` is for kind='multiclass' only. Found kind={self.kind!r} with "
+                f"classes={classes}. Give kind='multiclass', or leave `classes` out."
+            )
+
+    def _check_head(self) -> None:
+        head: Any = self.head
+        names: list[Any] = list(cast("Sequence[Any]", head)) if isinstance(head, tuple | list) else []
+        if not isinstance(head, tuple | list) or not all(isinstance(name, str) and name for name in names):
+            raise WorkloadError(
+                f"Task {self.name!r}: parameter `head` should be a tuple of names of parameters, or of beginnings of "
+                f"such names. Found {head!r} ({type(cast('object', head)).__name__}). One name is given with a comma: "
+                "head=('heads.0',)."
+            )
+        object.__setattr__(self, "head", tuple(names))
 
     @property
     def loss(self) -> MarginLoss:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from coterie.errors import DataWarning, WorkloadError
 from coterie.workload.arrays import check_finite
+from coterie.workload.checks import check_groups
 from coterie.workload.split import PARTS, check_split
 from coterie.workload.task import Task
 from coterie.workload.workload import Workload
@@ -44,7 +45,7 @@ def check_data(workload: Workload) -> None:
 
 
 def check_tasks(tasks: tuple[Task, ...], known_groups: tuple[tuple[str, ...], ...] | None) -> None:
-    """Raise WorkloadError for fewer than two tasks, repeated or unprintable names, and groups of unknown names."""
+    """Raise WorkloadError for fewer than two tasks, bad names, and groups that overlap or have unknown names."""
     if len(tasks) < 2:
         raise WorkloadError(
             f"Parameter `tasks`: grouping needs at least 2 tasks. Found {len(tasks)}. A column of class numbers can "
@@ -62,13 +63,7 @@ def check_tasks(tasks: tuple[Task, ...], known_groups: tuple[tuple[str, ...], ..
                 f"Parameter `tasks`: the name {task.name!r} has a control character (a line break, a tab, ...), which "
                 "breaks tables and files. Remove it, for example with ' '.join(name.split())."
             )
-    names = {task.name for task in tasks}
-    unknown = [name for group in known_groups or () for name in group if name not in names]
-    if unknown:
-        raise WorkloadError(
-            f"Parameter `known_groups` has names that are no tasks: {unknown[:5]}. The tasks are {sorted(names)[:5]}, "
-            "..."
-        )
+    check_groups(known_groups, tuple(task.name for task in tasks))
 
 
 def _check_shapes(workload: Workload) -> tuple[Tensor, int]:
@@ -196,12 +191,9 @@ def _warn_rare(workload: Workload, labels: Tensor) -> None:
             values = labels[workload.split.part(part), index]
             known = values[~torch.isnan(values)].long().cpu()
             counts[part] = torch.bincount(known, minlength=classes).tolist()
-        rare = min(range(classes), key=counts["train"].__getitem__)
-        absent = [part for part in PARTS[1:] if task.kind == "binary" and min(counts[part]) == 0]
-        if counts["train"][rare] < RARE:
-            notes.append(f"{task.name!r} has {counts['train'][rare]} training rows of class {rare}")
-        elif absent:
-            notes.append(f"{task.name!r} has one class only in the {' and '.join(absent)} part")
+        said = _rare_in(counts)
+        if said:
+            notes.append(f"{task.name!r} has {' and '.join(said)}")
     if notes:
         shown = "; ".join(notes[:5]) + (f"; and {len(notes) - 5} more tasks" if len(notes) > 5 else "")
         warnings.warn(
@@ -210,6 +202,25 @@ def _warn_rare(workload: Workload, labels: Tensor) -> None:
             DataWarning,
             stacklevel=5,
         )
+
+
+def _rare_in(counts: dict[str, list[int]]) -> list[str]:
+    """What to say of a task with these numbers of rows a part and class; empty when nothing is unusual."""
+    said: list[str] = []
+    rare = min(range(len(counts["train"])), key=counts["train"].__getitem__)
+    if counts["train"][rare] < RARE:
+        said.append(f"{counts['train'][rare]} training rows of class {rare}")
+    for part in PARTS[1:]:
+        present = [number for number, count in enumerate(counts[part]) if count]
+        absent = [number for number, count in enumerate(counts[part]) if not count]
+        if not absent:
+            continue
+        if len(present) == 1:
+            said.append(f"one class only in the {part} part")
+        else:
+            shown = ", ".join(map(str, absent[:5])) + (", ..." if len(absent) > 5 else "")
+            said.append(f"no row of class {shown} in the {part} part")
+    return said
 
 
 def _warn_constant_inputs(workload: Workload) -> None:

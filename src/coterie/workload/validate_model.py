@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from typing import Any
 
@@ -109,8 +110,7 @@ def _run(workload: Workload, model: nn.Module, batch: Batch, rows: int) -> Tenso
         dtype = {k: v.dtype for k, v in batch.items()} if isinstance(batch, dict) else batch.dtype
         raise ModelError(
             f"The model ({type(model).__name__}) failed on a batch of shape {described} and dtype {dtype}: "
-            f"{type(error).__name__}: {error}. Likely causes are a first layer of another width, another dtype or "
-            "device, or an argument that `forward=lambda model, batch: ...` should fill."
+            f"{type(error).__name__}: {error}. {_cause(batch, error)}"
         ) from error
     if outputs.shape[0] != rows:
         raise WorkloadError(
@@ -118,6 +118,23 @@ def _run(workload: Workload, model: nn.Module, batch: Batch, rows: int) -> Tenso
             "The likely cause is a pooling or a reshape over the batch dimension."
         )
     return outputs
+
+
+def _cause(batch: Batch, error: Exception) -> str:
+    """The likely cause of a model that fails on its first batch."""
+    parts: dict[str, Tensor] = batch if isinstance(batch, dict) else {"": batch}
+    whole = [f"x[{name!r}]" if name else "x" for name, part in parts.items() if not part.is_floating_point()]
+    text = str(error).lower()
+    # layers that look rows up name Long as the type they want, not as the one they got
+    if whole and re.search(r"\blong\b|\blongtensor\b|\bint64\b|mixed dtype", text) and "indices" not in text:
+        return (
+            f"The likely cause is that `{whole[0]}` holds whole numbers and was kept as int64, as token numbers are, "
+            "while the model reads floating-point numbers: pass x.astype('float32'), or cast inside the model."
+        )
+    return (
+        "Likely causes are a first layer of another width, another dtype or device, or an argument that "
+        "`forward=lambda model, batch: ...` should fill."
+    )
 
 
 def _check_outputs(workload: Workload, model: nn.Module, outputs: Tensor) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from coterie.errors import WorkloadError
+from coterie.workload.checks import as_device
 from coterie.workload.losses import MarginLoss
 from coterie.workload.recipe import Recipe
 from coterie.workload.task import Task
@@ -63,6 +64,7 @@ class Workload:
         model_spec: JSON-ready description of a built-in model; None for a user's own module.
         input_center, input_scale: what was subtracted from and divided out of raw tensor inputs; None when nothing was.
         known_groups: groups that are known from outside, to compare with (task names).
+        input_names: names of the input columns, where the inputs were a data frame with text columns.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Workload:
     input_center: Tensor | None = None
     input_scale: Tensor | None = None
     known_groups: tuple[tuple[str, ...], ...] | None = None
+    input_names: tuple[str, ...] | None = None
 
     @property
     def n_tasks(self) -> int:
@@ -121,8 +124,11 @@ class Workload:
         """The same workload with data, row numbers and models on another device; `self` stays as it is.
 
         Models are built on the CPU and moved, so a seed means the same parameters everywhere.
+
+        Raises:
+            SettingError: when there is no such device here.
         """
-        device = torch.device(device)
+        device = as_device(device)
 
         def move(value: Tensor | None) -> Tensor | None:
             return None if value is None else value.to(device)
