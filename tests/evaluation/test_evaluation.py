@@ -18,6 +18,7 @@ from coterie.evaluation import (
     recommend,
     single_task,
     t_interval,
+    veto,
 )
 from coterie.grouping import Grouping
 
@@ -104,6 +105,19 @@ def test_the_first_line_says_when_test_data_contradict() -> None:
     advice = recommend(contradicted)
     assert advice.candidate == "all-in-one"
     assert "on test data one model per task is" in advice.text
+
+
+def test_test_data_can_only_send_the_choice_back_to_one_model() -> None:
+    comparison = make(joint=1.0, pairs=0.9, single=1.0)
+    advice = recommend(comparison)
+    assert advice.candidate == "pairs"
+    assert veto(comparison, advice) == advice
+    comparison.test[1] += 0.5
+    sent_back = veto(comparison, advice)
+    assert sent_back.candidate == "all-in-one"
+    assert sent_back.do_not_bother
+    assert "validation data favoured pairs" in sent_back.text
+    assert veto(comparison, sent_back) == sent_back
 
 
 def test_single_task_wins_only_within_the_budget() -> None:

@@ -74,7 +74,7 @@ def _compare(
     overwrite: bool,
 ) -> dict[str, Any]:
     from coterie.evaluation import compare as train_and_compare
-    from coterie.evaluation import recommend
+    from coterie.evaluation import recommend, veto
     from coterie.store import open_run
     from coterie.workload import fingerprint, validate
 
@@ -92,7 +92,7 @@ def _compare(
         )
         result = {
             "workload": {"name": workload.name, "reference": workload.reference},
-            "recommendation": recommend(trained.comparison, budget).to_dict(),
+            "recommendation": veto(trained.comparison, recommend(trained.comparison, budget)).to_dict(),
             "comparison": trained.comparison.to_dict(),
         }
         run.write_result(result)

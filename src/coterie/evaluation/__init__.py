@@ -5,7 +5,7 @@ from coterie.evaluation.comparison import BASELINE, JOINT, Comparison
 from coterie.evaluation.intervals import Interval, t_interval
 from coterie.evaluation.labels import LabelLosses
 from coterie.evaluation.mix import Mixture, mix
-from coterie.evaluation.recommend import Recommendation, advise, helped_and_harmed, recommend
+from coterie.evaluation.recommend import Recommendation, advise, helped_and_harmed, recommend, veto
 
 __all__ = [
     "BASELINE",
@@ -24,4 +24,5 @@ __all__ = [
     "recommend",
     "single_task",
     "t_interval",
+    "veto",
 ]

@@ -116,11 +116,25 @@ def _groups(comparison: Comparison, chosen: str) -> str:
         f"Train {comparison.n_models(chosen)} models ({chosen}): mean gain {over_joint} against one model for all "
         f"tasks and {over_single} against single-task models, on test data."
     )
-    if over_joint.mean <= 0:
-        text += " The validation data favoured it, but the test data do not confirm that: one model is as good."
-    elif over_single.high < 0:
+    if over_single.high < 0:
         text += " If you can afford one model per task, that does better still."
     return text
+
+
+def veto(comparison: Comparison, advice: Recommendation) -> Recommendation:
+    """Fall back to one model for all tasks when the test data do not confirm what the validation data favoured.
+
+    Test data never choose between candidates; they can only send the choice back to the simplest one. Nothing changes
+    unless the mean test gain over one model for all tasks is at most 0.
+    """
+    gain = comparison.total(advice.candidate, "test", against=JOINT)
+    if advice.candidate == JOINT or gain.mean > 0:
+        return advice
+    text = (
+        f"Do not bother with groups: validation data favoured {advice.candidate} ({advice.models} models), but on test "
+        f"data it is no better than one model for all tasks ({gain})."
+    )
+    return Recommendation(text, JOINT, comparison.n_models(JOINT), True, advice.reason)
 
 
 def helped_and_harmed(comparison: Comparison, candidate: str, against: str = BASELINE) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from coterie._units import NoStore, UnitStore
 from coterie.affinity import Affinity, Estimate, GainModel, GradTAE, get_estimator, random_subsets
 from coterie.affinity.costs import training_flops
 from coterie.errors import CoterieWarning, SettingError
-from coterie.evaluation import Comparison, Recommendation, TrainedComparison, advise, compare, mix, recommend
+from coterie.evaluation import Comparison, Recommendation, TrainedComparison, advise, compare, mix, recommend, veto
 from coterie.grouping import Grouping
 from coterie.pipeline.candidates import candidate_groupings, estimated_affinity, typical_size
 from coterie.pipeline.check import as_workload, check_out, check_settings, whole
@@ -226,6 +226,7 @@ def _conclude(trained: TrainedComparison, budget: int | None) -> tuple[TrainedCo
         if best == name:
             break
     comparison = trained.comparison
+    advice = veto(comparison, advice)
     return trained, comparison.groupings[comparison.index(advice.candidate)], advice
 
 

@@ -62,7 +62,7 @@ def _parse(reference: str) -> tuple[Path, str]:
     name, attribute = (head, tail) if colon and tail.isidentifier() else (reference, "workload")
     path = Path(name).expanduser()
     if path.suffix != ".py":
-        near = difflib.get_close_matches(reference, datasets.names(), n=1)
+        near = difflib.get_close_matches(reference, datasets.names(), n=1, cutoff=0.7)
         raise WorkloadError(
             f"Parameter `workload`: {reference!r} is no built-in workload ({', '.join(datasets.names())}) and no "
             "Python file. "
