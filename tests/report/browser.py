@@ -154,10 +154,29 @@ def inspect(
     jobs = [(f"{name} @ {width}", width, instrument(page, extra)) for name, page in pages.items() for width in widths]
     outer = folder / "outer.html"
     outer.write_text(_OUTER.replace("JOBS", json.dumps(jobs).replace("<", "\\u003c")), encoding="utf-8")
-    command = [browser, *FLAGS, f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=20000"]
-    command += ["--window-size=1400,1000", *(["--blink-settings=preferredColorScheme=0"] if dark else [])]
-    done = subprocess.run([*command, "--dump-dom", outer.as_uri()], capture_output=True, timeout=180, check=False)
-    match = re.search(r'<pre id="found">(.*?)</pre>', done.stdout.decode("utf-8", "replace"), re.DOTALL)
-    if not match or not match[1]:
-        raise AssertionError(f"the browser reported nothing: {done.stderr.decode('utf-8', 'replace')[-600:]}")
-    return json.loads(html.unescape(match[1]))
+    return json.loads(html.unescape(_report(browser, outer, folder, dark=dark)))
+
+
+def _report(browser: str, outer: Path, folder: Path, *, dark: bool, attempts: int = 4) -> str:
+    """What the outer page says when all pages have answered.
+
+    A browser that is starved of processor time may end before any page has answered; it says nothing then, neither
+    good nor bad, and is started again with more time. What a page answers is never asked twice.
+    """
+    errors = ""
+    for attempt in range(attempts):
+        command = [browser, *FLAGS, f"--user-data-dir={folder / f'profile-{attempt}'}"]
+        command += [f"--virtual-time-budget={20_000 * 3**attempt}", "--window-size=1400,1000"]
+        command += ["--blink-settings=preferredColorScheme=0"] if dark else []
+        try:
+            done = subprocess.run(
+                [*command, "--dump-dom", outer.as_uri()], capture_output=True, timeout=60, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            errors = str(error)
+            continue
+        match = re.search(r'<pre id="found">(.+?)</pre>', done.stdout.decode("utf-8", "replace"), re.DOTALL)
+        if match:
+            return match[1]
+        errors = done.stderr.decode("utf-8", "replace")[-600:]
+    raise AssertionError(f"the browser reported nothing in {attempts} starts: {errors}")
