@@ -31,6 +31,7 @@ from coterie.features.directions import Directions
 from coterie.features.random_directions import RandomDirections
 from coterie.training import Fit, measure_cost
 from coterie.workload import Workload, find_structure
+from coterie.workload.checks import whole_number
 
 DIRECTIONS = ("task-vectors", "task-gradients", "random")
 HEADS = ("exact", "projected")
@@ -101,9 +102,8 @@ class GradTAE:
             raise SettingError(f"Parameter `ridge` should be one of {RIDGES} or a number. Found {self.ridge!r}.")
         if not isinstance(self.ridge, str) and not (math.isfinite(self.ridge) and self.ridge > 0):
             raise SettingError(f"Parameter `ridge` should be positive. Found {self.ridge!r}.")
-        for name, value in (("bases", self.bases), ("count", self.count)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise SettingError(f"Parameter `{name}` should be a whole number, at least 1. Found {value!r}.")
+        whole_number(self.bases, "bases", low=1)
+        whole_number(self.count, "count", low=1)
         if not isinstance(self.offset, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise SettingError(f"Parameter `offset` should be True or False. Found {self.offset!r}.")
         if not (0 <= self.share < 1 and 0 < self.fork <= 1):

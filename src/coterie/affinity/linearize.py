@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from coterie._units import NoStore, Payload
+from coterie.affinity.blocks import pack_blocks, under, unpack_blocks
 from coterie.affinity.context import Context
 from coterie.affinity.costs import timed
 from coterie.affinity.digest import digest
@@ -41,9 +42,9 @@ def linearize(
     Cost: about 2 d forward passes over both parts in forward mode; see the note that the planner leaves.
     """
     workload = context.workload
-    parts: dict[str, PartFeatures] = {}
 
     def compute() -> Payload:
+        parts: dict[str, PartFeatures] = {}
         model = workload.build_model(context.seed).to(workload.labels.device)
         model.load_state_dict(dict(state))
         for part in ("train", "validation"):
@@ -58,7 +59,7 @@ def linearize(
         arrays = {f"statistics/{name}": value for name, value in statistics.to_tensors().items()}
         keep = ("train", "validation") if number == 0 or settings.fit == "converged" else ("validation",)
         for part in keep:
-            arrays.update({f"{part}/{name}": value for name, value in _pack(blocks[part]).items()})
+            arrays.update({f"{part}/{name}": value for name, value in pack_blocks(blocks[part]).items()})
         plan = parts["train"].plan
         note = f"features: {plan.mode} mode, d = {directions.count}. {plan.reason}"
         return Payload(dict(arrays), {"note": note, "mode": plan.mode})
@@ -75,10 +76,11 @@ def linearize(
     flops = feature_flops(workload, directions, context.costs.unit, str(payload.meta["mode"]), extra)
     context.costs.add("gradient features", flops)
     tensors = {name: torch.as_tensor(value).to(workload.labels.device) for name, value in payload.arrays.items()}
+    losses = [task.loss for task in workload.tasks]
     return LinearBase(
-        Statistics.from_tensors(_under(tensors, "statistics/")),
-        _unpack(workload, _under(tensors, "train/")),
-        _unpack(workload, _under(tensors, "validation/")),
+        Statistics.from_tensors(under(tensors, "statistics/")),
+        unpack_blocks(losses, under(tensors, "train/")),
+        unpack_blocks(losses, under(tensors, "validation/")),
         stretch(directions),
     )
 
@@ -120,27 +122,3 @@ def task_blocks(workload: Workload, features: PartFeatures) -> tuple[TaskBlock, 
         own = features.task(index)
         blocks.append(TaskBlock(own.g, own.head, own.offset, own.targets, task.loss))
     return tuple(blocks)
-
-
-def _pack(blocks: Sequence[TaskBlock]) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for index, block in enumerate(blocks):
-        for name in ("g", "head", "offset", "targets"):
-            tensors[f"{index}/{name}"] = getattr(block, name)
-    return tensors
-
-
-def _unpack(workload: Workload, tensors: Mapping[str, Tensor]) -> tuple[TaskBlock, ...]:
-    if not tensors:
-        return ()
-    return tuple(
-        TaskBlock(
-            *(tensors[f"{index}/{name}"] for name in ("g", "head", "offset", "targets")),
-            loss=task.loss,
-        )
-        for index, task in enumerate(workload.tasks)
-    )
-
-
-def _under(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}

@@ -10,14 +10,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from coterie.affinity.blocks import pack_blocks, under, unpack_blocks
 from coterie.affinity.grad_tae_model import GradTAEModel
 from coterie.affinity.linear import LinearBase
-from coterie.affinity.statistics import Statistics, TaskBlock
+from coterie.affinity.statistics import Statistics
 from coterie.errors import SettingError, StoreError
 from coterie.workload import get_loss
 
 _FORMAT = "coterie gain model 1"
-_FIELDS = ("g", "head", "offset", "targets")
 
 
 def save_model(model: GradTAEModel, path: str | Path) -> Path:
@@ -36,8 +36,7 @@ def save_model(model: GradTAEModel, path: str | Path) -> Path:
     for number, base in enumerate(model.bases):
         tensors.update({f"{number}/statistics/{k}": v for k, v in base.statistics.to_tensors().items()})
         for part in ("train", "validation") if model.converged else ("validation",):
-            for task, block in enumerate(getattr(base, part)):
-                tensors.update({f"{number}/{part}/{task}/{k}": getattr(block, k) for k in _FIELDS})
+            tensors.update({f"{number}/{part}/{k}": v for k, v in pack_blocks(getattr(base, part)).items()})
     facts = {
         "format": _FORMAT,
         "tasks": list(model.tasks),
@@ -69,11 +68,12 @@ def load_model(path: str | Path) -> GradTAEModel:
         raise StoreError(f"The file {str(path)!r} cannot be read: {error}. Was it written by save_model?") from error
     if facts.get("format") != _FORMAT:
         raise StoreError(f"The file {str(path)!r} holds no gain model of this version. Save it again.")
+    losses = [get_loss(kind) for kind in facts["kinds"]]
     bases = [
         LinearBase(
-            Statistics.from_tensors(_under(tensors, f"{number}/statistics/")),
-            _blocks(tensors, f"{number}/train/", facts["kinds"]),
-            _blocks(tensors, f"{number}/validation/", facts["kinds"]),
+            Statistics.from_tensors(under(tensors, f"{number}/statistics/")),
+            unpack_blocks(losses, under(tensors, f"{number}/train/")),
+            unpack_blocks(losses, under(tensors, f"{number}/validation/")),
             stretch,
         )
         for number, stretch in enumerate(facts["stretch"])
@@ -81,16 +81,3 @@ def load_model(path: str | Path) -> GradTAEModel:
     return GradTAEModel(
         tuple(facts["tasks"]), bases, facts["ridge"], facts["converged"], None, facts["method"], tuple(facts["kinds"])
     )
-
-
-def _blocks(tensors: dict[str, Tensor], prefix: str, kinds: list[str]) -> tuple[TaskBlock, ...]:
-    if f"{prefix}0/g" not in tensors:
-        return ()
-    return tuple(
-        TaskBlock(*(tensors[f"{prefix}{task}/{field}"] for field in _FIELDS), loss=get_loss(kind))
-        for task, kind in enumerate(kinds)
-    )
-
-
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}

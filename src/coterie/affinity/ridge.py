@@ -24,7 +24,7 @@ def matched_ridge(
     forked: Mapping[int, Mapping[str, Tensor]],
     start: Mapping[str, Tensor],
 ) -> tuple[float, str]:
-    """The geometric mean of two calibrated strengths (rule N1+F30, measured over nine data sets in docs/decisions.md).
+    """The geometric mean of two calibrated strengths (the reasons are in docs/decisions.md).
 
     F: linear single-task fits move the margins of their own task as far (root mean square over its training rows, mean
     of the log over tasks) as real single-task forks do. N: linear single-task fits move the trunk as far (norm) as the

@@ -54,9 +54,10 @@ class TrainedComparison:
 
         `losses` (part -> (seeds, labels)) takes the place of what the trained groups lose, where that would flatter.
         """
-        seeds = self.comparison.seeds
-        own = {part: collect(grouping, seeds, self.losses, index, part) for part, index in self.index.items()}
-        return replace(self, comparison=self.comparison.extended(name, grouping, losses or own))
+        if losses is None:
+            seeds = self.comparison.seeds
+            losses = {part: collect(grouping, seeds, self.losses, index, part) for part, index in self.index.items()}
+        return replace(self, comparison=self.comparison.extended(name, grouping, losses))
 
     def best_state(self, subset: Sequence[int], memory: int, store: UnitStore) -> Mapping[str, Tensor]:
         """Parameters of the seed with the lowest validation loss; trained again where they were not kept."""

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from coterie.errors import SettingError
 from coterie.workload import Workload, load_workload
+from coterie.workload.checks import whole_number
 
 
 def as_workload(workload: Workload | str) -> Workload:
@@ -27,20 +25,6 @@ def as_workload(workload: Workload | str) -> Workload:
     return workload
 
 
-def whole(name: str, value: Any, low: int, high: int | None = None, *, optional: bool = False) -> None:
-    """A whole number within limits, or None where that is allowed.
-
-    Raises:
-        SettingError: otherwise.
-    """
-    if value is None and optional:
-        return
-    number = int(value) if isinstance(value, int | np.integer) and not isinstance(value, bool) else None
-    if number is None or number < low or (high is not None and number > high):
-        limits = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise SettingError(f"Parameter `{name}` should be a whole number, {limits}. Found {value!r}.")
-
-
 def check_settings(
     workload: Workload, groups: int | None, budget: int | None, seeds: int, seed: int = 0, memory: int = 2**30
 ) -> None:
@@ -49,11 +33,13 @@ def check_settings(
     Raises:
         SettingError: naming the parameter.
     """
-    whole("groups", groups, 1, workload.n_tasks, optional=True)
-    whole("budget", budget, 1, optional=True)
-    whole("seeds", seeds, 1)
-    whole("seed", seed, 0, 2**31 - 1)
-    whole("memory", memory, 1)
+    if groups is not None:
+        whole_number(groups, "groups", low=1, high=workload.n_tasks)
+    if budget is not None:
+        whole_number(budget, "budget", low=1)
+    whole_number(seeds, "seeds", low=1)
+    whole_number(seed, "seed", low=0, high=2**31 - 1)
+    whole_number(memory, "memory", low=1)
     if groups is not None and budget is not None and groups > budget:
         raise SettingError(f"Parameter `groups`={groups} asks for more models than `budget`={budget} allows.")
 

@@ -18,10 +18,11 @@ from coterie.errors import CoterieWarning, SettingError
 from coterie.evaluation import Comparison, Recommendation, TrainedComparison, advise, compare, mix, recommend, veto
 from coterie.grouping import Grouping
 from coterie.pipeline.candidates import candidate_groupings, estimated_affinity, typical_size
-from coterie.pipeline.check import as_workload, check_out, check_settings, whole
+from coterie.pipeline.check import as_workload, check_out, check_settings
 from coterie.pipeline.recording import RecordingStore
 from coterie.pipeline.results import describe
 from coterie.workload import Workload, fingerprint, validate
+from coterie.workload.checks import whole_number
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,9 +96,13 @@ def run(
 
     Example:
         >>> from sklearn.datasets import load_digits
+        >>> from coterie import Recipe, from_arrays
         >>> x, y = load_digits(return_X_y=True)
-        >>> work = coterie.from_arrays(x, (y[:, None] == range(4)).astype(float))  # doctest: +SKIP
-        >>> coterie.run(work, groups=2, seeds=2).served.groups  # doctest: +SKIP
+        >>> recipe = Recipe(epochs=2, batch_size=50, check_every=4)
+        >>> work = from_arrays(x[:300], (y[:300, None] == range(3)).astype(float), recipe=recipe, hidden=(8,))
+        >>> result = run(work, groups=2, seeds=2, bases=1)
+        >>> len(result.grouping.groups), result.comparison.candidates
+        (2, ('all-in-one', 'grouped (2)', 'single-task'))
     """
     start = time.perf_counter()
     progress = progress or silent
@@ -174,10 +179,11 @@ def estimate_affinity(
     estimator = get_estimator(method, **options)
     workload = as_workload(workload)
     check_settings(workload, None, None, 1, seed, memory)
-    whole("subsets", subsets, 1, optional=True)
     validate(workload)
     chosen = 2 if order == "pairwise" else size or typical_size(workload.n_tasks)
-    whole("size", chosen, 2, workload.n_tasks)
+    whole_number(chosen, "size", low=2, high=workload.n_tasks)
+    if subsets is not None:
+        whole_number(subsets, "subsets", low=1)
     if order == "higher" and subsets is not None:
         random_subsets(workload.n_tasks, subsets, chosen, seed=seed)  # too few to hold every pair: say so now
     estimate = estimator.estimate(

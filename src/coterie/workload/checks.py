@@ -13,8 +13,8 @@ from coterie.errors import SettingError, WorkloadError
 from coterie.workload.recipe import Recipe
 
 
-def whole_number(value: Any, name: str, *, low: int) -> int:
-    """A whole number (numpy's too) of at least `low`.
+def whole_number(value: Any, name: str, *, low: int, high: int | None = None) -> int:
+    """A whole number (numpy's too) of at least `low` and, where it is given, at most `high`.
 
     Raises:
         SettingError: when it is something else.
@@ -27,9 +27,10 @@ def whole_number(value: Any, name: str, *, low: int) -> int:
         number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
         number = None
-    if number is None or number < low:
+    if number is None or number < low or (high is not None and number > high):
+        limits = f"of at least {low}" if high is None else f"from {low} to {high}"
         raise SettingError(
-            f"Parameter `{name}` should be a whole number of at least {low}. Found {value!r} "
+            f"Parameter `{name}` should be a whole number {limits}. Found {value!r} "
             f"({type(value).__name__}). For example {name}={low}."
         )
     return number
