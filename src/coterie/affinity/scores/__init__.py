@@ -1,0 +1,1 @@
+"""Affinity scores from the literature, one file each; all of them are estimators (coterie.affinity.estimator)."""

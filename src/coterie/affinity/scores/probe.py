@@ -1,0 +1,132 @@
+"""A probe run: one training on all tasks that measures, every few steps, what a step for one task does to others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from coterie._progress import Progress, silent
+from coterie.affinity.scores.meter import Meter
+from coterie.errors import ModelError
+from coterie.training import Fit, Job
+from coterie.training.evaluate import rows_losses, tensors_of
+from coterie.training.job import Schedule, diverged
+from coterie.training.loop import batch_loss, build, trainable
+from coterie.training.optimizer import make_optimizer
+from coterie.training.stream import derive
+from coterie.training.tracker import Tracker
+from coterie.workload import Workload
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a probe run does.
+
+    Args:
+        every: steps from one measurement to the next; the first is at the first step.
+        rate: None for the optimiser's own step in the look ahead, or the step size of a plain one.
+        gram: whether inner products of gradients are measured (cosine, ETAP).
+        lookahead: whether the look ahead is measured (TAG).
+    """
+
+    every: int = 10
+    rate: float | None = None
+    gram: bool = True
+    lookahead: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeRun:
+    """What a probe run leaves behind.
+
+    Attributes:
+        fit: the training; its test losses are NaN, as the test part is not looked at.
+        sums: (targets, sources) sums over the measurements, and under ``n_...`` their counts.
+        work: what the measurements took, see ``meter.WORK``.
+    """
+
+    fit: Fit
+    sums: dict[str, NDArray[np.float64]]
+    work: dict[str, float]
+
+
+def run_probe(
+    workload: Workload,
+    trunk: Sequence[str],
+    job: Job,
+    probe: Probe,
+    *,
+    memory: int = 2**30,
+    progress: Progress | None = None,
+) -> ProbeRun:
+    """Train as :func:`coterie.training.fit_one` does, and measure on the way.
+
+    The measurements change nothing: parameters, checks and the kept checkpoint are those of the ordinary training.
+
+    Args:
+        workload: tasks, data, model and recipe.
+        trunk: names of the shared parameters.
+        job: subset (all tasks), seed and limits.
+        probe: what is measured, and how often.
+        memory: bytes that a measurement may take.
+        progress: called with the steps done and the steps at most, at every check.
+
+    Raises:
+        ModelError: when training or a look ahead diverges.
+        ResourceError: when the gradients of all tasks do not fit the memory.
+        WorkloadError: when there is no label in the training or validation part.
+
+    Cost: a training; every measurement takes n + 1 forward passes and n backward passes over its batch.
+    """
+    device = workload.labels.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        model = build(workload, job)
+        meter = Meter(
+            workload, model, trunk, rate=probe.rate, memory=memory, gram=probe.gram, lookahead=probe.lookahead
+        )
+        torch.manual_seed(derive(job.seed, 2))
+        fit = _train(workload, model, job, meter, probe.every, progress or silent)
+    if not all(np.isfinite(total).all() for total in meter.sums.values()):
+        raise ModelError(
+            "A step for one task alone makes a loss NaN or infinite, so the probe run has no affinities. The likely "
+            f"cause is too large a learning rate ({workload.recipe.learning_rate:g}). Try one ten times smaller."
+        )
+    return ProbeRun(fit, meter.sums, meter.work)
+
+
+def _train(workload: Workload, model: nn.Module, job: Job, meter: Meter, every: int, progress: Progress) -> Fit:
+    """The plain loop of training, with measurements; nothing but the order of work may differ from it."""
+    schedule = Schedule(workload, job)
+    tracker = Tracker(schedule, workload.recipe.patience)
+    checked = workload.rows_of(job.subset, "validation")
+    optimizer = make_optimizer(workload.recipe, trainable(model))
+    kept = np.full(workload.n_tasks, np.nan), tensors_of(model)
+    model.train()
+    step = 0
+    while True:
+        if step % schedule.check_every == 0 or step == schedule.max_steps:
+            losses = rows_losses(workload, model, checked, schedule.tasks)
+            loss = float(np.nanmean(losses))
+            if not loss < float("inf"):
+                raise diverged(workload, job, step, "validation loss")
+            kept = (losses, tensors_of(model)) if tracker.observe(step, loss) else kept
+            progress("probe run", step, schedule.max_steps)
+            if tracker.finished:
+                break
+        rows = schedule.stream.batch(step).to(workload.labels.device)
+        if step % every == 0:
+            meter.measure(rows, optimizer)
+        step += 1
+        loss = batch_loss(workload, model, rows, schedule.tasks)
+        if not torch.isfinite(loss):
+            raise diverged(workload, job, step, "training loss")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    test = np.full(workload.n_tasks, np.nan)
+    return Fit(job, kept[1], step, tracker.best_step, tuple(tracker.history), kept[0], test)

@@ -1,0 +1,174 @@
+"""Banks of ground truth: values f(S, t) of really trained subsets, several trainings each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import comb
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coterie._progress import Progress, silent
+from coterie._units import NoStore, Payload, UnitStore
+from coterie.affinity.costs import training_flops
+from coterie.errors import SettingError
+from coterie.training import Job, fit, measure_cost
+from coterie.workload import Workload
+
+#: subsets in a unit of work; a killed bank loses at most one unit
+BLOCK = 30
+#: seeds of common random numbers start here, those of independent trainings at the second number
+COMMON, INDEPENDENT = 5_000, 10_000
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """Really trained subsets.
+
+    Attributes:
+        subsets: bool (m, T).
+        values: (replicates, m, T) validation losses, NaN outside the subset; lower is better.
+        flops: (replicates, m) FLOPs of each training.
+        seconds: seconds that all trainings took.
+        common: whether all subsets of a replicate shared initial parameters and order of rows.
+    """
+
+    subsets: NDArray[np.bool_]
+    values: NDArray[np.float64]
+    flops: NDArray[np.float64]
+    seconds: float
+    common: bool = False
+
+    @property
+    def truth(self) -> NDArray[np.float64]:
+        """(m, T) mean over the trainings."""
+        return self.values.mean(0)
+
+    @property
+    def replicates(self) -> int:
+        """Trainings of each subset."""
+        return len(self.values)
+
+    @property
+    def run_flops(self) -> float:
+        """Mean FLOPs of one training."""
+        return float(self.flops.mean())
+
+    def select(self, keep: NDArray[np.bool_] | NDArray[np.int64] | slice) -> Runs:
+        """The runs of some of the subsets."""
+        return Runs(self.subsets[keep], self.values[:, keep], self.flops[:, keep], self.seconds, self.common)
+
+
+def draw_subsets(
+    n_tasks: int, count: int, sizes: Sequence[int], seed: int, without: NDArray[np.bool_] | None = None
+) -> NDArray[np.bool_]:
+    """Distinct random subsets, sizes in turn; more of them begin with the same ones, so that a bank can grow.
+
+    Args:
+        n_tasks: number of tasks.
+        count: number of subsets.
+        sizes: sizes, used in turn.
+        seed: of the drawing.
+        without: subsets (k, T) that must not be drawn.
+
+    Raises:
+        SettingError: when there are not so many subsets.
+
+    Example:
+        >>> draw_subsets(4, 2, (2, 3), seed=0).sum(1).tolist()
+        [2, 3]
+    """
+    taken = {tuple(np.flatnonzero(row)) for row in (without if without is not None else ())}
+    left = {size: comb(n_tasks, size) - sum(len(row) == size for row in taken) for size in sizes}
+    if sum(left.values()) < count:
+        raise SettingError(
+            f"Parameter `count`: {n_tasks} tasks have only {sum(left.values())} subsets of sizes {tuple(sizes)} left. "
+            f"Found {count}. Ask for fewer."
+        )
+    rng = np.random.default_rng(seed)
+    rows: list[NDArray[np.bool_]] = []
+    turn = 0
+    while len(rows) < count:
+        size, turn = sizes[turn % len(sizes)], turn + 1
+        if not left[size]:
+            continue
+        left[size] -= 1
+        while (chosen := tuple(np.sort(rng.choice(n_tasks, size, replace=False)))) in taken:
+            pass
+        taken.add(chosen)
+        rows.append(np.isin(np.arange(n_tasks), chosen))
+    return np.array(rows).reshape(count, n_tasks)
+
+
+def train_subsets(
+    workload: Workload,
+    subsets: NDArray[np.bool_],
+    replicates: int,
+    *,
+    name: str,
+    common: bool = False,
+    memory: int = 2**30,
+    store: UnitStore | None = None,
+    progress: Progress | None = None,
+) -> Runs:
+    """Train every subset several times with the ordinary recipe.
+
+    Args:
+        workload: tasks, data, model and recipe.
+        subsets: bool (m, T).
+        replicates: trainings of each subset.
+        name: of the units in the store; more replicates or more subsets find the earlier ones there.
+        common: share initial parameters and order of rows between all subsets of a replicate (common random numbers),
+            which makes differences between subsets less noisy; False draws them anew for every training.
+        memory: working memory in bytes.
+        store: where finished units go.
+        progress: called as ``progress(stage, done, total)``.
+
+    Cost: ``replicates * m`` trainings.
+    """
+    store, progress = store or NoStore(), progress or silent
+    unit = measure_cost(workload)
+    starts = range(0, len(subsets), BLOCK)
+    total, done = replicates * len(subsets), 0
+    values = np.full((replicates, *subsets.shape), np.nan)
+    flops = np.zeros((replicates, len(subsets)))
+    seconds = 0.0
+    for replicate in range(replicates):
+        for start in starts:
+            jobs = _jobs(subsets[start : start + BLOCK], start, replicate, common)
+            before = done
+
+            def compute(jobs: list[Job] = jobs, before: int = before) -> Payload:
+                tell = lambda _, a, b: progress(f"bank: {name}", before + len(jobs) * a // max(b, 1), total)  # noqa: E731
+                fits = fit(workload, jobs, memory=memory, progress=tell, keep_states=False)
+                cost = np.array([training_flops(workload, found, unit) for found in fits])
+                return Payload({"values": np.stack([found.validation for found in fits]), "flops": cost})
+
+            key = {"jobs": [[job.subset, job.seed] for job in jobs]}
+            payload, took = _timed(store, f"bank-{name}", key, compute)
+            block = slice(start, start + len(jobs))
+            values[replicate, block], flops[replicate, block] = payload.arrays["values"], payload.arrays["flops"]
+            seconds += took
+            done += len(jobs)
+            progress(f"bank: {name}", done, total)
+    return Runs(subsets, values, flops, seconds, common)
+
+
+def _jobs(subsets: NDArray[np.bool_], start: int, replicate: int, common: bool) -> list[Job]:
+    def seed(index: int) -> int:
+        return COMMON + replicate if common else INDEPENDENT * (replicate + 1) + start + index
+
+    return [Job(tuple(np.flatnonzero(row).tolist()), seed(index)) for index, row in enumerate(subsets)]
+
+
+def _timed(store: UnitStore, name: str, key: Mapping[str, object], compute: object) -> tuple[Payload, float]:
+    import time
+
+    def measured() -> Payload:
+        begin = time.perf_counter()
+        payload: Payload = compute()  # pyright: ignore[reportCallIssue, reportUnknownVariableType]
+        return Payload(payload.arrays, {**payload.meta, "seconds": time.perf_counter() - begin})
+
+    payload = store.unit(name, key, measured)
+    return payload, float(payload.meta["seconds"])
