@@ -30,6 +30,8 @@ class Job:
         max_steps: steps at most; None means the recipe's epochs.
         stop_below: stop at the first check whose validation loss is at most this, and keep that checkpoint.
         early_stopping: False trains to the end and keeps the last state, whatever the validation loss says.
+        checks: False does not look at validation or test data at all, which saves their forward passes: the last state
+            is kept, `Fit.history` is empty and the losses are NaN. Needs `early_stopping` to be False.
 
     Raises:
         SettingError: when a value is out of range.
@@ -48,6 +50,7 @@ class Job:
     max_steps: int | None = None
     stop_below: float | None = None
     early_stopping: bool = True
+    checks: bool = True
 
     def __post_init__(self) -> None:
         subset = tuple(sorted(_whole("subset", task) for task in self.subset))
@@ -64,6 +67,11 @@ class Job:
                 object.__setattr__(self, name, _whole(name, value))
         if self.max_steps is not None and self.max_steps < 0:
             raise SettingError(f"Parameter `max_steps` of a job should be at least 0. Found {self.max_steps}.")
+        if not self.checks and (self.early_stopping or self.stop_below is not None):
+            raise SettingError(
+                "Parameter `checks`=False of a job needs early_stopping=False and no `stop_below`, since both look at the "
+                "validation loss."
+            )
 
     def __eq__(self, other: object) -> bool:
         # tensors have no truth value, so a start state is the same only when it is the same object
@@ -73,7 +81,7 @@ class Job:
 
     @property
     def _key(self) -> tuple[object, ...]:
-        return (self.subset, self.seed, self.order_seed, self.max_steps, self.stop_below, self.early_stopping)
+        return (self.subset, self.seed, self.order_seed, self.max_steps, self.stop_below, self.early_stopping, self.checks)
 
     @property
     def order(self) -> int:
@@ -148,6 +156,8 @@ class Schedule:
         self.stream = BatchStream(rows, recipe.batch_size, job.order)
         self.max_steps = recipe.epochs * self.stream.steps_per_epoch if job.max_steps is None else job.max_steps
         self.check_every = recipe.check_every or self.stream.steps_per_epoch
+        if not job.checks:
+            self.check_every = max(1, self.max_steps)
 
     @cached_property
     def tasks(self) -> list[int]:

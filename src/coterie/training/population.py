@@ -19,7 +19,7 @@ from coterie.training.footprint import Footprint, measure_footprint
 from coterie.training.heads import put_back
 from coterie.training.job import Fit, Job, Schedule, diverged
 from coterie.training.optimizer import make_optimizer
-from coterie.training.stack import Architecture
+from coterie.training.stack import Architecture, Values
 from coterie.training.stack_losses import PartLosses, masked_losses
 from coterie.training.tracker import Tracker
 from coterie.training.windows import Windows
@@ -183,9 +183,13 @@ class _Chunk:
                 raise diverged(self.workload, self.jobs[member], int(bad), "training loss", int(self.positions[member]))
         some = len(due) < len(self.ids)
         values = self.values.select(torch.from_numpy(due).to(self.device)) if some else self.values
-        losses = self.validation(self.architecture, values, ids)
+        losses = self.evaluate(self.validation, values, ids)
         keep: list[int] = []
-        for place, (member, loss) in enumerate(zip(ids, np.nanmean(losses, 1), strict=True)):
+        for place, member in enumerate(ids):
+            if not self.jobs[member].checks:
+                keep += [place] if self.trackers[member].reach(step) else []
+                continue
+            loss = np.nanmean(losses[place])
             if not loss < np.inf:
                 raise diverged(self.workload, self.jobs[member], step, "validation loss", int(self.positions[member]))
             if self.trackers[member].observe(step, float(loss)):
@@ -195,6 +199,16 @@ class _Chunk:
         target, source = (torch.tensor(index, dtype=torch.int64, device=self.device) for index in (ids[keep], keep))
         for name, best in self.best.trained.items():
             best.index_copy_(0, target, values.trained[name].detach().index_select(0, source))
+
+    def evaluate(self, part: PartLosses, values: Values, ids: np.ndarray) -> np.ndarray:
+        """(members, tasks) losses of the members that want to be checked, NaN for the others."""
+        wanted = np.flatnonzero([self.jobs[member].checks for member in ids])
+        losses = np.full((len(ids), self.workload.n_tasks), np.nan)
+        if len(wanted):
+            some = len(wanted) < len(ids)
+            chosen = values.select(torch.from_numpy(wanted).to(self.device)) if some else values
+            losses[wanted] = part(self.architecture, chosen, ids[wanted])
+        return losses
 
     def compact(self) -> None:
         """Drop finished members from the stack once there are enough of them."""
@@ -216,7 +230,7 @@ class _Chunk:
     def collect(self, keep_states: bool) -> list[Fit]:
         """The fits of all members."""
         everyone = np.arange(len(self.jobs))
-        test = self.test(self.architecture, self.best, everyone)
+        test = self.evaluate(self.test, self.best, everyone)
         return [
             Fit(
                 job=job,

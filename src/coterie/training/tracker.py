@@ -40,3 +40,10 @@ class Tracker:
         if keep:
             self._best, self.best_step = loss, step
         return keep
+
+    def reach(self, step: int) -> bool:
+        """Take note of a step at which nothing was checked; True when this is the last one, which is kept."""
+        self.finished = step >= self._max_steps
+        if self.finished:
+            self.best_step = step
+        return self.finished

@@ -1,0 +1,164 @@
+"""What the scores from single-task models have in common: the trainings, the rows, the representations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from coterie._progress import Progress, silent
+from coterie._units import NoStore, UnitStore
+from coterie.affinity.affinity import Affinity
+from coterie.affinity.bases import train
+from coterie.affinity.context import Context
+from coterie.affinity.costs import Costs
+from coterie.affinity.estimator import Estimate
+from coterie.affinity.pairwise import PairwiseGainModel
+from coterie.errors import ModelError, WorkloadError
+from coterie.training import Fit, Job, measure_cost
+from coterie.training.stream import derive
+from coterie.workload import Structure, Workload, find_structure
+
+#: rows that go through a model at a time
+CHUNK = 1024
+
+
+def open_context(
+    workload: Workload, seed: int, memory: int, store: UnitStore | None, progress: Progress | None
+) -> Context:
+    """The context of a score: structure found, unit costs measured, nothing booked yet."""
+    model = workload.build_model(seed).to(workload.labels.device)
+    structure, costs = find_structure(workload, model), Costs(measure_cost(workload))
+    return Context(workload, structure, seed, memory, store or NoStore(), progress or silent, costs)
+
+
+def single_task_fits(context: Context) -> list[Fit]:
+    """One ordinary training a task, all from the context's seed.
+
+    All scores from single-task models ask for the same unit, so that a run trains these models once.
+
+    Cost: `tasks` trainings.
+    """
+    jobs = [Job((task,), context.seed) for task in context.everything]
+    return train(context, jobs, stage="single-task models", name="single-tasks")
+
+
+def models_of(context: Context, fits: Sequence[Fit]) -> Generator[nn.Module]:
+    """The trained models one after the other, in evaluation mode; one module is used for all."""
+    model = context.workload.build_model(context.seed).to(context.workload.labels.device).eval()
+    for fit in fits:
+        model.load_state_dict(dict(fit.state), strict=False)
+        yield model
+
+
+def sample_rows(workload: Workload, count: int, seed: int) -> Tensor:
+    """At most `count` rows of the validation part with a label of any task, drawn at random, in ascending order.
+
+    All models look at the same rows. Where each task has rows of its own they are drawn from those of all tasks.
+    """
+    rows = workload.rows_of(range(workload.n_tasks), "validation")
+    chosen = np.random.default_rng(derive(seed, 61)).permutation(len(rows))[:count]
+    return rows[torch.from_numpy(np.sort(chosen)).to(rows.device)]
+
+
+def encoder(structure: Structure, task: int, name: str) -> str:
+    """The module whose input is the last representation that a task shares with others: its head.
+
+    Raises:
+        ModelError: when the head is no module.
+    """
+    head = structure.heads[task]
+    if head.module is not None:
+        return head.module
+    owners = [parameter.split(".")[:-1] for parameter, _ in head.parameters]
+    common: list[str] = []
+    for parts in zip(*owners, strict=False):
+        if len(set(parts)) > 1:
+            break
+        common.append(parts[0])
+    if not common:
+        raise _no_module(name)
+    return ".".join(common)
+
+
+def representations(context: Context, fits: Sequence[Fit], rows: Tensor) -> Generator[Tensor]:
+    """For each trained model the input (rows, width) of its own task's head: what its encoder makes of the rows.
+
+    Representations with more dimensions are flattened; float64.
+
+    Raises:
+        ModelError: when a head is no module, or is not called once a pass.
+
+    Cost: one forward pass over the rows a model.
+    """
+    for fit, model in zip(fits, models_of(context, fits), strict=True):
+        task = fit.job.subset[0]
+        name = context.workload.task_names[task]
+        yield _encode(context.workload, model, encoder(context.structure, task, name), rows, name)
+
+
+@torch.no_grad()
+def _encode(workload: Workload, model: nn.Module, path: str, rows: Tensor, name: str) -> Tensor:
+    seen: list[Tensor] = []
+
+    def record(module: nn.Module, inputs: tuple[object, ...]) -> None:
+        del module
+        if inputs and isinstance(inputs[0], Tensor):
+            seen.append(inputs[0].detach().flatten(1).double())
+
+    hook = model.get_submodule(path).register_forward_pre_hook(record)
+    chunks = rows.split(CHUNK)
+    try:
+        for chunk in chunks:
+            workload.outputs(model, workload.batch(chunk))
+    finally:
+        hook.remove()
+    if len(seen) != len(chunks) or sum(map(len, seen)) != len(rows):
+        raise _no_module(name)
+    return torch.cat(seen)
+
+
+def _no_module(name: str) -> ModelError:
+    return ModelError(
+        f"The representation that task {name!r} reads cannot be found: its head is no module that is called once a "
+        "pass with one row an example. Make the head an nn.Module of its own (an nn.Linear, for instance), or choose "
+        "a score that needs no representations."
+    )
+
+
+def floating_inputs(workload: Workload, purpose: str) -> dict[str, Tensor]:
+    """The floating-point inputs by name; a single tensor has the name "".
+
+    Raises:
+        WorkloadError: when there is none, as with token numbers.
+    """
+    inputs = workload.inputs
+    named: Mapping[str, Tensor] = {"": inputs} if isinstance(inputs, Tensor) else inputs
+    found = {name: value for name, value in named.items() if value.is_floating_point()}
+    if not found:
+        kinds = sorted({str(value.dtype).removeprefix("torch.") for value in named.values()})
+        raise WorkloadError(
+            f"{purpose} needs inputs that are floating-point numbers. Found only {', '.join(kinds)}: numbers of "
+            "tokens or categories are the likely cause. Choose another score, such as rsa, or give embeddings as "
+            "inputs."
+        )
+    return found
+
+
+def as_estimate(
+    workload: Workload,
+    costs: Costs,
+    values: NDArray[np.float64],
+    method: str,
+    notes: Sequence[str] = (),
+    facts: Mapping[str, float] | None = None,
+    cluster: Callable[[int], NDArray[np.int64]] | None = None,
+) -> Estimate:
+    """An estimate from scores (T, T): rows are targets, larger is better. The diagonal is set to 0."""
+    values = values.copy()
+    np.fill_diagonal(values, 0.0)
+    affinity = Affinity(values, workload.task_names, kind="raw", method=method)
+    return Estimate(PairwiseGainModel(affinity), costs, notes=tuple(notes), facts=dict(facts or {}), cluster=cluster)
