@@ -13,10 +13,6 @@ from coterie.affinity.costs import timed, training_flops
 from coterie.affinity.digest import digest
 from coterie.training import Fit, Job, fit
 from coterie.training.archive import pack_fits, unpack_fits
-from coterie.workload import Workload
-
-#: ordinary trainings that are run to learn how long one is
-PROBES = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +33,7 @@ class Bases:
 def train(context: Context, jobs: Sequence[Job], *, stage: str, name: str) -> list[Fit]:
     """Train jobs as one unit of the store and book their cost on a stage."""
     workload, costs = context.workload, context.costs
-    facts = ("subset", "seed", "order_seed", "max_steps", "stop_below", "early_stopping")
+    facts = ("subset", "seed", "order_seed", "max_steps", "stop_below", "early_stopping", "checks")
     starts = {id(job.start): digest(job.start) for job in jobs}
     key = {"jobs": [[*(getattr(job, fact) for fact in facts), starts[id(job.start)]] for job in jobs]}
 
@@ -54,9 +50,9 @@ def train(context: Context, jobs: Sequence[Job], *, stage: str, name: str) -> li
 def train_bases(context: Context, count: int, share: float) -> Bases:
     """Train `count` base models on all tasks.
 
-    The first is trained to its early stop once, to learn how far the loss falls; the checkpoint of every base is the
-    first validation check at which at most `share` of that drop is left. ``share=0`` keeps the early-stopped models, as
-    published.
+    The first is trained to its early stop once, to learn how far the loss falls. The first validation check at which at
+    most `share` of that drop is left is the checkpoint; the other bases are trained for as many steps, and look at no
+    validation data. ``share=0`` keeps the early-stopped models, as published.
     """
     seeds = range(context.seed, context.seed + count)
     if share == 0:
@@ -65,28 +61,9 @@ def train_bases(context: Context, count: int, share: float) -> Bases:
         return Bases(tuple(fits), fits[0], share)
     (full,) = train(context, [Job(subset=context.everything, seed=context.seed)], stage="base models", name="full-base")
     losses = np.array([loss for _, loss in full.history])
-    target = float(losses.min() + share * (losses[0] - losses.min()))
-    jobs = [Job(subset=context.everything, seed=seed, stop_below=target) for seed in seeds]
+    target = losses.min() + share * (losses[0] - losses.min())
+    steps = next(step for step, loss in full.history if loss <= target)
+    jobs = [
+        Job(subset=context.everything, seed=seed, max_steps=steps, early_stopping=False, checks=False) for seed in seeds
+    ]
     return Bases(tuple(train(context, jobs, stage="base models", name="bases")), full, share)
-
-
-def probe(context: Context, size: int) -> tuple[float, float]:
-    """Train a few random subsets as a user would, to learn how long an ordinary run is and what it costs.
-
-    Returns:
-        Mean number of epochs until training stopped (an epoch passes over the rows that have a label of the subset),
-        and mean FLOPs of one run.
-    """
-    workload = context.workload
-    rng = np.random.default_rng(context.seed)
-    draws = [rng.choice(workload.n_tasks, min(size, workload.n_tasks), replace=False).tolist() for _ in range(PROBES)]
-    jobs = [Job(subset=tuple(sorted(draw)), seed=context.seed) for draw in draws]
-    fits = train(context, jobs, stage="probe runs", name="probe")
-    epochs = [done.steps / steps_per_epoch(workload, done.job.subset) for done in fits]
-    flops = [training_flops(workload, done, context.costs.unit) for done in fits]
-    return float(np.mean(epochs)), float(np.mean(flops))
-
-
-def steps_per_epoch(workload: Workload, subset: Sequence[int]) -> int:
-    """Optimiser steps of one pass over the rows that have a label of the subset."""
-    return max(1, -(-len(workload.rows_of(subset, "train")) // workload.recipe.batch_size))

@@ -7,24 +7,23 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from coterie.affinity.bases import steps_per_epoch
 from coterie.features.directions import StackedDirections
 from coterie.training import Fit, Job
-from coterie.workload import Workload
 
 #: directions that add less than this share of the longest to the span are dropped
 DEPENDENT = 1e-4
 
 
-def fork_jobs(workload: Workload, base: Fit, epochs: float, tasks: Sequence[int]) -> list[Job]:
-    """One training a task from the base's parameters, `epochs` passes over the task's rows, the last state kept."""
+def fork_jobs(base: Fit, steps: int, tasks: Sequence[int]) -> list[Job]:
+    """One training a task from the base's parameters, of so many steps, the last state kept."""
     return [
         Job(
             subset=(task,),
             seed=base.job.seed,
             start=base.state,
-            max_steps=max(1, round(epochs * steps_per_epoch(workload, (task,)))),
+            max_steps=max(1, steps),
             early_stopping=False,
+            checks=False,
         )
         for task in tasks
     ]

@@ -15,29 +15,31 @@ import torch
 
 from coterie._progress import Progress, silent
 from coterie._units import NoStore, UnitStore
-from coterie.affinity.bases import Bases, probe, train, train_bases
+from coterie.affinity.bases import Bases, train, train_bases
 from coterie.affinity.context import Context
 from coterie.affinity.costs import Costs
 from coterie.affinity.estimator import Estimate, Estimator
 from coterie.affinity.forks import displacements, fork_jobs, orthonormal, stack
 from coterie.affinity.grad_tae_model import GradTAEModel
 from coterie.affinity.linear import LinearBase
-from coterie.affinity.linearize import linearize
+from coterie.affinity.linearize import by_secants, linearize
 from coterie.affinity.network import NetworkValues
 from coterie.affinity.ridge import matched_ridge
+from coterie.affinity.stopped import PATH, stopped_ridge
 from coterie.affinity.task_gradients import task_gradients
 from coterie.errors import ResourceError, SettingError
 from coterie.features.directions import Directions
 from coterie.features.random_directions import RandomDirections
 from coterie.training import Fit, measure_cost
+from coterie.training.job import State
 from coterie.workload import Workload, find_structure
 from coterie.workload.checks import whole_number
 
-DIRECTIONS = ("task-vectors", "task-gradients", "random")
+DIRECTIONS = ("secants", "task-vectors", "task-gradients", "random")
 HEADS = ("exact", "projected")
 EVALUATIONS = ("linear", "network")
 FITS = ("one-step", "converged")
-RIDGES = ("matched", "by-loss")
+RIDGES = ("stopped", "matched", "by-loss")
 #: tasks whose forks are prolonged to choose the strength of the ridge
 LONG_FORKS = 5
 
@@ -47,41 +49,43 @@ class GradTAE(Estimator):
     """Settings of the estimator; the defaults are a recipe that was measured, see docs/decisions.md.
 
     Args:
-        directions: what trunk gradients are projected on: ``"task-vectors"`` (short single-task trainings from the
-            base), ``"task-gradients"``, or ``"random"`` (Rademacher, as published).
+        directions: in which directions the trunk moves: ``"secants"`` (towards the ends of short single-task trainings
+            from the base; the margins there take the place of gradients), ``"task-vectors"`` (the same directions,
+            with gradients at the base), ``"task-gradients"``, or ``"random"`` (Rademacher, as published).
         count: number of random directions; the other kinds have one a task.
         share: share of the drop of the validation loss that is left when a base is linearised; 0 for early-stopped
             bases, as published.
         bases: number of base models; their estimates are averaged, and their spread gives standard errors.
         heads: ``"exact"`` (each linear head keeps its own gradient) or ``"projected"`` (together with the trunk, as
             published).
-        ridge: ``"matched"`` to how far real training moves, ``"by-loss"`` (a fixed value per kind of loss), or a
-            number.
+        ridge: ``"stopped"`` (each subset's own validation loss chooses, as early stopping does; the value is the mean
+            of that fit and the one at the typical strength), ``"matched"`` to how far real training moves,
+            ``"by-loss"`` (a fixed value per kind of loss), or a number.
         fit: ``"one-step"`` (one Newton step: exact for squared losses) or ``"converged"``.
         evaluation: ``"linear"`` margins, or the real ``"network"`` at the fitted parameters (as published).
-        fork: length of a task-vector fork, as a share of an ordinary training.
+        fork: length of the short single-task trainings, as a share of the steps of the training on all tasks.
         offset: False leaves the base margins out of the regression, as the published code does; for comparison only.
 
     Raises:
         SettingError: when a value is unknown or out of range.
 
-    Source: Grad-TAG, arXiv 2409.06091 (KDD 2024); task vectors, exact heads, early bases and the ridge rule are
-    Coterie's own.
+    Source: Grad-TAG, arXiv 2409.06091 (KDD 2024); secants, task vectors, exact heads, early bases and the rules for the
+    ridge are Coterie's own.
 
     Example:
         >>> GradTAE(directions="random", count=100).bases
         4
     """
 
-    directions: str = "task-vectors"
+    directions: str = "secants"
     count: int = 200
     share: float = 0.1
     bases: int = 4
     heads: str = "exact"
-    ridge: str | float = "matched"
+    ridge: str | float = "stopped"
     fit: str = "one-step"
     evaluation: str = "linear"
-    fork: float = 0.1
+    fork: float = 0.07
     offset: bool = True
 
     def __post_init__(self) -> None:
@@ -97,6 +101,12 @@ class GradTAE(Estimator):
             raise SettingError(
                 f"Parameter `heads`='projected' needs directions='random'. Found directions={self.directions!r}: "
                 "they span the trunk only. Use heads='exact'."
+            )
+        if self.directions == "secants" and (self.ridge == "matched" or self.evaluation == "network"):
+            raise SettingError(
+                "Parameter `directions`='secants' has no gradients at the base, which ridge='matched' and "
+                f"evaluation='network' need. Found ridge={self.ridge!r}, evaluation={self.evaluation!r}. Use "
+                "ridge='stopped' and evaluation='linear', or directions='task-vectors'."
             )
         if isinstance(self.ridge, str) and self.ridge not in RIDGES:
             raise SettingError(f"Parameter `ridge` should be one of {RIDGES} or a number. Found {self.ridge!r}.")
@@ -150,23 +160,26 @@ class GradTAE(Estimator):
         )
         self._check_network(context)
         self._check_memory(context)
-        epochs, run_flops = probe(context, subset_size)
         bases = train_bases(context, self.bases, self.share)
         notes: list[str] = []
         linear: list[LinearBase] = []
         kept: list[Directions] = []
         for number, base in enumerate(bases.fits):  # one after the other: forks and directions of a base may be large
-            along = self._directions(context, base, epochs)
+            if self.directions == "secants":
+                linear.append(by_secants(context, number, base, self._forks(context, base, bases), self, notes))
+                continue
+            along = self._directions(context, base, bases)
             linear.append(linearize(context, number, base.state, along, self, notes))
             kept += [along] if self.evaluation == "network" else []
-        ridge = self._ridge(context, bases, linear[0], epochs, notes)
+        ridge, path = self._ridge(context, bases, linear, subset_size, notes)
         network = None
         if kept:
             network = NetworkValues(context, tuple(base.state for base in bases.fits), tuple(kept))
         kinds = tuple(task.kind for task in workload.tasks)
         names, converged = workload.task_names, self.fit == "converged"
-        model = GradTAEModel(names, linear, ridge, converged, network, self.name, kinds, memory)
-        return Estimate(model, context.costs, run_flops, tuple(notes), {"epochs of an ordinary run": epochs})
+        model = GradTAEModel(names, linear, ridge, converged, network, self.name, kinds, memory, path)
+        facts = {"steps of the training on all tasks": float(bases.full.steps)}
+        return Estimate(model, context.costs, None, tuple(notes), facts)
 
     def _check_network(self, context: Context) -> None:
         other = [h for h, head in enumerate(context.structure.heads) if not head.linear]
@@ -191,7 +204,7 @@ class GradTAE(Estimator):
                 "bases. Give more `memory`, fewer `bases`, or directions='random' with a smaller `count`."
             )
 
-    def _directions(self, context: Context, base: Fit, epochs: float) -> Directions:
+    def _directions(self, context: Context, base: Fit, bases: Bases) -> Directions:
         workload, trunk = context.workload, context.structure.trunk
         if self.directions == "random":
             model = workload.build_model(context.seed)
@@ -203,23 +216,36 @@ class GradTAE(Estimator):
             unit, n_rows = context.costs.unit, len(workload.split.train)
             context.costs.add("task gradients", n_rows * workload.n_tasks * (unit.training - unit.forward))
         else:
-            jobs = fork_jobs(workload, base, self.fork * epochs, context.everything)
-            ends = train(context, jobs, stage="task vectors", name="forks")
-            rows = displacements(base.state, [end.state for end in ends], trunk)
+            rows = displacements(base.state, self._forks(context, base, bases), trunk)
         return stack(orthonormal(rows), base.state, trunk)
 
-    def _ridge(self, context: Context, bases: Bases, linear: LinearBase, epochs: float, notes: list[str]) -> float:
-        workload, base = context.workload, bases.fits[0]
+    def _forks(self, context: Context, base: Fit, bases: Bases) -> list[State]:
+        """Where short single-task trainings from the base end."""
+        jobs = fork_jobs(base, round(self.fork * bases.full.steps), context.everything)
+        return [end.state for end in train(context, jobs, stage="task vectors", name="forks")]
+
+    def _ridge(
+        self, context: Context, bases: Bases, linear: list[LinearBase], size: int, notes: list[str]
+    ) -> tuple[float, tuple[float, ...]]:
+        """Strength of the ridge, and the strengths among which each subset chooses, if it does."""
         if not isinstance(self.ridge, str):
             notes.append(f"ridge {self.ridge:.2g}: as given")
-            return self.ridge
+            return self.ridge, ()
+        if self.ridge == "stopped":
+            value, note = stopped_ridge(context.workload.n_tasks, linear, size, context.seed, context.memory)
+            notes.append(note)
+            return value, PATH
         if self.ridge == "by-loss" or self.share == 0:
-            logs = [math.log(task.loss.default_ridge) for task in workload.tasks]
+            logs = [math.log(task.loss.default_ridge) for task in context.workload.tasks]
             value = math.exp(sum(logs) / len(logs))
             notes.append(f"ridge {value:.2g}: the default of the tasks' losses")
-            return value
+            return value, ()
+        return self._matched(context, bases, linear[0], notes), ()
+
+    def _matched(self, context: Context, bases: Bases, linear: LinearBase, notes: list[str]) -> float:
+        workload, base = context.workload, bases.fits[0]
         tasks = torch.linspace(0, workload.n_tasks - 1, min(LONG_FORKS, workload.n_tasks)).long().tolist()
-        jobs = fork_jobs(workload, base, 3 * self.fork * epochs, tasks)
+        jobs = fork_jobs(base, round(3 * self.fork * bases.full.steps), tasks)
         ends = train(context, jobs, stage="choice of the ridge", name="long-forks")
         (moved,) = displacements(base.state, [bases.full.state], context.structure.trunk)
         value, note = matched_ridge(
@@ -251,5 +277,6 @@ GRAD_TAG = GradTAE(
 )
 #: the same with exact heads, which leave the directions to the trunk
 GRAD_TAG_BLOCKS = replace(GRAD_TAG, heads="exact")
-TASK_VECTORS = GradTAE()
-_NAMES = {"grad-tag": GRAD_TAG, "grad-tag-blocks": GRAD_TAG_BLOCKS, "task-vectors": TASK_VECTORS}
+TASK_VECTORS = GradTAE(directions="task-vectors", ridge="matched")
+SECANTS = GradTAE()
+_NAMES = {"grad-tag": GRAD_TAG, "grad-tag-blocks": GRAD_TAG_BLOCKS, "task-vectors": TASK_VECTORS, "secants": SECANTS}

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from coterie.affinity.gain_model import GainModel
 from coterie.affinity.linear import LinearBase
 from coterie.affinity.network import NetworkValues
+from coterie.affinity.stopped import mixed, path_values
 from coterie.affinity.subsets import SubsetsLike, as_subsets
 
 #: losses below this count as zero when gains are formed
@@ -35,6 +36,7 @@ class GradTAEModel(GainModel):
         method: name for tables.
         kinds: kind of loss of each task, needed to save the model.
         memory: bytes that the solver may use at a time.
+        path: strengths among which each subset chooses, see :mod:`coterie.affinity.stopped`; none for `ridge` alone.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class GradTAEModel(GainModel):
         method: str = "grad-tae",
         kinds: tuple[str, ...] = (),
         memory: int = 2**30,
+        path: Sequence[float] = (),
     ) -> None:
         self._tasks = tasks
         self.bases = tuple(bases)
@@ -56,6 +59,7 @@ class GradTAEModel(GainModel):
         self._method = method
         self.kinds = kinds
         self.memory = memory
+        self.path = tuple(path)
         self._alone: NDArray[np.float64] | None = None
 
     @property
@@ -113,6 +117,9 @@ class GradTAEModel(GainModel):
 
     def _values(self, number: int, subsets: NDArray[np.bool_]) -> NDArray[np.float64]:
         base = self.bases[number]
+        if self.path:
+            along = path_values(base, subsets, self.path, converged=self.converged, memory=self.memory)
+            return mixed(along, self.path, self.ridge)
         if self.network is None:
             return base.values(subsets, self.ridge, converged=self.converged, memory=self.memory)
         solution = base.solve(subsets, self.ridge, converged=self.converged, memory=self.memory)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,10 +14,11 @@ from coterie.affinity.context import Context
 from coterie.affinity.costs import timed
 from coterie.affinity.digest import digest
 from coterie.affinity.linear import LinearBase
+from coterie.affinity.secants import secant_blocks, secant_flops
 from coterie.affinity.statistics import Statistics, TaskBlock, compute_statistics
 from coterie.errors import ResourceError
 from coterie.features import Directions, PartFeatures, RandomDirections, compute_features
-from coterie.training import UnitCost
+from coterie.training import Fit, UnitCost
 from coterie.workload import Workload
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def linearize(
                 memory=context.memory, head_directions=HEAD_DIRECTIONS,
                 progress=lambda _, a, b: context.progress(f"features of base {number + 1}", a, b),
             )  # fmt: skip
-        _check_heads(workload, parts, context.memory)
+        check_heads(workload, [parts["train"].head_width(t) for t in range(workload.n_tasks)], context.memory)
         blocks = {part: task_blocks(workload, features) for part, features in parts.items()}
         statistics = compute_statistics(blocks["train"], offset=settings.offset)
         arrays = {f"statistics/{name}": value for name, value in statistics.to_tensors().items()}
@@ -75,19 +76,56 @@ def linearize(
     extra = HEAD_DIRECTIONS if own else 0
     flops = feature_flops(workload, directions, context.costs.unit, str(payload.meta["mode"]), extra)
     context.costs.add("gradient features", flops)
+    return _assemble(workload, payload, stretch(directions))
+
+
+def by_secants(
+    context: Context, number: int, base: Fit, ends: Sequence[Mapping[str, Tensor]], settings: GradTAE, notes: list[str]
+) -> LinearBase:
+    """The same with secants to the ends of the forks in place of gradients, see :mod:`coterie.affinity.secants`."""
+    workload = context.workload
+
+    def compute() -> Payload:
+        tell = lambda stage, a, b: context.progress(f"{stage} (base {number + 1})", a, b)  # noqa: E731
+        blocks = {
+            part: secant_blocks(workload, base.state, ends, context.structure, part, tell)
+            for part in ("train", "validation")
+        }
+        check_heads(workload, [block.head.shape[1] for block in blocks["train"]], context.memory)
+        sums = compute_statistics(blocks["train"], offset=settings.offset)
+        arrays = {f"statistics/{name}": value for name, value in sums.to_tensors().items()}
+        for part in ("train", "validation") if settings.fit == "converged" else ("validation",):
+            arrays.update({f"{part}/{name}": value for name, value in pack_blocks(blocks[part]).items()})
+        return Payload(dict(arrays))
+
+    size = 4 * int(workload.observed.sum()) * (len(ends) + 64)
+    store = context.store if size <= KEEP_BYTES else NoStore()
+    key = {
+        "base": number,
+        "settings": settings.to_dict(),
+        "state": digest(base.state),
+        "ends": [digest(e) for e in ends],
+    }
+    payload = timed(store, context.costs, "secant features", "secants", key, compute)
+    context.costs.add("secant features", secant_flops(workload, len(ends), context.costs.unit))
+    if number == 0:
+        notes.append(f"features: margins at the ends of {len(ends)} short single-task trainings, forward passes only")
+    return _assemble(workload, payload, 1.0)
+
+
+def _assemble(workload: Workload, payload: Payload, stretch: float) -> LinearBase:
     tensors = {name: torch.as_tensor(value).to(workload.labels.device) for name, value in payload.arrays.items()}
     losses = [task.loss for task in workload.tasks]
     return LinearBase(
         Statistics.from_tensors(under(tensors, "statistics/")),
         unpack_blocks(losses, under(tensors, "train/")),
         unpack_blocks(losses, under(tensors, "validation/")),
-        stretch(directions),
+        stretch,
     )
 
 
-def _check_heads(workload: Workload, parts: Mapping[str, PartFeatures], memory: int) -> None:
+def check_heads(workload: Workload, widths: Sequence[int], memory: int) -> None:
     """Refuse head blocks that do not fit: (q x q) sums and (labels x q) gradients of each task."""
-    widths = [parts["train"].head_width(task) for task in range(workload.n_tasks)]
     labels = [int(workload.observed[:, task].sum()) for task in range(workload.n_tasks)]
     need = sum(16 * q * q + 4 * n * q for q, n in zip(widths, labels, strict=True))
     if need > max(memory, 2**28):

@@ -12,6 +12,7 @@ from coterie.errors import SettingError
 
 #: name -> module below coterie.affinity, and what in it is the method: settings, or a class whose defaults are meant
 _WHERE = {
+    "secants": ("grad_tae", "SECANTS"),
     "task-vectors": ("grad_tae", "TASK_VECTORS"),
     "grad-tag": ("grad_tae", "GRAD_TAG"),
     "grad-tag-blocks": ("grad_tae", "GRAD_TAG_BLOCKS"),

@@ -42,6 +42,7 @@ def save_model(model: GradTAEModel, path: str | Path) -> Path:
         "tasks": list(model.tasks),
         "kinds": list(model.kinds),
         "ridge": model.ridge,
+        "path": list(model.path),
         "converged": model.converged,
         "method": model.method,
         "stretch": [base.stretch for base in model.bases],
@@ -79,5 +80,12 @@ def load_model(path: str | Path) -> GradTAEModel:
         for number, stretch in enumerate(facts["stretch"])
     ]
     return GradTAEModel(
-        tuple(facts["tasks"]), bases, facts["ridge"], facts["converged"], None, facts["method"], tuple(facts["kinds"])
+        tuple(facts["tasks"]),
+        bases,
+        facts["ridge"],
+        facts["converged"],
+        None,
+        facts["method"],
+        tuple(facts["kinds"]),
+        path=tuple(facts.get("path", ())),
     )
