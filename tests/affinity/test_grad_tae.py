@@ -267,6 +267,6 @@ def test_files_that_hold_no_model_are_refused(small: Workload, tmp_path: Path) -
         GradTAEModel.load(tmp_path / "garbage")
     with pytest.raises(StoreError, match="cannot be read"):
         GradTAEModel.load(tmp_path / "nothing")
-    network = GradTAE(bases=1, ridge=0.01, evaluation="network").estimate(small).model
+    network = get_estimator("task-vectors", bases=1, ridge=0.01, evaluation="network").estimate(small).model
     with pytest.raises(SettingError, match="network"):
         network.save(tmp_path / "model.safetensors")
