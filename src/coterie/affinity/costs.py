@@ -19,11 +19,13 @@ class Costs:
     Attributes:
         unit: FLOPs of one example: forward pass, training step, Jacobian-vector product.
         entries: stage -> [FLOPs, seconds].
-        reference: FLOPs of training each subset once with the ordinary recipe; None until it is known.
+        subsets: number of subsets that were asked about; None until it is known.
+        reference: FLOPs of training each of them once with the ordinary recipe; None until it is known.
     """
 
     unit: UnitCost
     entries: dict[str, list[float]] = field(default_factory=dict)
+    subsets: float | None = None
     reference: float | None = None
 
     def add(self, stage: str, flops: float, seconds: float = 0.0) -> None:
@@ -31,6 +33,11 @@ class Costs:
         row = self.entries.setdefault(stage, [0.0, 0.0])
         row[0] += flops
         row[1] += seconds
+
+    def refer(self, run_flops: float | None) -> None:
+        """Say what one ordinary training takes."""
+        if run_flops is not None and self.subsets is not None:
+            self.reference = run_flops * self.subsets
 
     @property
     def flops(self) -> float:

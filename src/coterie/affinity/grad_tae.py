@@ -85,7 +85,7 @@ class GradTAE(Estimator):
     ridge: str | float = "stopped"
     fit: str = "one-step"
     evaluation: str = "linear"
-    fork: float = 0.07
+    fork: float = 0.1
     offset: bool = True
 
     def __post_init__(self) -> None:

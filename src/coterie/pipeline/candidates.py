@@ -68,8 +68,8 @@ def estimated_affinity(estimate: Estimate, order: str, subsets: int | None, size
 
 
 def _refer(estimate: Estimate, count: float) -> None:
-    if estimate.run_flops is not None:
-        estimate.costs.reference = estimate.run_flops * count
+    estimate.costs.subsets = count
+    estimate.costs.refer(estimate.run_flops)
 
 
 def candidate_groupings(

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from coterie._progress import Progress, silent
-from coterie.affinity import Estimator, get_estimator
+from coterie.affinity import Estimator, GradTAE, get_estimator
 from coterie.affinity.grad_tae import LONG_FORKS
+from coterie.errors import SettingError
 from coterie.features import plan_features
 from coterie.pipeline.candidates import group_counts
 from coterie.pipeline.check import as_workload, check_settings
 from coterie.training import Job, fit, is_stackable, measure_cost
-from coterie.workload import Workload, find_structure, validate
+from coterie.workload import Structure, Workload, find_structure, validate
 
 #: steps of the short training that is timed
 _TIMED_STEPS = 20
@@ -63,42 +64,20 @@ def plan(
     workload = as_workload(workload)
     check_settings(workload, groups, budget, seeds, 0, memory)
     validate(workload)
+    base, runs = _parts(estimator)
     structure = find_structure(workload, workload.build_model(0).to(workload.labels.device))
-    count = estimator.count if estimator.directions == "random" else workload.n_tasks
-    features = plan_features(workload, structure, count, memory)
     numbers = _measure(workload)
     stackable, why = is_stackable(workload)
     backend = "population training" if stackable else "one model after the other"
     models = sum(group_counts(workload.n_tasks, groups, budget))
     trainings = seeds * (1 + workload.n_tasks + models)
     state = _ITEM * numbers.parameters
-    rows = [
-        _row("probe runs", "3 ordinary trainings", backend, 6 * state * 3, 3 * numbers.run, numbers, 3 * state),
-        _row(
-            "base models", f"{estimator.bases + 1} trainings on all tasks", why, 6 * state * (estimator.bases + 1),
-            (estimator.bases + 1) * numbers.run, numbers, (estimator.bases + 1) * state,
-        ),
-    ]  # fmt: skip
-    if estimator.directions == "task-vectors":
-        forks = estimator.bases * workload.n_tasks
+    rows = _estimate_rows(base, workload, structure, numbers, backend, why, memory)
+    if runs:
         rows.append(
-            _row("task vectors", f"{forks} short trainings", backend, 20 * state * workload.n_tasks,
-                 forks * estimator.fork * numbers.run, numbers, forks * state)
+            _row("real trainings of subsets", f"{runs} ordinary trainings", backend, min(memory, 6 * state * runs),
+                 runs * numbers.run, numbers, 8 * runs * workload.n_tasks)
         )  # fmt: skip
-    if estimator.ridge == "matched" and estimator.share > 0:
-        rows.append(
-            _row("choice of the ridge", f"{LONG_FORKS} longer trainings", backend, 6 * state * LONG_FORKS,
-                 LONG_FORKS * 3 * estimator.fork * numbers.run, numbers, LONG_FORKS * state)
-        )  # fmt: skip
-    passes = (
-        estimator.bases
-        * (numbers.rows + numbers.validation)
-        * (numbers.forward + count * (numbers.jvp - numbers.forward))
-    )
-    rows.append(
-        _row("gradient features", f"{features.mode} mode, d = {count}", features.reason,
-             features.bytes + features.feature_bytes, passes, numbers, 2 * estimator.bases * features.feature_bytes)
-    )  # fmt: skip
     rows.append(
         _row("comparison", f"{trainings} real trainings", f"{backend}: {why}", min(memory, 6 * state * trainings),
              trainings * numbers.run, numbers, min(2**30, trainings * state))
@@ -107,6 +86,65 @@ def plan(
     heads = f"trunk: {len(structure.trunk)} parameter tensors; heads: {linear} linear of {workload.n_tasks}"
     (progress or silent)("plan", 1, 1)
     return {"rows": rows, "notes": [NOTE, heads]}
+
+
+def _parts(estimator: Estimator) -> tuple[GradTAE, int]:
+    """The base models of a method, and how many subsets it really trains.
+
+    Raises:
+        SettingError: a method of another kind.
+    """
+    base: Any = getattr(estimator, "base", estimator)
+    if not isinstance(base, GradTAE):
+        raise SettingError(
+            f"Parameter `method`: no plan can be made for {estimator.name!r}, only for methods that are built on base "
+            "models. Use 'fused', 'secants', 'task-vectors' or 'grad-tag'."
+        )
+    return base, int(getattr(estimator, "runs", 0))
+
+
+def _estimate_rows(
+    estimator: GradTAE,
+    workload: Workload,
+    structure: Structure,
+    numbers: _Numbers,
+    backend: str,
+    why: str,
+    memory: int,
+) -> list[dict[str, Any]]:
+    """Base models, short trainings and features."""
+    state, bases, n = _ITEM * numbers.parameters, estimator.bases, workload.n_tasks
+    found = [
+        _row("base models", f"{bases + 1} trainings on all tasks", why, 6 * state * (bases + 1),
+             (bases + 1) * numbers.run, numbers, (bases + 1) * state)
+    ]  # fmt: skip
+    if estimator.directions in ("secants", "task-vectors"):
+        forks = bases * n
+        found.append(
+            _row("task vectors", f"{forks} short trainings", backend, 20 * state * n,
+                 forks * estimator.fork * numbers.run, numbers, forks * state)
+        )  # fmt: skip
+    if estimator.ridge == "matched" and estimator.share > 0:
+        found.append(
+            _row("choice of the ridge", f"{LONG_FORKS} longer trainings", backend, 6 * state * LONG_FORKS,
+                 LONG_FORKS * 3 * estimator.fork * numbers.run, numbers, LONG_FORKS * state)
+        )  # fmt: skip
+    rows = numbers.rows + numbers.validation
+    if estimator.directions == "secants":
+        size = _ITEM * int(workload.observed.sum()) * n
+        found.append(
+            _row("secant features", f"forward passes, d = {n}", "margins at the ends of the short trainings",
+                 2 * size, bases * rows * (1 + n) * numbers.forward, numbers, 2 * bases * size)
+        )  # fmt: skip
+        return found
+    count = estimator.count if estimator.directions == "random" else n
+    features = plan_features(workload, structure, count, memory)
+    passes = bases * rows * (numbers.forward + count * (numbers.jvp - numbers.forward))
+    found.append(
+        _row("gradient features", f"{features.mode} mode, d = {count}", features.reason,
+             features.bytes + features.feature_bytes, passes, numbers, 2 * bases * features.feature_bytes)
+    )  # fmt: skip
+    return found
 
 
 def _measure(workload: Workload) -> _Numbers:

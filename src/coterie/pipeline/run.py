@@ -237,8 +237,13 @@ def _conclude(trained: TrainedComparison, budget: int | None) -> tuple[TrainedCo
 
 
 def _book(trained: TrainedComparison, estimate: Estimate) -> None:
-    flops = sum(training_flops(trained.workload, fit, estimate.costs.unit) for fit in trained.fits.values())
-    estimate.costs.add("comparison: real trainings", flops, trained.seconds)
+    """Add the comparison to the costs. Its groups also tell what one ordinary training costs, if nothing else did."""
+    costs = estimate.costs
+    flops = {job: training_flops(trained.workload, fit, costs.unit) for job, fit in trained.fits.items()}
+    if costs.reference is None:
+        groups = [cost for (subset, _), cost in flops.items() if 1 < len(subset) < trained.workload.n_tasks]
+        costs.refer(sum(groups) / len(groups) if groups else None)
+    costs.add("comparison: real trainings", sum(flops.values()), trained.seconds)
 
 
 def _write(

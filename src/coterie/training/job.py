@@ -69,7 +69,7 @@ class Job:
             raise SettingError(f"Parameter `max_steps` of a job should be at least 0. Found {self.max_steps}.")
         if not self.checks and (self.early_stopping or self.stop_below is not None):
             raise SettingError(
-                "Parameter `checks`=False of a job needs early_stopping=False and no `stop_below`, since both look at the "
+                "Parameter `checks`=False of a job needs early_stopping=False and no `stop_below`: both look at the "
                 "validation loss."
             )
 
@@ -81,7 +81,8 @@ class Job:
 
     @property
     def _key(self) -> tuple[object, ...]:
-        return (self.subset, self.seed, self.order_seed, self.max_steps, self.stop_below, self.early_stopping, self.checks)
+        limits = (self.max_steps, self.stop_below, self.early_stopping, self.checks)
+        return (self.subset, self.seed, self.order_seed, *limits)
 
     @property
     def order(self) -> int:
