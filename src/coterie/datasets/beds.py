@@ -1,8 +1,8 @@
 """Beds: built-in data, split and trained for measuring estimators rather than for serving models.
 
-What is to be measured is the difference that the partners make, so a bed has many validation rows (a value is the mean over them),
-few test rows, small networks and a recipe that stops early. Most splits, sizes and architectures follow published measurements of the same
-data, so that figures can be compared; see docs/benchmark.md.
+What is to be measured is the difference that the partners make, so a bed has many validation rows (a value is the mean
+over them), few test rows, small networks and a recipe that stops early. Most splits, sizes and architectures follow
+published measurements of the same data, so that figures can be compared; see docs/benchmark.md.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from coterie.datasets import load
-from coterie.errors import SettingError
+from coterie.errors import SettingError, WorkloadError
 from coterie.workload.build import from_arrays
 from coterie.workload.recipe import Recipe
 from coterie.workload.task import Task
@@ -65,7 +65,7 @@ def bed(name: str) -> Bed:
 
 def _yeast() -> Workload:
     x, y, tasks = _raw(load("yeast"))
-    keep = [index for index, task in enumerate(tasks) if index != len(tasks) - 1]
+    keep = [index for index, task in enumerate(tasks) if task.name != RARE]
     recipe = Recipe(learning_rate=2e-3, weight_decay=0.1, epochs=20, batch_size=50, check_every=8, patience=3)
     return _build("yeast", x, y[:, keep], [tasks[index] for index in keep], recipe, (600, 1617), (64, 32))
 
@@ -73,7 +73,8 @@ def _yeast() -> Workload:
 def _water() -> Workload:
     work = load("water")
     x, y, tasks = _raw(work)
-    day = np.concatenate([np.arange(int(n)) for n in (~np.isnan(y)).sum(0)])  # rows of a station are its days in order
+    counts: NDArray[np.int64] = (~np.isnan(y)).sum(0)
+    day = np.concatenate([np.arange(n) for n in counts])  # rows of a station are its days in order
     days = int(day.max()) + 1
     order = np.random.default_rng(0).permutation(np.arange(423, days))
     parts = {"train": np.arange(423), "validation": order[:242], "test": order[242:]}
@@ -133,8 +134,10 @@ BEDS = {
 
 def _raw(work: Workload) -> tuple[NDArray[np.float32], NDArray[np.float64], list[Task]]:
     """Inputs and labels of a workload in their own units, and its tasks."""
-    assert isinstance(work.inputs, torch.Tensor) and work.input_center is not None and work.input_scale is not None
-    x = (work.inputs * work.input_scale + work.input_center).numpy()
+    inputs, low, unit = work.inputs, work.input_center, work.input_scale
+    if not isinstance(inputs, torch.Tensor) or low is None or unit is None:
+        raise WorkloadError(f"The workload {work.name!r} has no standardised inputs, so it cannot be split anew.")
+    x = (inputs * unit + low).numpy()
     center, scale = (np.array([getattr(task, name) for task in work.tasks]) for name in ("center", "scale"))
     return x, work.labels.double().numpy() * scale + center, [Task(task.name, task.kind) for task in work.tasks]
 
@@ -144,10 +147,10 @@ def _informative(y: NDArray[np.float64], rows: int) -> NDArray[np.int64]:
     known = ~np.isnan(y)
     many = known.sum(1) >= ENOUGH
     scarce = known[many].sum(0) < SCARCE
-    kept = np.flatnonzero(many | known[:, scarce].any(1))
-    needed = known[kept][:, scarce].any(1)
+    needed = np.asarray(known[:, scarce].any(1))
+    kept = np.flatnonzero(many | needed)
     order = np.random.default_rng(0).permutation(len(kept))
-    order = order[np.argsort(~needed[order], kind="stable")]  # those of scarce tasks first
+    order = order[np.argsort(~needed[kept][order], kind="stable")]  # those of scarce tasks first
     return np.sort(kept[order[:rows]])
 
 

@@ -15,6 +15,8 @@ from coterie.workload.task import Task
 from coterie.workload.workload import Workload
 
 FILE = "data/production/mhcI/curated_training_data.csv"
+#: its dependencies are large (tensorflow) and not needed to read a file
+INSTALL = "pip install --no-deps mhcnuggets==2.4.1"
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
 LENGTH = 9
 MIN_LABELS = 300
@@ -26,8 +28,8 @@ RECIPE = Recipe(learning_rate=2e-3, weight_decay=1e-2, epochs=20, batch_size=64,
 def load() -> Workload:
     """74 regression tasks: ``1 - log(IC50) / log(50,000 nM)`` of peptides of nine amino acids; larger binds stronger.
 
-    15,235 / 5,079 / 5,079 peptides with 20 one-hot inputs a position. A task is an allele with at least 300 quantitative
-    measurements.
+    15,235 / 5,079 / 5,079 peptides with 20 one-hot inputs a position. A task is an allele with at least 300
+    quantitative measurements; a peptide that was measured more than once for an allele has the mean of its values.
 
     Cost: about a second.
 
@@ -64,7 +66,8 @@ def read() -> tuple[NDArray[np.float32], NDArray[np.float64], list[str]]:
 
 
 def _measurements() -> dict[str, list[tuple[str, float]]]:
-    path = package_file("mhcnuggets", FILE, distribution="mhcnuggets", purpose="The workload 'mhc'")
+    purpose = "The workload 'mhc'"
+    path = package_file("mhcnuggets", FILE, distribution="mhcnuggets", purpose=purpose, install=INSTALL)
     measured: dict[str, list[tuple[str, float]]] = defaultdict(list)
     with path.open(encoding="utf8", newline="") as file:
         for line in csv.DictReader(file):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from coterie._progress import Progress, silent
 from coterie._units import NoStore, Payload, UnitStore
-from coterie.affinity.costs import training_flops
+from coterie.affinity.costs import Costs, timed, training_flops
 from coterie.errors import SettingError
 from coterie.training import Job, fit, measure_cost
 from coterie.workload import Workload
@@ -98,7 +98,7 @@ def draw_subsets(
             pass
         taken.add(chosen)
         rows.append(np.isin(np.arange(n_tasks), chosen))
-    return np.array(rows).reshape(count, n_tasks)
+    return np.array(rows, dtype=bool).reshape(count, n_tasks)
 
 
 def train_subsets(
@@ -118,7 +118,8 @@ def train_subsets(
         workload: tasks, data, model and recipe.
         subsets: bool (m, T).
         replicates: trainings of each subset.
-        name: of the units in the store; more replicates or more subsets find the earlier ones there.
+        name: of the units in the store; more replicates or more subsets find the earlier ones there (of subsets, those
+            in full blocks).
         common: share initial parameters and order of rows between all subsets of a replicate (common random numbers),
             which makes differences between subsets less noisy; False draws them anew for every training.
         memory: working memory in bytes.
@@ -128,12 +129,11 @@ def train_subsets(
     Cost: ``replicates * m`` trainings.
     """
     store, progress = store or NoStore(), progress or silent
-    unit = measure_cost(workload)
+    costs = Costs(measure_cost(workload))
     starts = range(0, len(subsets), BLOCK)
     total, done = replicates * len(subsets), 0
     values = np.full((replicates, *subsets.shape), np.nan)
     flops = np.zeros((replicates, len(subsets)))
-    seconds = 0.0
     for replicate in range(replicates):
         for start in starts:
             jobs = _jobs(subsets[start : start + BLOCK], start, replicate, common)
@@ -142,17 +142,16 @@ def train_subsets(
             def compute(jobs: list[Job] = jobs, before: int = before) -> Payload:
                 tell = lambda _, a, b: progress(f"bank: {name}", before + len(jobs) * a // max(b, 1), total)  # noqa: E731
                 fits = fit(workload, jobs, memory=memory, progress=tell, keep_states=False)
-                cost = np.array([training_flops(workload, found, unit) for found in fits])
+                cost = np.array([training_flops(workload, found, costs.unit) for found in fits])
                 return Payload({"values": np.stack([found.validation for found in fits]), "flops": cost})
 
             key = {"jobs": [[job.subset, job.seed] for job in jobs]}
-            payload, took = _timed(store, f"bank-{name}", key, compute)
+            payload = timed(store, costs, "bank", f"bank-{name}", key, compute)
             block = slice(start, start + len(jobs))
             values[replicate, block], flops[replicate, block] = payload.arrays["values"], payload.arrays["flops"]
-            seconds += took
             done += len(jobs)
             progress(f"bank: {name}", done, total)
-    return Runs(subsets, values, flops, seconds, common)
+    return Runs(subsets, values, flops, sum(row["seconds"] for row in costs.rows()), common)
 
 
 def _jobs(subsets: NDArray[np.bool_], start: int, replicate: int, common: bool) -> list[Job]:
@@ -160,15 +159,3 @@ def _jobs(subsets: NDArray[np.bool_], start: int, replicate: int, common: bool) 
         return COMMON + replicate if common else INDEPENDENT * (replicate + 1) + start + index
 
     return [Job(tuple(np.flatnonzero(row).tolist()), seed(index)) for index, row in enumerate(subsets)]
-
-
-def _timed(store: UnitStore, name: str, key: Mapping[str, object], compute: object) -> tuple[Payload, float]:
-    import time
-
-    def measured() -> Payload:
-        begin = time.perf_counter()
-        payload: Payload = compute()  # pyright: ignore[reportCallIssue, reportUnknownVariableType]
-        return Payload(payload.arrays, {**payload.meta, "seconds": time.perf_counter() - begin})
-
-    payload = store.unit(name, key, measured)
-    return payload, float(payload.meta["seconds"])
