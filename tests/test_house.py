@@ -24,6 +24,7 @@ ORDER = (
     "serving",
     "report",
     "pipeline",
+    "benchmark",
     "cli",
 )
 #: what any room may import

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from coterie.cli.affinity import affinity
+from coterie.cli.benchmark import benchmark
 from coterie.cli.compare import compare
 from coterie.cli.demo import demo
 from coterie.cli.group import group
@@ -27,7 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _verb in (demo, run, affinity, group, compare, report, plan):
+for _verb in (demo, run, affinity, group, compare, benchmark, report, plan):
     app.command(_verb.__name__)(_verb)
 
 

@@ -1,0 +1,113 @@
+"""The tables of docs/benchmark.md, printed from results so that no number is typed by hand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from coterie.benchmark.table import columns, decimal, failure, reference_rows, sorted_rows
+from coterie.errors import StoreError
+from coterie.report.formats import DASH, percent
+
+Json = Mapping[str, Any]
+OVERVIEW = "overview"
+#: columns that would make a Markdown table too wide
+_LEFT_OUT = ("rho", "sign", "loss", "run")
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\u00a0", " ") for cell in cells) + " |"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [_row(head), "|---" * len(head) + "|", *map(_row, rows)]
+    return "\n".join(lines)
+
+
+def bed_table(result: Json) -> str:
+    """Reference measures and methods of one bed, best correlation first.
+
+    Args:
+        result: the mapping of ``benchmark.json``.
+    """
+    shown = [column for column in columns(result) if column.key not in _LEFT_OUT]
+    rows: list[list[str]] = []
+    troubles: list[str] = []
+    for row in sorted_rows(result):
+        cells = [column.cell(row) for column in shown]
+        texts = [str(cell) if column.key == "pooled" else cell.text for column, cell in zip(shown, cells, strict=True)]
+        if any(text != DASH for text in texts):
+            rows.append([row["label"], *texts])
+        if failure(row):
+            troubles.append(f"{row['label']} {failure(row)}.")
+    parts = [
+        _table(("held against", ""), reference_rows(result)),
+        _table(("method", *(column.title for column in shown)), rows),
+        *troubles,
+    ]
+    return "\n\n".join(parts)
+
+
+def overview(results: Sequence[Json]) -> str:
+    """Pooled correlation of every method on every bed, with the cost as a share of 500 trainings in brackets."""
+    labels = {row["name"]: row["label"] for result in results for row in result["entries"]}
+    head = ["", *(str(result["bed"]["name"]) for result in results)]
+    names = (
+        ("noise ceiling", "ceiling"),
+        ("R1", "one_run"),
+        ("R1, common random numbers", "one_common_run"),
+    )
+    rows = [[label, *(decimal(result["references"][name]["mean"]) for result in results)] for label, name in names]
+    for name, label in labels.items():
+        cells: list[str] = []
+        for result in results:
+            row = next((row for row in result["entries"] if row["name"] == name), {})
+            pooled = (row.get("pooled") or {}).get("mean")
+            cells.append(DASH if pooled is None else f"{decimal(pooled)} ({percent(row['cost']['share'])})")
+        rows.append([label, *cells])
+    return _table(head, rows)
+
+
+def fill(text: str, results: Sequence[Json]) -> str:
+    """Put tables between their markers, ``<!-- benchmark: NAME -->`` and ``<!-- end -->``.
+
+    NAME is that of a bed or ``overview``; tables of beds without a result stay as they are.
+
+    Args:
+        text: the page.
+        results: mappings of ``benchmark.json``.
+
+    Example:
+        >>> fill("a <!-- benchmark: nothing --> old <!-- end --> b", [])
+        'a <!-- benchmark: nothing --> old <!-- end --> b'
+    """
+    tables = {str(result["bed"]["name"]): bed_table(result) for result in results}
+    if results:
+        tables[OVERVIEW] = overview(results)
+
+    def put(found: re.Match[str]) -> str:
+        new = tables.get(found[2])
+        return found[0] if new is None else f"{found[1]}\n\n{new}\n\n{found[3]}"
+
+    return re.sub(r"(<!-- benchmark: (.*?) -->).*?(<!-- end -->)", put, text, flags=re.DOTALL)
+
+
+def fill_page(path: str | Path, results: Sequence[Json]) -> bool:
+    """Rewrite a page; says whether it changed.
+
+    Raises:
+        StoreError: there is no such page, or it has no marker.
+    """
+    path = Path(path)
+    try:
+        old = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"Cannot read {str(path)!r}: {error.strerror or error}.") from error
+    if "<!-- benchmark: " not in old:
+        raise StoreError(f"{str(path)!r} has no marker `<!-- benchmark: NAME -->` to put a table behind.")
+    new = fill(old, results)
+    if new != old:
+        path.write_text(new, encoding="utf-8")
+    return new != old

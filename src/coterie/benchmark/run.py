@@ -1,0 +1,249 @@
+"""The benchmark of one workload: its bank, every method on it, what comes of their groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import coterie
+from coterie._progress import Progress, silent
+from coterie._units import UnitStore
+from coterie.benchmark.bank import Bank, make_bank
+from coterie.benchmark.entries import ENTRIES, Entry, select
+from coterie.benchmark.groups import default_counts, find_grouping, judge
+from coterie.benchmark.measure import estimate_entry, measure
+from coterie.benchmark.references import SUBSETS, References, references
+from coterie.datasets.beds import BEDS, Bed, bed
+from coterie.errors import SettingError
+from coterie.evaluation.bank_plan import BankPlan
+from coterie.grouping import Grouping
+from coterie.pipeline.candidates import typical_size
+from coterie.store import open_run, write_json
+from coterie.workload import Workload, fingerprint, load_workload, validate
+from coterie.workload.checks import whole_number
+
+FILE = "benchmark.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of a benchmark; those of the bank are explained in :class:`coterie.evaluation.bank_plan.BankPlan`.
+
+    Attributes:
+        methods: names of entries or methods; None for the whole list.
+        subsets: random subsets of the truth.
+        replicates: trainings of each.
+        common: further trainings of them with common random numbers.
+        pool: other subsets, trained once.
+        singles: trainings of every task alone and of all together.
+        pairs: pairs of tasks.
+        pair_replicates: trainings of each pair.
+        groups: numbers of groups that are tried; None for a fifth of the tasks (3 to 5), () for no groupings.
+        group_replicates: trainings of every group that a method finds.
+        draws: random groupings beside them.
+        draw_replicates: trainings of each of their groups.
+        resamples: of the bootstrap.
+        seed: of the methods, the resamples and the random groupings. The bank has its own.
+        memory: working memory in bytes.
+
+    Raises:
+        SettingError: when a value is out of range.
+    """
+
+    methods: tuple[str, ...] | None = None
+    subsets: int = 120
+    replicates: int = 8
+    common: int = 2
+    pool: int = 300
+    singles: int = 6
+    pairs: int = 91
+    pair_replicates: int = 4
+    groups: tuple[int, ...] | None = None
+    group_replicates: int = 4
+    draws: int = 10
+    draw_replicates: int = 2
+    resamples: int = 300
+    seed: int = 0
+    memory: int = 2**30
+
+    def __post_init__(self) -> None:
+        self.plan((2,))
+        for name, low in (("group_replicates", 1), ("draws", 0), ("draw_replicates", 1), ("resamples", 0)):
+            whole_number(getattr(self, name), name, low=low)
+        whole_number(self.seed, "seed", low=0, high=2**31 - 1)
+        whole_number(self.memory, "memory", low=1)
+
+    def plan(self, sizes: tuple[int, ...]) -> BankPlan:
+        """The plan of a bank with subsets of these sizes."""
+        names = {item.name for item in fields(BankPlan)} - {"sizes", "seed"}
+        return BankPlan(sizes, **{name: getattr(self, name) for name in names})
+
+
+def find_bed(reference: str | Workload) -> Bed:
+    """The bed of a built-in workload, or a user's own workload as a bed.
+
+    Args:
+        reference: a built-in name, ``"file.py:name"``, or a workload.
+
+    Raises:
+        WorkloadError: no such name or file.
+        SettingError: a workload of fewer than 3 tasks, which has no different subsets.
+
+    Example:
+        >>> find_bed("water").sizes
+        (5,)
+    """
+    if isinstance(reference, str) and reference in BEDS:
+        return bed(reference)
+    work = reference if isinstance(reference, Workload) else load_workload(reference)
+    if work.n_tasks < 3:
+        raise SettingError(
+            f"Parameter `workload` should have at least 3 tasks, or there are no subsets to tell apart. "
+            f"Found {work.n_tasks}."
+        )
+    return Bed(work.name, (typical_size(work.n_tasks),), lambda: work, tuned=False)
+
+
+def benchmark(
+    on: Bed | Workload | str,
+    options: Options | None = None,
+    *,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    entries: Sequence[Entry] = ENTRIES,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Measure methods on a workload: skill, cost, and what their groups are worth.
+
+    A method that fails does not stop the others: the text of its error stands in its row.
+
+    Args:
+        on: a bed, a built-in name, ``"file.py:name"``, or a workload.
+        options: settings; the defaults are those of the published tables.
+        out: run directory; a benchmark that was stopped goes on there, and one with a larger bank adds to it. None
+            keeps everything in memory.
+        overwrite: replace another run in that directory.
+        entries: what can be measured.
+        progress: called as ``progress(stage, done, total)``.
+
+    Returns:
+        The content of ``benchmark.json`` in the run directory; see docs/benchmark.md.
+
+    Raises:
+        SettingError, WorkloadError, ModelError, StoreError: see :mod:`coterie.errors`.
+
+    Cost: about 1,900 trainings with 14 tasks and the default settings, and what the methods cost.
+    """
+    options, progress = options or Options(), progress or silent
+    chosen = select(options.methods, entries)
+    where = on if isinstance(on, Bed) else find_bed(on)
+    work = where.make()
+    validate(work)
+    plan = options.plan(where.sizes)
+    counts = default_counts(work.n_tasks) if options.groups is None else options.groups
+    for k in counts:
+        whole_number(k, "groups", low=1, high=work.n_tasks)
+    settings = {"benchmark": {"sizes": list(plan.sizes), "seed": plan.seed}}
+    with open_run(
+        out, fingerprint=fingerprint(work), settings=settings, overwrite=overwrite, workload=work
+    ) as directory:
+        bank = make_bank(work, plan, memory=options.memory, store=directory, progress=progress)
+        found = references(bank, resamples=options.resamples, seed=options.seed)
+        rows, groupings = _measure_all(bank, found, chosen, counts, options, directory, progress)
+        judged = [_judge(bank, k, groupings[k], options, directory, progress) for k in counts]
+        result = _describe(where, bank, found, rows, judged, options)
+        if out is not None:
+            write_json(Path(out) / FILE, result)
+    return result
+
+
+def _measure_all(
+    bank: Bank,
+    found: References,
+    chosen: Sequence[Entry],
+    counts: Sequence[int],
+    options: Options,
+    store: UnitStore,
+    progress: Progress,
+) -> tuple[list[dict[str, Any]], dict[int, dict[str, Grouping]]]:
+    """A row a method, and the groupings that it leads to; the estimates themselves are dropped."""
+    rows: list[dict[str, Any]] = []
+    groupings: dict[int, dict[str, Grouping]] = {k: {} for k in counts}
+    for number, entry in enumerate(chosen):
+        progress("methods", number, len(chosen))
+        row: dict[str, Any] = {**entry.to_dict(), "error": None, "skipped": None}
+        rows.append(row)
+        if entry.most_tasks is not None and bank.workload.n_tasks > entry.most_tasks:
+            row["skipped"] = f"more than {entry.most_tasks} tasks"
+            continue
+        try:
+            estimate = estimate_entry(
+                bank, entry, seed=options.seed, memory=options.memory, store=store, progress=progress
+            )
+            row.update(measure(bank, found, estimate, seed=options.seed))
+            for k in counts:
+                groupings[k][entry.name] = find_grouping(estimate, k, options.seed)
+        except Exception as error:  # one method that fails must not lose the others
+            row["error"] = f"{type(error).__name__}: {error}"
+    progress("methods", len(chosen), len(chosen))
+    return rows, groupings
+
+
+def _judge(
+    bank: Bank, k: int, found: dict[str, Grouping], options: Options, store: UnitStore, progress: Progress
+) -> dict[str, Any]:
+    return judge(
+        bank,
+        k,
+        found,
+        replicates=options.group_replicates,
+        draws=options.draws,
+        draw_replicates=options.draw_replicates,
+        seed=options.seed,
+        memory=options.memory,
+        store=store,
+        progress=progress,
+    )
+
+
+def _describe(
+    where: Bed,
+    bank: Bank,
+    found: References,
+    rows: list[dict[str, Any]],
+    judged: list[dict[str, Any]],
+    options: Options,
+) -> dict[str, Any]:
+    work = bank.workload
+    return {
+        "benchmark": FORMAT,
+        "coterie": coterie.__version__,
+        "bed": {
+            "name": where.name,
+            "tasks": list(work.task_names),
+            "kinds": sorted({task.kind for task in work.tasks}),
+            "sizes": list(where.sizes),
+            "tuned": where.tuned,
+            "rows": {part: len(work.split.part(part)) for part in ("train", "validation", "test")},
+            "missing": float(1 - work.observed.double().mean()),
+        },
+        "settings": {
+            **{item.name: getattr(options, item.name) for item in fields(options)},
+            "reference_subsets": SUBSETS,
+        },
+        "bank": {
+            "subsets": len(bank.test.subsets),
+            "replicates": bank.test.replicates,
+            "pool": len(bank.pool.subsets),
+            "pairs": len(bank.pairs.subsets),
+            "trainings": bank.trainings,
+            "run_flops": bank.test.run_flops,
+            "seconds": bank.seconds,
+        },
+        "references": found.to_dict(),
+        "entries": rows,
+        "groupings": judged,
+    }
