@@ -1,0 +1,89 @@
+"""How many base models and real runs a budget buys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from coterie._units import Payload, UnitStore
+from coterie.affinity.bases import train_bases
+from coterie.affinity.context import Context
+from coterie.affinity.costs import Costs, training_flops
+from coterie.affinity.grad_tae import GradTAE
+from coterie.affinity.secants import secant_flops
+
+#: more base models than this add little
+MOST_BASES = 8
+#: budgets up to so many trainings go to base models but for one run; of larger ones this share may
+SMALL, SHARE = 20, 2 / 3
+
+
+@dataclass
+class Remembered:
+    """Units of work that are remembered while an estimate is made, so that planning costs nothing twice."""
+
+    inner: UnitStore
+    units: dict[str, Payload]
+
+    def unit(self, name: str, key: Mapping[str, Any], compute: Callable[[], Payload]) -> Payload:
+        """The unit of that name and key."""
+        known = f"{name} {sorted(key.items())!r}"
+        if known not in self.units:
+            self.units[known] = self.inner.unit(name, key, compute)
+        return self.units[known]
+
+
+@dataclass(frozen=True)
+class Split:
+    """What a budget buys.
+
+    Attributes:
+        bases: base models, 0 to 8.
+        runs: really trained subsets.
+        fork: length of the short single-task trainings, as in :class:`GradTAE`.
+    """
+
+    bases: int
+    runs: int
+    fork: float
+
+
+def split_budget(context: Context, base: GradTAE, trainings: float, run_flops: float) -> Split:
+    """Base models and real runs that cost about so many ordinary trainings together.
+
+    Base models come first, since a few of them tell more than as many real runs; what is left is spent on runs. Where
+    not even one base fits, forks are made half as long; where that does not fit either (many tasks on much data that a
+    single training hardly looks at) there is none.
+
+    Args:
+        context: the workload; its costs are not touched.
+        base: settings of the base models, with secants.
+        trainings: the budget, in ordinary trainings.
+        run_flops: FLOPs of one of these.
+    """
+    workload, unit = context.workload, context.costs.unit
+    available = max(SHARE * trainings, min(trainings, SMALL) - 1) * run_flops
+    secants = secant_flops(workload, workload.n_tasks, unit)
+    # a training on all tasks is at least an ordinary one, and so are forks a share of one
+    if run_flops * (1 + workload.n_tasks * base.fork / 2) + secants > available:
+        return Split(0, int(trainings), base.fork)
+    scratch = replace(context, costs=Costs(unit))
+    bases = train_bases(scratch, 1, base.share)
+    once = training_flops(workload, bases.full, unit)
+    for fork in (base.fork, base.fork / 2):
+        steps = max(1, round(fork * bases.full.steps))
+        forks = sum(_steps_flops(context, (task,), steps) for task in context.everything)
+        each = _steps_flops(context, context.everything, bases.fits[0].steps) + forks + secants
+        count = int(np.clip((available - once) // each, 0, MOST_BASES))
+        if count:
+            return Split(count, max(0, int(trainings - (once + count * each) / run_flops)), fork)
+    return Split(0, max(0, int(trainings - once / run_flops)), base.fork)
+
+
+def _steps_flops(context: Context, subset: tuple[int, ...], steps: float) -> float:
+    """FLOPs of so many steps on a subset, nothing checked."""
+    rows, batch = len(context.workload.rows_of(subset, "train")), context.workload.recipe.batch_size
+    return steps * rows / max(1, -(-rows // batch)) * context.costs.unit.training

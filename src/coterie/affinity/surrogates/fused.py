@@ -1,0 +1,226 @@
+"""A cheap estimate and a few real runs, fused: the estimate says which subsets differ, the runs by how much."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coterie._progress import Progress
+from coterie._units import NoStore, UnitStore
+from coterie.affinity.context import Context
+from coterie.affinity.costs import Costs
+from coterie.affinity.estimator import Estimate, Estimator
+from coterie.affinity.grad_tae import SECANTS, GradTAE
+from coterie.affinity.pairwise import PairwiseGainModel
+from coterie.affinity.sampling import random_subsets
+from coterie.affinity.scores.single_tasks import open_context
+from coterie.affinity.surrogates.budget import Remembered, split_budget
+from coterie.affinity.surrogates.covariance import Floats
+from coterie.affinity.surrogates.design import choose_subsets
+from coterie.affinity.surrogates.fused_model import FusedModel
+from coterie.affinity.surrogates.prior import Prior, guess, make_prior, partial_correlation
+from coterie.affinity.surrogates.process import fit_process
+from coterie.affinity.surrogates.real_runs import RealRuns, balanced_subsets, real_runs
+from coterie.errors import DataWarning, SettingError
+from coterie.training.stream import derive
+from coterie.workload import Workload
+from coterie.workload.checks import whole_number
+
+CHOICES = ("active", "random")
+#: random subsets that say what is usual, and among which the active choice chooses, unless the runs are many
+REFERENCE = 200
+
+
+@dataclass(frozen=True)
+class Fused(Estimator):
+    """A Gaussian process whose prior mean is a cheap estimate and which a few real runs correct.
+
+    All values, also of tasks and subsets that were not trained, are predicted with calibrated standard errors. See
+    :func:`coterie.affinity.surrogates.process.fit_process` for the model.
+
+    Args:
+        base: the cheap estimator; its model must predict values (losses).
+        trainings: what the estimate may cost, in ordinary trainings of a subset: decides how many base models and
+            how many real runs there are, see :func:`coterie.affinity.surrogates.budget.split_budget`.
+        bases: number of base models; giving this or `runs` takes the place of the budget.
+        runs: subsets that are trained once each, with common random numbers; 0 leaves the estimate's ranking as it is
+            and adds standard errors from the prior. None is what the budget leaves, or 0 where `bases` is given.
+        choice: ``"active"`` trains those random subsets that lower the posterior variance most, ``"random"`` balanced
+            random ones.
+        alone: also train every task alone, for exact levels of the gains; T more runs.
+        features: names of pairwise methods that cost little; differences between their scores may explain values.
+
+    Raises:
+        SettingError: when a value is unknown or out of range, the base predicts no values, or a feature is no matrix.
+        ResourceError: when the covariances of the runs need more memory than is allowed.
+
+    Cost: that of the base, `runs` trainings, and seconds of linear algebra.
+
+    Limits: gains need the value of each task alone. Without ``alone=True`` that lies outside of what was trained, and
+    gains have wide standard errors; differences between subsets of a task have not.
+
+    Source: Coterie's own; measured in docs/decisions.md.
+
+    Example:
+        >>> Fused(runs=50).name
+        'fused'
+    """
+
+    base: Estimator = field(default=SECANTS)
+    trainings: float = 15.0
+    bases: int | None = None
+    runs: int | None = None
+    choice: str = "active"
+    alone: bool = False
+    features: tuple[str, ...] = ("label-correlation",)
+
+    def __post_init__(self) -> None:
+        if self.runs is not None:
+            whole_number(self.runs, "runs", low=0)
+        if self.bases is not None:
+            whole_number(self.bases, "bases", low=1)
+        if not (isinstance(self.trainings, int | float) and 1 <= self.trainings < float("inf")):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise SettingError(
+                f"Parameter `trainings` should be a number of ordinary trainings, at least 1. Found {self.trainings!r}."
+            )
+        if not isinstance(self.base, Estimator):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise SettingError(f"Parameter `base` should be the settings of an estimator. Found {self.base!r}.")
+        if self.choice not in CHOICES:
+            raise SettingError(f"Parameter `choice` should be one of {CHOICES}. Found {self.choice!r}.")
+        if not isinstance(self.alone, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise SettingError(f"Parameter `alone` should be True or False. Found {self.alone!r}.")
+        if isinstance(self.features, str):
+            raise SettingError(f"Parameter `features` should be names. Found {self.features!r}: write a tuple.")
+        object.__setattr__(self, "features", tuple(self.features))
+
+    @property
+    def name(self) -> str:
+        """Name of the method."""
+        return "fused"
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready description."""
+        base = {"method": self.base.name, **self.base.to_dict()}
+        return {**vars(self), "base": base, "features": list(self.features)}
+
+    def estimate(
+        self,
+        workload: Workload,
+        *,
+        seed: int = 0,
+        subset_size: int = 2,
+        memory: int = 2**30,
+        store: UnitStore | None = None,
+        progress: Progress | None = None,
+    ) -> Estimate:
+        """Make the cheap estimate, choose and train subsets of `subset_size` tasks, and fuse both."""
+        store = Remembered(store or NoStore(), {})
+        common: dict[str, Any] = {"seed": seed, "subset_size": subset_size, "memory": memory}
+        common |= {"store": store, "progress": progress}
+        context = open_context(workload, seed, memory, store, progress)
+        n = workload.n_tasks
+        sizes = sorted({int(np.clip(subset_size + step, min(2, n), n)) for step in (-1, 0, 1)})
+        count = 3 * int(self.trainings if self.runs is None else self.runs)
+        drawn = random_subsets(n, max(REFERENCE, count), sizes, seed=derive(seed, 73), cover=False)
+        reference = np.unique(drawn, axis=0)
+        first = drawn[:0]
+        base, runs = self._chosen_base, self.runs or 0
+        if isinstance(base, GradTAE) and self.bases is None and self.runs is None:
+            first = drawn[:1]  # what an ordinary training costs; it is one of the real runs
+            run_flops = float(real_runs(replace(context, costs=Costs(context.costs.unit)), first).flops.mean())
+            split = split_budget(context, base, self.trainings, run_flops)
+            base = replace(base, bases=split.bases, fork=split.fork) if split.bases else None
+            runs = max(1, split.runs)
+        found = None if base is None else base.estimate(workload, **common)
+        cheap = guess(workload) if found is None else _values_of(found, self.base.name)
+        prior = make_prior(cheap, partial_correlation(workload), reference)
+        costs = context.costs if found is None else found.costs
+        notes = [] if found is None else list(found.notes)
+        if prior.matrix is not None:
+            notes.append("tasks share some of their examples: label correlation is part of the estimate")
+        features = [_matrix(name, workload, common) for name in self.features]
+        model, trained = self._fuse(replace(context, costs=costs), prior, features, reference, first, runs, notes)
+        facts = {"base models": float(getattr(base, "bases", 0)), "real runs": float(len(trained.flops))}
+        facts |= {} if found is None else found.facts
+        flops = float(trained.flops.mean()) if len(trained.flops) else None
+        return Estimate(model, costs, flops, tuple(notes), facts)
+
+    @property
+    def _chosen_base(self) -> Estimator | None:
+        """The base with the wanted number of base models."""
+        if self.bases is not None and isinstance(self.base, GradTAE):
+            return replace(self.base, bases=self.bases)
+        return self.base
+
+    def _fuse(
+        self,
+        context: Context,
+        prior: Prior,
+        features: list[Floats],
+        reference: NDArray[np.bool_],
+        first: NDArray[np.bool_],
+        runs: int,
+        notes: list[str],
+    ) -> tuple[FusedModel, RealRuns]:
+        """Choose subsets, train them, and condition on them."""
+        workload, n = context.workload, context.workload.n_tasks
+        estimates = prior(reference)
+        nothing = np.zeros((0, n), dtype=bool)
+        process = fit_process(nothing, estimates[:0], estimates[:0], reference, estimates, features=features)
+        more = min(runs, len(reference)) - len(first)
+        if self.choice == "active":
+            others = reference[~(reference[:, None] == first[None]).all(2).any(1)] if len(first) else reference
+            chosen = others[choose_subsets(process, others, prior(others), max(0, min(more, len(others))))]
+        else:
+            size = int(reference.sum(1).mean().round())
+            chosen = _distinct(balanced_subsets(n, 4 * max(more, 0), size, context.seed), max(more, 0))
+        chosen = np.concatenate([first, chosen])
+        if len(chosen) < runs:
+            notes.append(f"{len(chosen)} real runs instead of {runs}: there are no more different subsets")
+        if self.alone:
+            chosen = np.concatenate([chosen, np.eye(n, dtype=bool)[~chosen[chosen.sum(1) == 1].any(0)]])
+        trained = _train(context, first, chosen[len(first) :])
+        known = prior(chosen) if len(chosen) else trained.values
+        process = fit_process(chosen, trained.values, known, reference, estimates, features=features)
+        return FusedModel(workload.task_names, self.name, process, prior), trained
+
+
+def _train(context: Context, first: NDArray[np.bool_], others: NDArray[np.bool_]) -> RealRuns:
+    """Real runs of the first subset, which the budget knows already, and of the others."""
+    parts = [real_runs(context, some) for some in (first, others) if len(some)]
+    if not parts:
+        return RealRuns(first, np.zeros(first.shape), np.zeros(0))
+    joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("subsets", "values", "flops")}
+    return RealRuns(**joined)
+
+
+def _distinct(subsets: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
+    """The first `count` different subsets, in their order."""
+    _, first = np.unique(subsets, axis=0, return_index=True)
+    return subsets[np.sort(first)[:count]]
+
+
+def _values_of(found: Estimate, name: str) -> Callable[[NDArray[np.bool_]], Floats]:
+    predict = getattr(found.model, "predict_values", None)
+    if predict is None:
+        raise SettingError(
+            f"Parameter `base` should be an estimator that predicts values. Found {name!r}, which predicts gains or "
+            "scores only. Use grad-tae settings, for example SECANTS, and give scores as `features`."
+        )
+    return predict
+
+
+def _matrix(name: str, workload: Workload, common: dict[str, Any]) -> Floats:
+    from coterie.affinity.methods import get_estimator  # the list of methods names this module
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)  # a feature that says nothing does no harm
+        model = get_estimator(name).estimate(workload, **common).model
+    if not isinstance(model, PairwiseGainModel):
+        raise SettingError(f"Parameter `features` should name pairwise methods. Found {name!r}, which is none.")
+    return model.affinity.values

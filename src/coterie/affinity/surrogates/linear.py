@@ -1,0 +1,83 @@
+"""A linear model over subsets that learns from really trained ones."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coterie._progress import Progress
+from coterie._units import UnitStore
+from coterie.affinity.estimator import Estimate, Estimator
+from coterie.affinity.scores.single_tasks import open_context
+from coterie.affinity.surrogates.real_runs import balanced_runs
+from coterie.affinity.surrogates.task_ridge import TaskRidgeModel, fit_tasks
+from coterie.errors import SettingError
+from coterie.workload import Workload
+from coterie.workload.checks import whole_number
+
+Floats = NDArray[np.float64]
+
+
+def membership(a: Floats, b: Floats) -> Floats:
+    """Number of common tasks: the kernel of a linear model on membership."""
+    return a @ b.T
+
+
+@dataclass(frozen=True)
+class LinearSurrogate(Estimator):
+    """The value of a task as a sum of one effect for each partner, by ridge regression on really trained subsets.
+
+    Each task has a regression of its own over the runs that hold it, with an intercept that is not penalised.
+
+    Args:
+        runs: subsets that are trained, with common random numbers; every task is in about ``runs * size / T`` of them.
+        ridge: strength of the ridge; None chooses the one with the smallest leave-one-out error, for each task.
+
+    Raises:
+        SettingError: when a value is out of range, or the runs are too few for every task to be in two.
+
+    Cost: `runs` trainings.
+
+    Limits: a task has T - 1 effects and only few runs; effects of two partners together are not seen. Predictions for a
+    task alone lie outside of what was trained.
+
+    Source: Li, Nguyen, Zhang, "Identification of Negative Transfers in Multitask Learning Using Surrogate Models",
+    arXiv 2303.14582; the choice of the ridge is ours.
+
+    Example:
+        >>> LinearSurrogate(runs=100).name
+        'linear-surrogate'
+    """
+
+    runs: int = 50
+    ridge: float | None = None
+
+    def __post_init__(self) -> None:
+        whole_number(self.runs, "runs", low=2)
+        if self.ridge is not None and not (math.isfinite(self.ridge) and self.ridge > 0):
+            raise SettingError(f"Parameter `ridge` should be positive, or None. Found {self.ridge!r}.")
+
+    @property
+    def name(self) -> str:
+        """Name of the method."""
+        return "linear-surrogate"
+
+    def estimate(
+        self,
+        workload: Workload,
+        *,
+        seed: int = 0,
+        subset_size: int = 2,
+        memory: int = 2**30,
+        store: UnitStore | None = None,
+        progress: Progress | None = None,
+    ) -> Estimate:
+        """Train balanced random subsets of `subset_size` tasks and fit the regressions."""
+        context = open_context(workload, seed, memory, store, progress)
+        found = balanced_runs(context, self.runs, subset_size)
+        ridges = fit_tasks(found.subsets, found.values, membership, self.ridge, intercept=True)
+        model = TaskRidgeModel(workload.task_names, self.name, membership, ridges)
+        return Estimate(model, context.costs, float(found.flops.mean()))

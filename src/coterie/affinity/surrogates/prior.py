@@ -1,0 +1,117 @@
+"""What is believed before a run: the estimate of base models, label correlation where it tells, or next to nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from coterie.affinity.scores.label_correlation import LabelCorrelation, label_overlap
+from coterie.affinity.surrogates.covariance import Floats
+from coterie.workload import Workload
+
+#: tasks whose labelled rows overlap by a mean share between these are measured on partly different examples: there a
+#: partner with correlated labels brings labels that the task itself lacks
+PARTIAL = (0.02, 0.6)
+#: a standard deviation of label correlation counts as much as this many of the estimate
+WEIGHT = 0.7
+#: differences between subsets as a share of a task's loss, where no estimate says how large they are
+USUAL = 0.05
+
+
+def partial_correlation(workload: Workload) -> Floats | None:
+    """(T, T) absolute label correlation where tasks share some examples but not most; None elsewhere.
+
+    With complete labels a task's partners bring no new examples, and label correlation ranks subsets no better than
+    chance; without common examples it is not known (docs/benchmark.md).
+    """
+    overlap = label_overlap(workload)
+    between = overlap[~np.eye(len(overlap), dtype=bool)]
+    if not len(between) or not PARTIAL[0] < float(np.nanmean(between)) < PARTIAL[1]:
+        return None
+    matrix = LabelCorrelation().estimate(workload).model.pairwise().values
+    return np.where(np.eye(len(matrix), dtype=bool), 0.0, matrix)
+
+
+@dataclass(frozen=True, eq=False)
+class Prior:
+    """Values (m, T) of subsets before any run: an estimate, moved by label correlation.
+
+    Attributes:
+        estimate: bool subsets (m, T) -> values (m, T).
+        matrix: (T, T) label correlation, or None.
+        centre: (T,) mean of the matrix score of each task over random subsets.
+        scale: (T,) how much a standard deviation of the matrix score moves the value of each task.
+    """
+
+    estimate: Callable[[NDArray[np.bool_]], Floats]
+    matrix: Floats | None
+    centre: Floats
+    scale: Floats
+
+    def __call__(self, subsets: NDArray[np.bool_]) -> Floats:
+        """(m, T) values, NaN outside the subset."""
+        values = self.estimate(subsets)
+        if self.matrix is None:
+            return values
+        moved = np.where(subsets.sum(1, keepdims=True) > 1, _partners(subsets, self.matrix) - self.centre, 0.0)
+        return np.where(subsets, values - self.scale * moved, np.nan)
+
+
+def make_prior(
+    estimate: Callable[[NDArray[np.bool_]], Floats], matrix: Floats | None, reference: NDArray[np.bool_]
+) -> Prior:
+    """Blend an estimate with label correlation, both in standard deviations over random subsets.
+
+    Args:
+        estimate: bool subsets (m, T) -> values (m, T), NaN outside the subset.
+        matrix: from :func:`partial_correlation`.
+        reference: bool (m, T), random subsets that say what is usual.
+    """
+    n = reference.shape[1]
+    if matrix is None:
+        return Prior(estimate, None, np.zeros(n), np.zeros(n))
+    score = np.where(reference, _partners(reference, matrix), np.nan)
+    centre, _ = _centred(score)
+    spread = float(np.sqrt(np.nanmean((score - centre) ** 2)))
+    _, usual = _centred(estimate(reference))
+    usual = np.sqrt(usual**2 + (np.median(usual) / 2) ** 2)
+    return Prior(estimate, matrix, centre, WEIGHT * usual / max(spread, 1e-12))
+
+
+def guess(workload: Workload) -> Callable[[NDArray[np.bool_]], Floats]:
+    """Values without any training: each task's loss for the best constant prediction, a bit less in larger subsets."""
+    level = np.array([_constant_loss(workload, task) for task in range(workload.n_tasks)])
+
+    def values(subsets: NDArray[np.bool_]) -> Floats:
+        size = subsets.sum(1, keepdims=True)
+        return np.where(subsets, level * (1 - USUAL * np.log2(np.maximum(size, 1)) / 3), np.nan)
+
+    return values
+
+
+def _constant_loss(workload: Workload, task: int) -> float:
+    rows = workload.rows_of((task,), "train")
+    labels = workload.targets[rows, task].double()
+    kind = workload.tasks[task].kind
+    if kind == "regression":
+        return max(float(labels.var(correction=0)), 1e-6)
+    shares = torch.bincount(labels.long().clamp_min(0)).double() / len(labels)
+    shares = shares[shares > 0]
+    return max(float(-(shares * shares.log()).sum()), 1e-6)
+
+
+def _partners(subsets: NDArray[np.bool_], matrix: Floats) -> Floats:
+    """(m, T) mean matrix score of each task's partners; the diagonal of the matrix is 0."""
+    return (subsets.astype(np.float64) @ matrix.T) / np.maximum(subsets.sum(1, keepdims=True) - 1, 1)
+
+
+def _centred(values: Floats) -> tuple[Floats, Floats]:
+    """Mean and standard deviation of each task; 0 where it is in no subset."""
+    known = np.isfinite(values)
+    count = np.maximum(known.sum(0), 1)
+    mean = np.where(known, values, 0.0).sum(0) / count
+    return mean, np.sqrt((np.where(known, values - mean, 0.0) ** 2).sum(0) / count)

@@ -1,0 +1,216 @@
+"""A Gaussian process over subsets: a cheap estimate as prior, corrected by a few real runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import solve_triangular  # pyright: ignore[reportUnknownVariableType]
+
+from coterie.affinity.surrogates.covariance import Floats, Likeness, Points, covariances, find_likeness, make_points
+from coterie.affinity.surrogates.evidence import Evidence, Settings, factor, learn
+
+#: the estimate overstates differences: this share of a difference is believed before a run
+SLOPE = 0.35
+#: points that are predicted at a time
+CHUNK = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class SubsetProcess:
+    """A Gaussian process over values f(S, t), see :func:`fit_process`.
+
+    Attributes:
+        centre: (T,) mean estimate of each task over the reference subsets.
+        scale: (T,) scale of each task's differences by the estimate.
+        relative: (T,) learned factor on that scale for what the estimate does not explain.
+        typical: size of a typical subset.
+        likeness: what is known of the tasks.
+        variances: of each covariance, in units of the scale, and last the noise of one run.
+        points: what was observed.
+        factor: (n, n) lower Cholesky factor of the covariance of the observations.
+        weights: (n,) covariance^-1 (observations - prior mean).
+        offset: added to every prediction, in units of the scale.
+        settings: priors, the share of luck.
+    """
+
+    centre: Floats
+    scale: Floats
+    relative: Floats
+    typical: float
+    likeness: Likeness
+    variances: Floats
+    points: Points
+    factor: Floats
+    weights: Floats
+    offset: float
+    settings: Settings
+
+    def predict(self, subsets: NDArray[np.bool_], estimates: Floats) -> tuple[Floats, Floats]:
+        """Mean and standard deviation of f(S, t), the mean over trainings with all seeds; NaN outside the subset.
+
+        Args:
+            subsets: bool (m, T).
+            estimates: (m, T) cheap estimates of the same subsets.
+
+        Returns:
+            two arrays (m, T), in units of the values.
+        """
+        asked = self.at(subsets, estimates)
+        mean, deviation = np.full(subsets.shape, np.nan), np.full(subsets.shape, np.nan)
+        for part in _slices(len(asked)):
+            some = asked.take(part)
+            across = self._with_observed(some)
+            at = (some.row, some.task)
+            guess = SLOPE * some.estimate + self.offset + across @ self.weights
+            mean[at] = self.centre[some.task] + self.scale[some.task] * guess
+            variance = self._prior(some, some) - self._explained(across, across)
+            deviation[at] = self.scale[some.task] * np.sqrt(self._caution * np.maximum(variance, 0.0))
+        return mean, deviation
+
+    def covariance_with_single(
+        self, subsets: NDArray[np.bool_], estimates: Floats, alone: Floats
+    ) -> tuple[Floats, Floats, Floats]:
+        """Posterior of tasks alone, and how it varies with that of subsets.
+
+        Args:
+            subsets: bool (m, T).
+            estimates: (m, T) cheap estimates.
+            alone: (T,) cheap estimates of f({t}, t).
+
+        Returns:
+            mean (T,) and standard deviation (T,) of f({t}, t), and the covariance (m, T) of f(S, t) with f({t}, t).
+        """
+        n = subsets.shape[1]
+        each = np.eye(n, dtype=bool)
+        means, deviations = self.predict(each, np.where(each, alone[:, None], np.nan))
+        singles = self.at(each, np.where(each, alone[:, None], np.nan))
+        single_rows = self._with_observed(singles)
+        asked, result = self.at(subsets, estimates), np.full(subsets.shape, np.nan)
+        for part in _slices(len(asked)):
+            some = asked.take(part)
+            explained = self._explained(self._with_observed(some), single_rows[some.task])
+            variance = self._prior(some, singles.take(some.task)) - explained
+            result[some.row, some.task] = self.scale[some.task] ** 2 * self._caution * variance
+        return np.diag(means).copy(), np.diag(deviations).copy(), result
+
+    def at(self, subsets: NDArray[np.bool_], estimates: Floats) -> Points:
+        """The points of subsets (m, T) with their cheap estimates (m, T)."""
+        return make_points(subsets, (estimates - self.centre) / self.scale, self.typical)
+
+    def covariances(self, points: Points) -> list[Floats]:
+        """Covariances of unit variance between the points, one (n, n) a term."""
+        return covariances(points, points, self.likeness)
+
+    @property
+    def _caution(self) -> float:
+        """Factor on predictive variances for what is not known of the variances themselves."""
+        return 1.0 + self.settings.unsure / len(self.points) if len(self.points) else 1.0
+
+    def _factors(self, luck: bool) -> Floats:
+        """Variance of each covariance that is of the truth, or of the luck that all runs share."""
+        share = np.where(lucky(self.likeness), self.settings.luck, 0.0)
+        return self.variances[:-1] * (share if luck else 1.0 - share)
+
+    def _with_observed(self, some: Points) -> Floats:
+        terms = covariances(some, self.points, self.likeness)
+        scale = self.relative[some.task][:, None] * self.relative[self.points.task]
+        return combine(terms, self._factors(False), scale)
+
+    def _prior(self, a: Points, b: Points) -> Floats:
+        """Covariance of the truth at a[i] with that at b[i], which belong to the same task."""
+        scale = self.relative[a.task] ** 2
+        truth = combine(covariances(a, b, self.likeness, paired=True), self._factors(False), scale)
+        # runs with common random numbers share their luck: the mean of a task over all runs is off by as much as one
+        # run is, and no run can show it
+        return truth + self.settings.shift * scale * (self.variances[-1] + self._factors(True).sum())
+
+    def _explained(self, a: Floats, b: Floats) -> Floats:
+        if not len(self.points):
+            return np.zeros(len(a))
+        left = solve_triangular(self.factor, a.T, lower=True)
+        right = left if a is b else solve_triangular(self.factor, b.T, lower=True)
+        return np.einsum("ij,ij->j", left, right)
+
+
+def fit_process(
+    subsets: NDArray[np.bool_],
+    values: Floats,
+    estimates: Floats,
+    reference: NDArray[np.bool_],
+    reference_estimates: Floats,
+    *,
+    features: Sequence[Floats] = (),
+    settings: Settings | None = None,
+) -> SubsetProcess:
+    """Correct a cheap estimate by real runs.
+
+    Prior mean: ``SLOPE`` times the estimate's difference from its mean within the task. Prior covariance: a level and a
+    slope of each task, effects of partners (of each on each task, alike for alike tasks, mutual), a kernel on overlap,
+    size, and features. Variances are found by penalised marginal likelihood, as is a factor on each task's scale.
+
+    Args:
+        subsets: bool (N, T), the real runs; N may be 0.
+        values: (N, T) their values, NaN outside the subset.
+        estimates: (N, T) cheap estimates of the same.
+        reference: bool (m, T), random subsets that say what is usual.
+        reference_estimates: (m, T) cheap estimates of these.
+        features: each (T, T), [t, j] may say what j does to t. Only differences within a row count; symmetric ones
+            with entries from -1 to 1 also say which tasks are alike.
+        settings: priors and the share of luck.
+
+    Cost: about 50 Cholesky factors of the number of observed pairs (S, t): seconds for 1000 of them.
+    """
+    settings = settings or Settings()
+    centre, scale = _scales(reference, reference_estimates)
+    typical = float(reference.sum(1).mean())
+    likeness = find_likeness(reference, (reference_estimates - centre) / scale, typical, features)
+    points = make_points(subsets, (estimates - centre) / scale, typical)
+    observed = (values[points.row, points.task] - centre[points.task]) / scale[points.task] - SLOPE * points.estimate
+    offset = float(np.median(observed)) if len(points) else 0.0
+    evidence = Evidence(
+        covariances(points, points, likeness), absolute(likeness), observed - offset, points.task, len(centre)
+    )
+    logs, relative = learn(evidence, *settings.priors(likeness), settings)
+    lower, weights = factor(evidence, np.exp(logs), relative)
+    return SubsetProcess(
+        centre, scale, relative, typical, likeness, np.exp(logs), points, lower, weights, offset, settings
+    )
+
+
+def absolute(likeness: Likeness) -> NDArray[np.bool_]:
+    """Which covariances are in units of the estimate, so that the learned factor on the scale is not theirs."""
+    return np.array([name.endswith("slope") for name in likeness.names])
+
+
+def lucky(likeness: Likeness) -> NDArray[np.bool_]:
+    """Which covariances may be a seed's luck, which all runs share, instead of the truth."""
+    named = ("partners", "transfer", "mutual", "overlap", "alike")
+    return np.array([name.split(" ")[0] in named for name in likeness.names])
+
+
+def combine(terms: Sequence[Floats], variances: Floats, scale: Floats) -> Floats:
+    """Sum of the terms, those in units of the residual times `scale`."""
+    total = np.zeros_like(terms[0])
+    for position, (term, variance) in enumerate(zip(terms, variances, strict=True)):
+        total += variance * term * (1.0 if position in (2, 3) else scale)
+    return total
+
+
+def _scales(reference: NDArray[np.bool_], estimates: Floats) -> tuple[Floats, Floats]:
+    """Mean and scale of each task's estimates; scales are kept away from 0 by half their median."""
+    known = np.where(reference, estimates, 0.0)
+    count = reference.sum(0)
+    centre = known.sum(0) / np.maximum(count, 1)
+    spread = np.sqrt((np.where(reference, estimates - centre, 0.0) ** 2).sum(0) / np.maximum(count, 1))
+    spread[count == 0] = np.median(spread[count > 0]) if (count > 0).any() else 1.0
+    scale = np.sqrt(spread**2 + (np.median(spread) / 2) ** 2)
+    floor = 1e-6 * max(float(np.abs(centre).max(initial=0.0)), math.ulp(1.0))
+    return centre, np.maximum(scale, floor)
+
+
+def _slices(count: int) -> list[slice]:
+    return [slice(start, start + CHUNK) for start in range(0, count, CHUNK)]

@@ -1,0 +1,108 @@
+"""Really trained subsets, the data of a surrogate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coterie._units import Payload
+from coterie.affinity.context import Context
+from coterie.affinity.costs import timed, training_flops
+from coterie.errors import SettingError
+from coterie.training import Job, fit
+from coterie.training.stream import derive
+
+#: subsets in a unit of work; a killed estimate loses at most one unit
+BLOCK = 30
+STAGE = "real trainings of subsets"
+
+
+@dataclass(frozen=True, eq=False)
+class RealRuns:
+    """Subsets that were trained once each.
+
+    Attributes:
+        subsets: bool (N, T).
+        values: (N, T) validation losses, NaN outside the subset; lower is better.
+        flops: (N,) of each training.
+    """
+
+    subsets: NDArray[np.bool_]
+    values: NDArray[np.float64]
+    flops: NDArray[np.float64]
+
+
+def real_runs(context: Context, subsets: NDArray[np.bool_], *, common_seed: int | None = None) -> RealRuns:
+    """Train every subset once, all from the same initial parameters and with the same order of rows.
+
+    Common random numbers make differences between subsets less noisy; what the seed does to all subsets alike is not
+    seen. Finished blocks are in the store; a longer list that begins with the same subsets finds their blocks there.
+
+    Args:
+        context: the workload, the store, the costs.
+        subsets: bool (N, T).
+        common_seed: of all trainings; by default one that base models do not have.
+
+    Cost: N trainings.
+    """
+    seed = derive(context.seed, 71) % 2**31 if common_seed is None else common_seed
+    values, flops = np.full(subsets.shape, np.nan), np.zeros(len(subsets))
+    workload, costs = context.workload, context.costs
+    for start in range(0, len(subsets), BLOCK):
+        rows = subsets[start : start + BLOCK]
+        jobs = [Job(tuple(np.flatnonzero(row).tolist()), seed, order_seed=seed) for row in rows]
+
+        def compute(jobs: list[Job] = jobs, start: int = start) -> Payload:
+            def tell(_: str, done: int, total: int) -> None:
+                context.progress(STAGE, start + len(jobs) * done // max(total, 1), len(subsets))
+
+            fits = fit(workload, jobs, memory=context.memory, progress=tell, keep_states=False)
+            spent = np.array([training_flops(workload, done, costs.unit) for done in fits])
+            return Payload({"values": np.stack([done.validation for done in fits]), "flops": spent})
+
+        key = {"subsets": [list(job.subset) for job in jobs], "seed": seed}
+        payload = timed(context.store, costs, STAGE, "real-runs", key, compute)
+        part = slice(start, start + len(jobs))
+        values[part], flops[part] = np.asarray(payload.arrays["values"]), np.asarray(payload.arrays["flops"])
+    costs.add(STAGE, float(flops.sum()))
+    return RealRuns(subsets, values, flops)
+
+
+def balanced_subsets(n_tasks: int, count: int, size: int, seed: int) -> NDArray[np.bool_]:
+    """Random subsets (count, T) in which all tasks are about equally often.
+
+    Shuffled decks of all tasks are dealt one after the other. Subsets may repeat where there are few different ones.
+
+    Example:
+        >>> balanced_subsets(6, 4, 3, seed=0).sum(0).tolist()
+        [2, 2, 2, 2, 2, 2]
+    """
+    rng = np.random.default_rng(derive(seed, 72))
+    mask = np.zeros((count, n_tasks), dtype=bool)
+    deck: list[int] = []
+    for row in mask:
+        while row.sum() < min(size, n_tasks):
+            position = next((p for p, task in enumerate(deck) if not row[task]), None)
+            if position is None:
+                deck += rng.permutation(n_tasks).tolist()
+            else:
+                row[deck.pop(position)] = True
+    return mask
+
+
+def balanced_runs(context: Context, count: int, size: int) -> RealRuns:
+    """Train subsets in which every task is at least twice.
+
+    Raises:
+        SettingError: when `count` subsets of that size are too few for that.
+    """
+    n = context.workload.n_tasks
+    subsets = balanced_subsets(n, count, size, context.seed)
+    if subsets.sum(0).min() < 2:
+        raise SettingError(
+            f"Parameter `runs` is too small: in {count} subsets of {size} tasks not every one of the {n} tasks is "
+            f"twice. Use runs={-(-2 * n // min(size, n)) + 1} or more, or larger subsets."
+        )
+    return real_runs(context, subsets)
