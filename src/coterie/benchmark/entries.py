@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from coterie.affinity import METHODS, Estimator, GradTAE, get_estimator
+from coterie.affinity import METHODS, Estimator, get_estimator
 from coterie.errors import SettingError
 
 
@@ -72,19 +72,20 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("landscape-spectral", "landscape-spectral", "loss landscape, spectral"),
     Entry("grad-tag", "grad-tag", "Grad-TAG, as published"),
     Entry("grad-tag-blocks", "grad-tag-blocks", "Grad-TAG, exact heads"),
-    Entry("task-vectors-1", "task-vectors", "task vectors, 1 base", {"bases": 1}),
-    Entry("task-vectors-2", "task-vectors", "task vectors, 2 bases", {"bases": 2}),
     Entry("task-vectors-4", "task-vectors", "task vectors, 4 bases", {"bases": 4}),
-    Entry("task-vectors-8", "task-vectors", "task vectors, 8 bases", {"bases": 8}),
+    Entry("secants-1", "secants", "secants, 1 base", {"bases": 1}),
+    Entry("secants-2", "secants", "secants, 2 bases", {"bases": 2}),
+    Entry("secants-4", "secants", "secants, 4 bases", {"bases": 4}),
+    Entry("secants-8", "secants", "secants, 8 bases", {"bases": 8}),
     Entry("linear-surrogate-15", "linear-surrogate", "linear surrogate, 15 runs", {"runs": 15}, 0.03),
     Entry("linear-surrogate-50", "linear-surrogate", "linear surrogate, 50 runs", {"runs": 50}, 0.1),
     Entry("linear-surrogate-150", "linear-surrogate", "linear surrogate, 150 runs", {"runs": 150}, 0.3),
     Entry("kernel-surrogate-15", "kernel-surrogate", "kernel surrogate, 15 runs", {"runs": 15}, 0.03),
     Entry("kernel-surrogate-50", "kernel-surrogate", "kernel surrogate, 50 runs", {"runs": 50}, 0.1),
     Entry("kernel-surrogate-150", "kernel-surrogate", "kernel surrogate, 150 runs", {"runs": 150}, 0.3),
-    Entry("fused-3", "fused", "fused, 3 %", {"base": GradTAE(bases=1), "runs": 5}, 0.03),
-    Entry("fused-10", "fused", "fused, 10 %", {"base": GradTAE(bases=4), "runs": 25}, 0.1),
-    Entry("fused-30", "fused", "fused, 30 %", {"base": GradTAE(bases=8), "runs": 100}, 0.3),
+    Entry("fused-3", "fused", "fused (the default), 15 trainings", {"trainings": 15.0}, 0.03),
+    Entry("fused-10", "fused", "fused, 50 trainings", {"trainings": 50.0}, 0.1),
+    Entry("fused-30", "fused", "fused, 150 trainings", {"trainings": 150.0}, 0.3),
 )
 
 

@@ -19,6 +19,10 @@ from coterie.affinity.secants import secant_flops
 MOST_BASES = 8
 #: budgets up to so many trainings go to base models but for one run; of larger ones this share may
 SMALL, SHARE = 20, 2 / 3
+#: shares of small and other budgets that are planned for, since a few trainings tell only roughly what others cost
+MARGINS = (0.85, 0.95)
+#: how far the only base model may go beyond the budget
+LIMIT = 1.15
 
 
 @dataclass
@@ -65,11 +69,14 @@ def split_budget(context: Context, base: GradTAE, trainings: float, run_flops: f
         run_flops: FLOPs of one of these.
     """
     workload, unit = context.workload, context.costs.unit
-    available = max(SHARE * trainings, min(trainings, SMALL) - 1) * run_flops
+    spendable = MARGINS[trainings >= SMALL] * trainings * run_flops
+    available = max(SHARE * spendable, min(spendable, SMALL * run_flops) - 2 * run_flops)
     secants = secant_flops(workload, workload.n_tasks, unit)
     # a training on all tasks is at least an ordinary one, and so are forks a share of one
-    if run_flops * (1 + workload.n_tasks * base.fork / 2) + secants > available:
-        return Split(0, int(trainings), base.fork)
+    if run_flops * (1 + workload.n_tasks * base.fork / 2) + secants > max(
+        available, (LIMIT * trainings - 2) * run_flops
+    ):
+        return Split(0, int(spendable / run_flops), base.fork)
     scratch = replace(context, costs=Costs(unit))
     bases = train_bases(scratch, 1, base.share)
     once = training_flops(workload, bases.full, unit)
@@ -78,9 +85,12 @@ def split_budget(context: Context, base: GradTAE, trainings: float, run_flops: f
         forks = sum(_steps_flops(context, (task,), steps) for task in context.everything)
         each = _steps_flops(context, context.everything, bases.fits[0].steps) + forks + secants
         count = int(np.clip((available - once) // each, 0, MOST_BASES))
+        if not count and once + each + 2 * run_flops <= LIMIT * trainings * run_flops:
+            count = 1
         if count:
-            return Split(count, max(0, int(trainings - (once + count * each) / run_flops)), fork)
-    return Split(0, max(0, int(trainings - once / run_flops)), base.fork)
+            return Split(count, max(0, int((spendable - once - count * each) / run_flops)), fork)
+    context.costs.add("base models", once)  # spent to find out that there is no room for a base
+    return Split(0, max(0, int((spendable - once) / run_flops)), base.fork)
 
 
 def _steps_flops(context: Context, subset: tuple[int, ...], steps: float) -> float:

@@ -23,6 +23,7 @@ class Settings:
     """Priors of the process; measured, see docs/decisions.md.
 
     Args:
+        slope: estimates overstate differences: the share of a difference that is believed before a run.
         mean: prior mean of the log-variance of a covariance.
         deviation: its prior standard deviation.
         spread: prior standard deviation of the log of each task's factor.
@@ -34,6 +35,7 @@ class Settings:
         steps: at most so many steps of the search.
     """
 
+    slope: float = 0.35
     mean: float = -3.5
     deviation: float = 1.5
     spread: float = 0.7

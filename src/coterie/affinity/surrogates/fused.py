@@ -19,18 +19,24 @@ from coterie.affinity.grad_tae import SECANTS, GradTAE
 from coterie.affinity.pairwise import PairwiseGainModel
 from coterie.affinity.sampling import random_subsets
 from coterie.affinity.scores.single_tasks import open_context
-from coterie.affinity.surrogates.budget import Remembered, split_budget
+from coterie.affinity.surrogates.budget import SMALL, Remembered, split_budget
 from coterie.affinity.surrogates.covariance import Floats
 from coterie.affinity.surrogates.design import choose_subsets
 from coterie.affinity.surrogates.fused_model import FusedModel
 from coterie.affinity.surrogates.prior import Prior, guess, make_prior, partial_correlation
 from coterie.affinity.surrogates.process import fit_process
 from coterie.affinity.surrogates.real_runs import RealRuns, balanced_subsets, real_runs
-from coterie.errors import DataWarning, SettingError
+from coterie.errors import DataWarning, ResourceError, SettingError
 from coterie.training.stream import derive
 from coterie.workload import Workload
 from coterie.workload.checks import whole_number
 
+#: sizes of the reference subsets, around that of a usual subset
+SPREAD = (-1, 0, 1)
+#: (observations x observations) matrices that are held at a time
+MATRICES = 16
+#: trainings that say what an ordinary one costs, for small budgets and for others
+PROBES = (2, 4)
 CHOICES = ("active", "random")
 #: random subsets that say what is usual, and among which the active choice chooses, unless the runs are many
 REFERENCE = 200
@@ -50,8 +56,8 @@ class Fused(Estimator):
         bases: number of base models; giving this or `runs` takes the place of the budget.
         runs: subsets that are trained once each, with common random numbers; 0 leaves the estimate's ranking as it is
             and adds standard errors from the prior. None is what the budget leaves, or 0 where `bases` is given.
-        choice: ``"active"`` trains those random subsets that lower the posterior variance most, ``"random"`` balanced
-            random ones.
+        choice: ``"random"`` trains balanced random subsets, ``"active"`` those random ones that lower the posterior
+            variance most; see docs/benchmark.md for when that helps.
         alone: also train every task alone, for exact levels of the gains; T more runs.
         features: names of pairwise methods that cost little; differences between their scores may explain values.
 
@@ -75,7 +81,7 @@ class Fused(Estimator):
     trainings: float = 15.0
     bases: int | None = None
     runs: int | None = None
-    choice: str = "active"
+    choice: str = "random"
     alone: bool = False
     features: tuple[str, ...] = ("label-correlation",)
 
@@ -124,31 +130,46 @@ class Fused(Estimator):
         common |= {"store": store, "progress": progress}
         context = open_context(workload, seed, memory, store, progress)
         n = workload.n_tasks
-        sizes = sorted({int(np.clip(subset_size + step, min(2, n), n)) for step in (-1, 0, 1)})
+        sizes = sorted({int(np.clip(subset_size + step, min(2, n), n)) for step in SPREAD})
         count = 3 * int(self.trainings if self.runs is None else self.runs)
         drawn = random_subsets(n, max(REFERENCE, count), sizes, seed=derive(seed, 73), cover=False)
         reference = np.unique(drawn, axis=0)
         first = drawn[:0]
         base, runs = self._chosen_base, self.runs or 0
         if isinstance(base, GradTAE) and self.bases is None and self.runs is None:
-            first = drawn[:1]  # what an ordinary training costs; it is one of the real runs
+            # a few trainings say what an ordinary one costs; they are the first real runs
+            first = _balanced(n, PROBES[self.trainings >= SMALL], _usual(reference), seed)
             run_flops = float(real_runs(replace(context, costs=Costs(context.costs.unit)), first).flops.mean())
             split = split_budget(context, base, self.trainings, run_flops)
             base = replace(base, bases=split.bases, fork=split.fork) if split.bases else None
-            runs = max(1, split.runs)
+            runs = max(len(first), split.runs)
+        self._check_memory(runs, n, _usual(reference), memory)
         found = None if base is None else base.estimate(workload, **common)
-        cheap = guess(workload) if found is None else _values_of(found, self.base.name)
+        if found is None:
+            scratch = replace(context, costs=Costs(context.costs.unit))  # the runs are booked when they are fused
+            cheap = guess(workload, real_runs(scratch, _balanced(n, runs, _usual(reference), seed)).values)
+        else:
+            cheap = _values_of(found, self.base.name)
         prior = make_prior(cheap, partial_correlation(workload), reference)
         costs = context.costs if found is None else found.costs
         notes = [] if found is None else list(found.notes)
         if prior.matrix is not None:
             notes.append("tasks share some of their examples: label correlation is part of the estimate")
-        features = [_matrix(name, workload, common) for name in self.features]
+        features = [_matrix(name, workload, common, costs) for name in self.features]
         model, trained = self._fuse(replace(context, costs=costs), prior, features, reference, first, runs, notes)
         facts = {"base models": float(getattr(base, "bases", 0)), "real runs": float(len(trained.flops))}
         facts |= {} if found is None else found.facts
         flops = float(trained.flops.mean()) if len(trained.flops) else None
         return Estimate(model, costs, flops, tuple(notes), facts)
+
+    def _check_memory(self, runs: int, n_tasks: int, size: int, memory: int) -> None:
+        observed = runs * size + (n_tasks if self.alone else 0)
+        need = 8 * MATRICES * observed**2
+        if need > memory:
+            raise ResourceError(
+                f"The covariances of {observed} observed values need about {need / 2**20:.0f} MiB, more than `memory` "
+                f"allows ({memory / 2**20:.0f} MiB). Give more `memory`, or fewer `runs` (or `trainings`)."
+            )
 
     @property
     def _chosen_base(self) -> Estimator | None:
@@ -177,8 +198,7 @@ class Fused(Estimator):
             others = reference[~(reference[:, None] == first[None]).all(2).any(1)] if len(first) else reference
             chosen = others[choose_subsets(process, others, prior(others), max(0, min(more, len(others))))]
         else:
-            size = int(reference.sum(1).mean().round())
-            chosen = _distinct(balanced_subsets(n, 4 * max(more, 0), size, context.seed), max(more, 0))
+            chosen = _balanced(n, max(runs, 0), _usual(reference), context.seed)[len(first) :]
         chosen = np.concatenate([first, chosen])
         if len(chosen) < runs:
             notes.append(f"{len(chosen)} real runs instead of {runs}: there are no more different subsets")
@@ -199,8 +219,14 @@ def _train(context: Context, first: NDArray[np.bool_], others: NDArray[np.bool_]
     return RealRuns(**joined)
 
 
-def _distinct(subsets: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
-    """The first `count` different subsets, in their order."""
+def _usual(reference: NDArray[np.bool_]) -> int:
+    """Size of a usual subset."""
+    return int(reference.sum(1).mean().round())
+
+
+def _balanced(n_tasks: int, count: int, size: int, seed: int) -> NDArray[np.bool_]:
+    """Different balanced random subsets; more of them begin with the same ones."""
+    subsets = balanced_subsets(n_tasks, 4 * count, size, seed)
     _, first = np.unique(subsets, axis=0, return_index=True)
     return subsets[np.sort(first)[:count]]
 
@@ -215,12 +241,15 @@ def _values_of(found: Estimate, name: str) -> Callable[[NDArray[np.bool_]], Floa
     return predict
 
 
-def _matrix(name: str, workload: Workload, common: dict[str, Any]) -> Floats:
+def _matrix(name: str, workload: Workload, common: dict[str, Any], costs: Costs) -> Floats:
     from coterie.affinity.methods import get_estimator  # the list of methods names this module
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)  # a feature that says nothing does no harm
-        model = get_estimator(name).estimate(workload, **common).model
+        found = get_estimator(name).estimate(workload, **common)
+    model = found.model
+    for stage, (flops, seconds) in found.costs.entries.items():
+        costs.add(f"{name}: {stage}", flops, seconds)
     if not isinstance(model, PairwiseGainModel):
         raise SettingError(f"Parameter `features` should name pairwise methods. Found {name!r}, which is none.")
     return model.affinity.values

@@ -18,8 +18,8 @@ from coterie.workload import Workload
 PARTIAL = (0.02, 0.6)
 #: a standard deviation of label correlation counts as much as this many of the estimate
 WEIGHT = 0.7
-#: differences between subsets as a share of a task's loss, where no estimate says how large they are
-USUAL = 0.05
+#: reduction of a task's loss when its subset doubles, where no estimate says how large differences are
+USUAL = 0.2
 
 
 def partial_correlation(workload: Workload) -> Floats | None:
@@ -82,15 +82,24 @@ def make_prior(
     return Prior(estimate, matrix, centre, WEIGHT * usual / max(spread, 1e-12))
 
 
-def guess(workload: Workload) -> Callable[[NDArray[np.bool_]], Floats]:
-    """Values without any training: each task's loss for the best constant prediction, a bit less in larger subsets."""
-    level = np.array([_constant_loss(workload, task) for task in range(workload.n_tasks)])
+def guess(workload: Workload, values: Floats) -> Callable[[NDArray[np.bool_]], Floats]:
+    """Values without base models: the usual share of each task's loss for the best constant prediction.
 
-    def values(subsets: NDArray[np.bool_]) -> Floats:
-        size = subsets.sum(1, keepdims=True)
-        return np.where(subsets, level * (1 - USUAL * np.log2(np.maximum(size, 1)) / 3), np.nan)
+    A bit less in larger subsets. That tasks differ from this is left to the process, which sees the same runs.
 
-    return values
+    Args:
+        workload: tasks and data.
+        values: (N, T) losses of real runs, NaN outside the subset.
+    """
+    constant = np.array([_constant_loss(workload, task) for task in range(workload.n_tasks)])
+    seen = np.isfinite(values)
+    level = constant * (float(np.median((values / constant)[seen])) if seen.any() else 1.0)
+
+    def predict(asked: NDArray[np.bool_]) -> Floats:
+        size = asked.sum(1, keepdims=True)
+        return np.where(asked, level * (1 - USUAL * np.log2(np.maximum(size, 1))), np.nan)
+
+    return predict
 
 
 def _constant_loss(workload: Workload, task: int) -> float:

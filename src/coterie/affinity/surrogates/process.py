@@ -13,8 +13,6 @@ from scipy.linalg import solve_triangular  # pyright: ignore[reportUnknownVariab
 from coterie.affinity.surrogates.covariance import Floats, Likeness, Points, covariances, find_likeness, make_points
 from coterie.affinity.surrogates.evidence import Evidence, Settings, factor, learn
 
-#: the estimate overstates differences: this share of a difference is believed before a run
-SLOPE = 0.35
 #: points that are predicted at a time
 CHUNK = 2000
 
@@ -65,7 +63,7 @@ class SubsetProcess:
             some = asked.take(part)
             across = self._with_observed(some)
             at = (some.row, some.task)
-            guess = SLOPE * some.estimate + self.offset + across @ self.weights
+            guess = self.settings.slope * some.estimate + self.offset + across @ self.weights
             mean[at] = self.centre[some.task] + self.scale[some.task] * guess
             variance = self._prior(some, some) - self._explained(across, across)
             deviation[at] = self.scale[some.task] * np.sqrt(self._caution * np.maximum(variance, 0.0))
@@ -148,9 +146,10 @@ def fit_process(
 ) -> SubsetProcess:
     """Correct a cheap estimate by real runs.
 
-    Prior mean: ``SLOPE`` times the estimate's difference from its mean within the task. Prior covariance: a level and a
-    slope of each task, effects of partners (of each on each task, alike for alike tasks, mutual), a kernel on overlap,
-    size, and features. Variances are found by penalised marginal likelihood, as is a factor on each task's scale.
+    Prior mean: ``settings.slope`` times the estimate's difference from its mean within the task. Prior covariance: a
+    level and a slope of each task, effects of partners (of each on each task, alike for alike tasks, mutual), a kernel
+    on overlap, size, and features. Variances are found by penalised marginal likelihood, as is a factor on each task's
+    scale.
 
     Args:
         subsets: bool (N, T), the real runs; N may be 0.
@@ -169,7 +168,9 @@ def fit_process(
     typical = float(reference.sum(1).mean())
     likeness = find_likeness(reference, (reference_estimates - centre) / scale, typical, features)
     points = make_points(subsets, (estimates - centre) / scale, typical)
-    observed = (values[points.row, points.task] - centre[points.task]) / scale[points.task] - SLOPE * points.estimate
+    observed = (values[points.row, points.task] - centre[points.task]) / scale[
+        points.task
+    ] - settings.slope * points.estimate
     offset = float(np.median(observed)) if len(points) else 0.0
     evidence = Evidence(
         covariances(points, points, likeness), absolute(likeness), observed - offset, points.task, len(centre)
