@@ -87,11 +87,11 @@ class Rounded(nn.Module):
 
     class _Same(torch.autograd.Function):
         @staticmethod
-        def forward(ctx, x):  # noqa: ANN001
+        def forward(ctx, x):
             return x.clone()
 
         @staticmethod
-        def backward(ctx, gradient):  # noqa: ANN001
+        def backward(ctx, gradient):
             return gradient
 
     def forward(self, x):

@@ -36,7 +36,7 @@ def test_run_directory_has_everything(finished: RunResult) -> None:
     } <= names
     result = json.loads((finished.path / "result.json").read_text())
     assert result["recommendation"]["text"] == str(finished)
-    assert {row["stage"] for row in result["costs"]} >= {"base models", "task vectors", "gradient features"}
+    assert {row["stage"] for row in result["costs"]} >= {"base models", "task vectors", "secant features"}
     assert all(row["flops"] > 0 for row in result["costs"])
     assert finished.recommendation.text.split(":")[0] in finished.report.read_text()  # type: ignore[union-attr]
 
@@ -162,7 +162,7 @@ def test_affinity_methods(tiny: Workload, tmp_path: Path) -> None:
     assert affinity.values.shape == (5, 5)
     assert np.isfinite(affinity.values).all()
     assert model.predict([[0, 1]]).shape == (1, 5)
-    higher, _ = estimate_affinity(tiny, order="higher", bases=1, ridge=0.01)
+    higher, _ = estimate_affinity(tiny, method="secants", order="higher", bases=1, ridge=0.01)
     assert higher.counts is not None
     assert (higher.counts > 0).all()
     with pytest.raises(SettingError, match="order"):
@@ -170,12 +170,20 @@ def test_affinity_methods(tiny: Workload, tmp_path: Path) -> None:
 
 
 def test_budget_of_one_recommends_one_model(tiny: Workload) -> None:
-    result = run(tiny, budget=1, seeds=1, bases=1, ridge=0.01)
+    result = run(tiny, budget=1, seeds=1, bases=1)
     assert len(result.served.groups) == 1
 
 
 def test_plan_says_what_and_why(tiny: Workload) -> None:
     found = plan(tiny)
+    assert {row["stage"] for row in found["rows"]} == {"estimate within its budget", "comparison"}
+    assert all(row["memory_bytes"] > 0 and row["seconds"] > 0 for row in found["rows"])
+    found = plan(tiny, bases=2, runs=5)
+    stages = [row["stage"] for row in found["rows"]]
+    assert stages == ["base models", "task vectors", "secant features", "real trainings of subsets", "comparison"]
+    with pytest.raises(SettingError, match="base"):
+        plan(tiny, method="tag")
+    found = plan(tiny, method="task-vectors")
     assert {"gradient features", "comparison", "base models"} <= {row["stage"] for row in found["rows"]}
     assert all(row["memory_bytes"] > 0 and row["seconds"] > 0 for row in found["rows"])
     assert any("forward" in row["what"] or "reverse" in row["what"] for row in found["rows"])

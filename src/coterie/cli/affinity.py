@@ -24,7 +24,7 @@ class Order(StrEnum):
 
 def affinity(
     workload: Workload,
-    method: Method = "task-vectors",
+    method: Method = "fused",
     out: OutFile = None,
     order: Annotated[
         Order, typer.Option("--order", help="pairwise: from pairs of tasks; higher: mean over random subsets.")

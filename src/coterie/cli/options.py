@@ -49,7 +49,12 @@ Budget = Annotated[int | None, typer.Option("--budget", min=1, help="Largest num
 Bases = Annotated[
     int | None, typer.Option("--bases", min=1, help="Base models to average over; the method chooses when left out.")
 ]
-Method = Annotated[str, typer.Option("--method", "-m", help="How affinities are estimated: task-vectors or grad-tag.")]
+Method = Annotated[
+    str,
+    typer.Option(
+        "--method", "-m", help="How affinities are estimated: fused, secants, task-vectors, grad-tag, tag, ..."
+    ),
+]
 Memory = Annotated[
     int, typer.Option("--memory", parser=parse_size, metavar="SIZE", help="Working memory, such as 2GiB or 500MB.")
 ]

@@ -24,7 +24,7 @@ def plan(
     groups: Groups = None,
     budget: Budget = None,
     seeds: Seeds = 5,
-    method: Method = "task-vectors",
+    method: Method = "fused",
     bases: Bases = None,
     memory: Memory = GIBIBYTE,  # pyright: ignore[reportArgumentType]  # the parser turns it into bytes
     as_json: Json = False,

@@ -32,7 +32,7 @@ def run(
     groups: Groups = None,
     budget: Budget = None,
     seeds: Seeds = 5,
-    method: Method = "task-vectors",
+    method: Method = "fused",
     bases: Bases = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Run directory.", show_default="runs/NAME", file_okay=False)

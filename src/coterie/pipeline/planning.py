@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from coterie._progress import Progress, silent
 from coterie.affinity import Estimator, GradTAE, get_estimator
 from coterie.affinity.grad_tae import LONG_FORKS
+from coterie.affinity.surrogates.budget import MOST_BASES
+from coterie.affinity.surrogates.fused import Fused
 from coterie.errors import SettingError
 from coterie.features import plan_features
 from coterie.pipeline.candidates import group_counts
@@ -40,7 +42,7 @@ class _Numbers:
 def plan(
     workload: Workload | str,
     *,
-    method: str | Estimator = "task-vectors",
+    method: str | Estimator = "fused",
     groups: int | None = None,
     budget: int | None = None,
     seeds: int = 5,
@@ -64,7 +66,7 @@ def plan(
     workload = as_workload(workload)
     check_settings(workload, groups, budget, seeds, 0, memory)
     validate(workload)
-    base, runs = _parts(estimator)
+    base, runs, spend = _parts(estimator)
     structure = find_structure(workload, workload.build_model(0).to(workload.labels.device))
     numbers = _measure(workload)
     stackable, why = is_stackable(workload)
@@ -73,6 +75,8 @@ def plan(
     trainings = seeds * (1 + workload.n_tasks + models)
     state = _ITEM * numbers.parameters
     rows = _estimate_rows(base, workload, structure, numbers, backend, why, memory)
+    if spend is not None:
+        rows = [_within(rows, spend, numbers, why)]
     if runs:
         rows.append(
             _row("real trainings of subsets", f"{runs} ordinary trainings", backend, min(memory, 6 * state * runs),
@@ -88,8 +92,8 @@ def plan(
     return {"rows": rows, "notes": [NOTE, heads]}
 
 
-def _parts(estimator: Estimator) -> tuple[GradTAE, int]:
-    """The base models of a method, and how many subsets it really trains.
+def _parts(estimator: Estimator) -> tuple[GradTAE, int, float | None]:
+    """The base models of a method, how many subsets it really trains, and its budget in trainings if it has one.
 
     Raises:
         SettingError: a method of another kind.
@@ -100,7 +104,18 @@ def _parts(estimator: Estimator) -> tuple[GradTAE, int]:
             f"Parameter `method`: no plan can be made for {estimator.name!r}, only for methods that are built on base "
             "models. Use 'fused', 'secants', 'task-vectors' or 'grad-tag'."
         )
-    return base, int(getattr(estimator, "runs", 0))
+    if not isinstance(estimator, Fused):
+        return base, 0, None
+    if estimator.bases is None and estimator.runs is None:
+        return replace(base, bases=MOST_BASES), 0, estimator.trainings
+    return replace(base, bases=estimator.bases or base.bases), estimator.runs or 0, None
+
+
+def _within(rows: list[dict[str, Any]], trainings: float, numbers: _Numbers, why: str) -> dict[str, Any]:
+    """One row for an estimate that spends a budget."""
+    memory, disk = max(row["memory_bytes"] for row in rows), sum(row["disk_bytes"] for row in rows)
+    what = f"base models and real runs for at most {trainings:g} ordinary trainings"
+    return _row("estimate within its budget", what, why, memory, trainings * numbers.run, numbers, disk)
 
 
 def _estimate_rows(

@@ -63,7 +63,7 @@ class RunResult:
 def run(
     workload: Workload | str,
     *,
-    method: str | Estimator = "task-vectors",
+    method: str | Estimator = "fused",
     groups: int | None = None,
     budget: int | None = None,
     seeds: int = 5,
@@ -78,7 +78,8 @@ def run(
 
     Args:
         workload: a workload, a built-in name (``"yeast"``) or ``"file.py:name"``.
-        method: affinity estimator, ``"task-vectors"`` (default) or ``"grad-tag"`` (as published), or its settings.
+        method: affinity estimator, ``"fused"`` (default), ``"secants"``, ``"grad-tag"`` (as published), any other
+            name of :data:`coterie.affinity.METHODS`, or its settings.
         groups: number of groups; None tries several.
         budget: largest number of models that may be served; None for no limit.
         seeds: trainings of every candidate model.
@@ -147,7 +148,7 @@ def run(
 def estimate_affinity(
     workload: Workload | str,
     *,
-    method: str | Estimator = "task-vectors",
+    method: str | Estimator = "fused",
     order: str = "higher",
     subsets: int | None = None,
     size: int | None = None,
@@ -161,7 +162,7 @@ def estimate_affinity(
 
     Args:
         workload: a workload, a built-in name or ``"file.py:name"``.
-        method: ``"task-vectors"`` or ``"grad-tag"``, or the estimator's settings.
+        method: a name of :data:`coterie.affinity.METHODS`, or the estimator's settings.
         order: ``"pairwise"`` (gain of every pair) or ``"higher"`` (mean gain over random subsets with both tasks).
         subsets: number of random subsets for ``order="higher"``.
         size: their size.

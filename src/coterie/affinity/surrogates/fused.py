@@ -249,7 +249,8 @@ def _matrix(name: str, workload: Workload, common: dict[str, Any], costs: Costs)
         found = get_estimator(name).estimate(workload, **common)
     model = found.model
     for stage, (flops, seconds) in found.costs.entries.items():
-        costs.add(f"{name}: {stage}", flops, seconds)
+        if flops:
+            costs.add(f"{name}: {stage}", flops, seconds)
     if not isinstance(model, PairwiseGainModel):
         raise SettingError(f"Parameter `features` should name pairwise methods. Found {name!r}, which is none.")
     return model.affinity.values
