@@ -17,8 +17,12 @@ from coterie.affinity.secants import secant_flops
 
 #: more base models than this add little
 MOST_BASES = 8
-#: budgets up to so many trainings go to base models but for one run; of larger ones this share may
-SMALL, SHARE = 20, 2 / 3
+#: budgets below so many trainings are small
+SMALL = 20
+#: trainings that say what an ordinary one costs, for small budgets and for others
+PROBES = (2, 4)
+#: up to so many trainings go to base models first; of more, this share
+FIRST, SHARE = 50, 2 / 3
 #: shares of small and other budgets that are planned for, since a few trainings tell only roughly what others cost
 MARGINS = (0.85, 0.95)
 #: how far the only base model may go beyond the budget
@@ -70,11 +74,12 @@ def split_budget(context: Context, base: GradTAE, trainings: float, run_flops: f
     """
     workload, unit = context.workload, context.costs.unit
     spendable = MARGINS[trainings >= SMALL] * trainings * run_flops
-    available = max(SHARE * spendable, min(spendable, SMALL * run_flops) - 2 * run_flops)
+    probes = PROBES[trainings >= SMALL]
+    available = max(SHARE * spendable, min(spendable, FIRST * run_flops) - probes * run_flops)
     secants = secant_flops(workload, workload.n_tasks, unit)
     # a training on all tasks is at least an ordinary one, and so are forks a share of one
     if run_flops * (1 + workload.n_tasks * base.fork / 2) + secants > max(
-        available, (LIMIT * trainings - 2) * run_flops
+        available, (LIMIT * trainings - probes) * run_flops
     ):
         return Split(0, int(spendable / run_flops), base.fork)
     scratch = replace(context, costs=Costs(unit))
@@ -85,7 +90,7 @@ def split_budget(context: Context, base: GradTAE, trainings: float, run_flops: f
         forks = sum(_steps_flops(context, (task,), steps) for task in context.everything)
         each = _steps_flops(context, context.everything, bases.fits[0].steps) + forks + secants
         count = int(np.clip((available - once) // each, 0, MOST_BASES))
-        if not count and once + each + 2 * run_flops <= LIMIT * trainings * run_flops:
+        if not count and once + each + probes * run_flops <= LIMIT * trainings * run_flops:
             count = 1
         if count:
             return Split(count, max(0, int((spendable - once - count * each) / run_flops)), fork)

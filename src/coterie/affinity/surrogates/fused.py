@@ -19,7 +19,7 @@ from coterie.affinity.grad_tae import SECANTS, GradTAE
 from coterie.affinity.pairwise import PairwiseGainModel
 from coterie.affinity.sampling import random_subsets
 from coterie.affinity.scores.single_tasks import open_context
-from coterie.affinity.surrogates.budget import SMALL, Remembered, split_budget
+from coterie.affinity.surrogates.budget import PROBES, SMALL, Remembered, split_budget
 from coterie.affinity.surrogates.covariance import Floats
 from coterie.affinity.surrogates.design import choose_subsets
 from coterie.affinity.surrogates.fused_model import FusedModel
@@ -35,8 +35,6 @@ from coterie.workload.checks import whole_number
 SPREAD = (-1, 0, 1)
 #: (observations x observations) matrices that are held at a time
 MATRICES = 16
-#: trainings that say what an ordinary one costs, for small budgets and for others
-PROBES = (2, 4)
 CHOICES = ("active", "random")
 #: random subsets that say what is usual, and among which the active choice chooses, unless the runs are many
 REFERENCE = 200
