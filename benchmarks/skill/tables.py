@@ -1,6 +1,6 @@
 """Print the tables of docs/benchmark.md from the results of `coterie benchmark`.
 
-    python benchmarks/skill_tables.py [runs/benchmark-yeast/benchmark.json ...]
+    python benchmarks/skill/tables.py [runs/benchmark-yeast/benchmark.json ...]
 
 Results that are named are copied to benchmarks/results/benchmark-NAME.json; then the tables of all results there are
 written between the markers of docs/benchmark.md, or printed when there is no such page.
@@ -14,8 +14,8 @@ from coterie.benchmark.page import read_result
 from coterie.datasets import names
 from coterie.store import write_json
 
-RESULTS = Path(__file__).parent / "results"
-PAGE = Path(__file__).parent.parent / "docs" / "benchmark.md"
+RESULTS = Path(__file__).parent.parent / "results"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "benchmark.md"
 
 
 def main() -> None:

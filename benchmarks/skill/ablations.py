@@ -1,6 +1,6 @@
 """Which parts of the estimator matter? One change at a time, held against really trained subsets.
 
-    python benchmarks/ablations.py [yeast chemicals]
+    python benchmarks/skill/ablations.py [yeast chemicals]
 
 Every variant predicts the bank's random subsets, with base models of several seeds in turn; what is shown is the
 within-task correlation (pooled / mean over tasks), averaged over these, and the cost in ordinary trainings. The
@@ -85,7 +85,7 @@ def main() -> None:
     torch.set_num_threads(1)
     beds = sys.argv[1:] or ["yeast", "chemicals"]
     results = {name: measure(name) for name in beds}
-    path = Path(__file__).parent / "results" / "ablations.json"
+    path = Path(__file__).parent.parent / "results" / "ablations.json"
     path.write_text(json.dumps({"seeds": SEEDS, "beds": results}, indent=1) + "\n")
     print("\n| | " + " | ".join(beds) + " |")
     print("|---" * (len(beds) + 1) + "|")
