@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 import json
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -17,7 +19,7 @@ from coterie.affinity import Affinity, Estimate, Estimator, PairwiseGainModel
 from coterie.affinity.costs import Costs
 from coterie.benchmark import ENTRIES, Entry, Options, benchmark, find_bed, make_bank, select, write_page
 from coterie.benchmark import bank as bank_module
-from coterie.benchmark.figure import write_figure
+from coterie.benchmark.figure import check_figure, write_figure
 from coterie.benchmark.markdown import bed_table, fill, fill_page, overview
 from coterie.benchmark.page import read_result, render
 from coterie.benchmark.plot import panel
@@ -226,6 +228,20 @@ def test_points_and_lines_of_a_panel(done) -> None:
     assert all(b - a > 0.04 for a, b in itertools.pairwise(labels))
 
 
+def test_circles_step_aside_and_no_further_than_needed(done) -> None:
+    _, result, _ = done
+    one = panel(result)
+    same = replace(one, points=(*one.points[:1] * 4, replace(one.points[0], share=1.0)), left=-4.0, right=0.0)
+    steps = same.aside(800, 400, 9)
+    assert (steps[0], steps[4]) == (0, 0)
+    assert all(abs(a - b) >= 16 for a, b in itertools.combinations(steps[:4], 2))
+    assert max(map(abs, steps)) <= 45
+    xs, ys = zip(*((800 * one.across(p.share), 400 * one.up(p.skill)) for p in one.points), strict=True)
+    for step, x, y in zip(one.aside(800, 400, 9), xs, ys, strict=True):
+        alone = all(math.dist((x, y), other) > 60 for other in zip(xs, ys, strict=True) if other != (x, y))
+        assert step == 0 or not alone
+
+
 def test_the_console_has_the_best_first(done) -> None:
     _, result, _ = done
     console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
@@ -267,6 +283,8 @@ def test_figures_are_drawn(done, tmp_path) -> None:
     _, result, _ = done
     drawn = write_figure([result, result], tmp_path / "a" / "plot.svg").read_text()
     assert drawn.count("noise ceiling") == 2
+    words = html.unescape(drawn)
+    assert all(words.count(f"{point.number}  {point.label}") == 2 for point in panel(result).points)
     with pytest.raises(SettingError, match="ends in"):
         write_figure([result], tmp_path / "plot.doc")
 
@@ -274,8 +292,8 @@ def test_figures_are_drawn(done, tmp_path) -> None:
 def test_entries_are_found_by_name_and_by_method() -> None:
     names = [entry.name for entry in ENTRIES]
     assert len(set(names)) == len(names)
-    assert [entry.name for entry in select(["task-vectors"])] == [f"task-vectors-{k}" for k in (1, 2, 4, 8)]
-    assert [entry.name for entry in select(["tag", "task-vectors-2", "tag"])] == ["tag", "task-vectors-2"]
+    assert [entry.name for entry in select(["secants"])] == [f"secants-{k}" for k in (1, 2, 4, 8)]
+    assert [entry.name for entry in select(["secants-2", "tag", "tag"])] == ["tag", "secants-2"]
     assert [entry.name for entry in select(["cosine"], OWN)] == ["cosine"]
     assert select() == ENTRIES
     for bad, words in ((["tga"], "Did you mean 'tag'"), ([], "at least one")):
@@ -288,8 +306,13 @@ def test_settings_that_cannot_be_meant(tmp_path) -> None:
     for bad in ({"subsets": 1}, {"resamples": -1}, {"group_replicates": 0}, {"seed": -1}):
         with pytest.raises(SettingError, match=next(iter(bad))):
             Options(**bad)
-    with pytest.raises(SettingError, match="groups"):
+    with pytest.raises(SettingError, match=r"`groups` should be at most 5, .* 'small <digits>'. Found 9"):
         benchmark(small_digits(), Options(groups=(9,)))
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingError, match=r"`figure` .* is a file"):
+        check_figure(tmp_path / "file" / "plots" / "skill.png")
+    assert check_figure(tmp_path / "new" / "plots" / "skill.png").name == "skill.png"
+    assert not (tmp_path / "new").exists()
     x = np.random.default_rng(0).normal(size=(40, 3))
     with pytest.raises(SettingError, match="at least 3 tasks"):
         find_bed(from_arrays(x, x[:, :2]))

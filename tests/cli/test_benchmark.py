@@ -5,6 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from coterie import benchmark as library
 from coterie.benchmark import ENTRIES, Options
 from coterie.cli.app import app
 
@@ -56,6 +57,37 @@ def test_several_beds_share_a_page(own, tmp_path):
     assert (tmp_path / "all" / "benchmark-own-other" / "benchmark.json").is_file()
     assert (tmp_path / "all" / "benchmark.html").read_text().count("<section") == 2
     assert (tmp_path / "plot.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_mistakes_in_a_later_bed_are_said_before_the_first_is_trained(own, tmp_path):
+    command = ("benchmark", own, own.replace("workload", "other"), *SMALL, "-k", "4", "-m", "label-correlation")
+    done = coterie(*command, "--out", tmp_path / "all")
+    assert done.exit_code == 1
+    assert "`groups` should be at most 3" in " ".join(done.stderr.split())
+    assert not (tmp_path / "all").exists()
+
+
+def test_a_bed_that_is_stopped_leaves_the_page_of_those_before(own, tmp_path, monkeypatch):
+    real = library.benchmark
+    monkeypatch.setattr(
+        library, "benchmark", lambda bed, *rest, **more: real(bed, *rest, **more) if bed.make().n_tasks == 4 else 1 / 0
+    )
+    command = ("benchmark", own, own.replace("workload", "other"), *SMALL, "-m", "label-correlation")
+    assert coterie(*command, "--out", tmp_path / "all").exit_code == 1
+    assert (tmp_path / "all" / "benchmark.html").read_text().count("<section") == 1
+
+
+def test_a_run_of_something_else_is_refused_and_replaced(own, tmp_path):
+    other, out = own.replace("workload", "other"), tmp_path / "run"
+    small = (*SMALL, "-m", "label-correlation", "--out", out)
+    assert coterie("benchmark", own, *small).exit_code == 0
+    assert "--overwrite" in coterie("benchmark", other, *small).stderr
+    (out / "manifest.json").unlink()
+    assert "benchmark.json, benchmark.html, units but no manifest.json" in " ".join(
+        coterie("benchmark", other, *small).stderr.split()
+    )
+    assert coterie("benchmark", other, *small, "--overwrite").exit_code == 0
+    assert len(json.loads((out / "benchmark.json").read_text())["bed"]["tasks"]) == 3
 
 
 def test_the_list(tmp_path):

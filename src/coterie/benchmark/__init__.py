@@ -3,6 +3,17 @@
 from coterie.benchmark.bank import Bank, make_bank
 from coterie.benchmark.entries import ENTRIES, Entry, select
 from coterie.benchmark.page import write_page
-from coterie.benchmark.run import Options, benchmark, find_bed
+from coterie.benchmark.run import Options, benchmark, find_bed, prepare
 
-__all__ = ["ENTRIES", "Bank", "Entry", "Options", "benchmark", "find_bed", "make_bank", "select", "write_page"]
+__all__ = [
+    "ENTRIES",
+    "Bank",
+    "Entry",
+    "Options",
+    "benchmark",
+    "find_bed",
+    "make_bank",
+    "prepare",
+    "select",
+    "write_page",
+]

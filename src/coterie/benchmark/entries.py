@@ -117,7 +117,7 @@ def select(names: Sequence[str] | None = None, entries: Sequence[Entry] = ENTRIE
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             raise SettingError(
-                f"Parameter `methods` should be of {sorted(known)}. Found {name!r}."
+                f"Parameter `methods` should be names out of {sorted(known)}. Found {name!r}."
                 + (f" Did you mean {near[0]!r}?" if near else "")
             )
     chosen = {entry.name: entry for name in names for entry in known[name]}

@@ -15,6 +15,8 @@ from coterie.report.palette import GROUP_COLOURS
 Json = Mapping[str, Any]
 #: smallest share that is drawn at its place; what is cheaper, or free, stands at the left edge
 LEAST = 1e-4
+#: widest step aside of a circle, and how far apart circles should be, in their own radius
+STEPS, CLEAR = 5.0, 1.8
 #: distance of the labels of lines
 APART = 0.045
 
@@ -102,6 +104,24 @@ class Panel:
         """Place of a cost from left (0) to right (1)."""
         place = (math.log10(max(share, LEAST)) - self.left) / (self.right - self.left)
         return min(max(place, 0.0), 1.0)
+
+    def aside(self, width: float, height: float, radius: float) -> list[float]:
+        """How far the circle of each point steps aside, so that its number is not covered by that of an earlier one.
+
+        Args:
+            width: of the panel, in the unit of the steps.
+            height: of the panel.
+            radius: of a circle.
+        """
+        steps = sorted((0.25 * radius * n for n in range(-int(4 * STEPS), int(4 * STEPS) + 1)), key=abs)
+        placed: list[tuple[float, float]] = []
+        taken: list[float] = []
+        for point in self.points:
+            x, y = width * self.across(point.share), height * (1 - self.up(point.skill))
+            free = (s for s in steps if all(math.dist((x + s, y), other) >= CLEAR * radius for other in placed))
+            taken.append(next(free, 0.0))
+            placed.append((x + taken[-1], y))
+        return taken
 
     def up(self, skill: float) -> float:
         """Place of a skill from bottom (0) to top (1)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,33 @@ def find_bed(reference: str | Workload) -> Bed:
     return Bed(work.name, (typical_size(work.n_tasks),), lambda: work, tuned=False)
 
 
+def prepare(where: Bed, options: Options) -> Bed:
+    """The bed with its workload made and held against the settings: what is wrong shows before anything is trained.
+
+    Args:
+        where: the bed.
+        options: settings of the benchmark.
+
+    Raises:
+        SettingError: more groups than tasks.
+        WorkloadError, ModelError, MissingDependencyError: from making the workload and checking it.
+
+    Example:
+        >>> prepare(find_bed("digits"), Options(groups=(4,))).make().n_tasks
+        20
+    """
+    work = where.make()
+    validate(work)
+    for k in options.groups or ():
+        whole_number(k, "groups", low=1)
+        if k > work.n_tasks:
+            raise SettingError(
+                f"Parameter `groups` should be at most {work.n_tasks}, the number of tasks of {work.name!r}. "
+                f"Found {k}. Ask for fewer groups, or leave it out for {default_counts(work.n_tasks)[0]}."
+            )
+    return replace(where, make=lambda: work)
+
+
 def benchmark(
     on: Bed | Workload | str,
     options: Options | None = None,
@@ -139,13 +166,10 @@ def benchmark(
     """
     options, progress = options or Options(), progress or silent
     chosen = select(options.methods, entries)
-    where = on if isinstance(on, Bed) else find_bed(on)
+    where = prepare(on if isinstance(on, Bed) else find_bed(on), options)
     work = where.make()
-    validate(work)
     plan = options.plan(where.sizes)
     counts = default_counts(work.n_tasks) if options.groups is None else options.groups
-    for k in counts:
-        whole_number(k, "groups", low=1, high=work.n_tasks)
     settings = {"benchmark": {"sizes": list(plan.sizes), "seed": plan.seed}}
     with open_run(
         out, fingerprint=fingerprint(work), settings=settings, overwrite=overwrite, workload=work

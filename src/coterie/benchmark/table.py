@@ -204,7 +204,7 @@ def headline(result: Json) -> str:
     sizes = ", ".join(map(str, where["sizes"]))
     return (
         f"{where['name']}: {len(where['tasks'])} tasks, {bank['subsets']} subsets of {sizes} tasks, "
-        f"{bank['replicates']} trainings each"
+        f"{bank['replicates']} training{'' if bank['replicates'] == 1 else 's'} each"
     )
 
 

@@ -71,7 +71,7 @@ def read(kind: str = "mhcI") -> tuple[NDArray[np.float32], NDArray[np.float64], 
 
 
 def _measurements(kind: str, length: int) -> dict[str, list[tuple[str, float]]]:
-    purpose = "The workload 'mhc'"
+    purpose = "The data of peptides and MHC molecules"
     path = package_file(
         "mhcnuggets", FILE.format(kind=kind), distribution="mhcnuggets", purpose=purpose, install=INSTALL
     )

@@ -38,6 +38,8 @@ _FILES = (
     "affinity.csv",
     "groups.json",
     "report.html",
+    "benchmark.json",
+    "benchmark.html",
     "serve.json",
     "serve.safetensors",
 )
