@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from math import comb
 
 import numpy as np
 import pytest
@@ -15,21 +16,25 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import Ridge
 from tests.reference.gaussian_process import posterior
 
+from coterie._units import NoStore, Payload
 from coterie.affinity import Estimate, Estimator, GradTAE, get_estimator, random_subsets
 from coterie.affinity.costs import Costs
 from coterie.affinity.scores.single_tasks import open_context
+from coterie.affinity.surrogates import fused as fused_module
+from coterie.affinity.surrogates.budget import Remembered
 from coterie.affinity.surrogates.covariance import covariances, find_likeness, make_points
 from coterie.affinity.surrogates.design import choose_subsets
 from coterie.affinity.surrogates.evidence import Evidence, Settings, negative_log_likelihood
 from coterie.affinity.surrogates.fused import Fused
 from coterie.affinity.surrogates.kernel import KernelSurrogate, radial
 from coterie.affinity.surrogates.linear import LinearSurrogate, membership
+from coterie.affinity.surrogates.prior import make_prior
 from coterie.affinity.surrogates.process import absolute, combine, fit_process, lucky
-from coterie.affinity.surrogates.real_runs import STAGE, balanced_subsets, real_runs
+from coterie.affinity.surrogates.real_runs import STAGE, balanced_subsets, different_subsets, real_runs
 from coterie.affinity.surrogates.task_ridge import fit_task
 from coterie.affinity.surrogates.value_model import ValueModel
 from coterie.errors import ResourceError, SettingError
-from coterie.store import open_run
+from coterie.store import MemoryRun, open_run
 from coterie.training import Job, fit, measure_cost
 from coterie.workload import Recipe, fingerprint, from_arrays
 
@@ -332,6 +337,22 @@ def test_balanced_subsets(n, count, size, seed):
     assert np.ptp(mask.sum(0)) <= 2
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 7), st.integers(1, 40), st.integers(1, 7), st.integers(0, 99))
+def test_different_subsets(n, count, size, seed):
+    mask, more = different_subsets(n, count, size, seed), different_subsets(n, count + 5, size, seed)
+    assert len(np.unique(mask, axis=0)) == len(mask) == min(count, comb(n, min(size, n)))
+    assert np.array_equal(more[: len(mask)], mask)
+
+
+@pytest.mark.parametrize(("n", "size"), [(2, 2), (3, 3), (3, 9), (6, 3), (300, 2), (300, 4)])
+def test_reference_tells_every_task(n, size):
+    reference = fused_module._reference(n, size, 200, seed=0)
+    assert len(np.unique(reference, axis=0)) == len(reference)
+    assert (reference.sum(0) >= (2 if n <= 3 else fused_module.FEW)).all()
+    assert not reference.all()  # where nothing differs there is no scale of differences
+
+
 class _CheapModel(ValueModel):
     def _values(self, subsets):
         return 1.0 + 0.1 * subsets.sum(1, keepdims=True) * subsets, np.ones(subsets.shape)
@@ -380,7 +401,7 @@ def test_surrogates_from_a_workload(workload, method):
     np.testing.assert_allclose(gains, (alone - found.model.predict_values(asked)) / alone)
     assert (errors[asked] > 0).all()
     assert np.isnan(errors[~asked]).all()
-    assert found.costs.flops == pytest.approx(12 * found.run_flops)
+    assert found.costs.flops == pytest.approx(10 * found.run_flops)  # there are no more different subsets of 3
     with pytest.raises(SettingError, match="runs"):
         get_estimator(method, runs=2).estimate(workload, subset_size=2)
 
@@ -400,6 +421,89 @@ def test_fused_from_a_workload(workload, choice):
     assert found.facts["real runs"] == 5
     assert found.costs.flops == pytest.approx(cheap.costs.flops + 5 * found.run_flops)
     assert fused.to_dict()["base"]["method"] == base.name
+
+
+class _Counting(MemoryRun):
+    """Keeps the names of units that were computed, and the FLOPs of real trainings."""
+
+    def __init__(self):
+        super().__init__()
+        self.names, self.flops = [], 0.0
+
+    def unit(self, name, key, compute):
+        def counted():
+            payload = compute()
+            self.names.append(name)
+            self.flops += float(np.sum(payload.arrays["flops"])) if name == "real-runs" else 0.0
+            return payload
+
+        return super().unit(name, key, counted)
+
+
+@pytest.mark.parametrize("choice", ["active", "random"])
+@pytest.mark.parametrize("trainings", [1, 2, 4, 5])
+def test_all_real_runs_are_booked_where_there_is_no_base(workload, trainings, choice):
+    store = _Counting()
+    fused = Fused(GradTAE(bases=1, fork=1.0), trainings=trainings, choice=choice, features=())
+    found = fused.estimate(workload, subset_size=3, store=store)
+    assert found.facts["base models"] == 0
+    assert found.costs.entries[STAGE][0] == pytest.approx(store.flops)
+    assert found.costs.flops <= trainings * found.run_flops * 1.0001
+
+
+def test_planning_trains_nothing_that_the_estimate_does_not(workload):
+    store = _Counting()
+    found = Fused(GradTAE(fork=0.1), trainings=15).estimate(workload, subset_size=3, store=store)
+    assert found.facts["base models"] > 1
+    assert store.names.count("bases") == store.names.count("full-base") == 1
+    assert found.costs.entries[STAGE][0] == pytest.approx(store.flops)
+
+
+@pytest.mark.parametrize("base", ["secants", "task-vectors", "grad-tag"])
+def test_no_base_overspends(workload, base):
+    found = Fused(get_estimator(base), trainings=15).estimate(workload, subset_size=3)
+    assert found.costs.flops <= 1.15 * 15 * found.run_flops
+
+
+def test_single_tasks_do_not_count_in_the_spread_of_label_correlation():
+    matrix = np.array([[0.0, 0.6], [0.6, 0.0]])
+    reference = np.array([[True, False], [False, True], [True, True]])
+    cheap = _CheapModel(("a", "b"), "cheap").predict_values
+    prior = make_prior(cheap, matrix, reference)
+    np.testing.assert_allclose(prior(reference), cheap(reference))  # one pair: nothing to compare it with
+
+
+def test_only_shared_units_stay_in_memory():
+    remembered = Remembered(NoStore(), {})
+    for name in ("full-base", "forks", "secants", "real-runs"):
+        for _ in range(2):
+            remembered.unit(name, {"a": 1}, lambda: Payload({"x": np.zeros(3)}))
+    assert len(remembered.units) == 2
+
+
+@pytest.mark.parametrize("subset_size", [2, 3, 9])
+def test_few_tasks_still_have_standard_errors(subset_size):
+    rng = np.random.default_rng(0)
+    for n in (2, 3):
+        y = (rng.normal(size=(200, n)) > 0).astype(float)
+        tiny = from_arrays(rng.normal(size=(200, 4)), y, hidden=(8,), recipe=Recipe(epochs=3, batch_size=50))
+        found = Fused(GradTAE(bases=1, fork=0.5), runs=4, alone=True).estimate(tiny, subset_size=subset_size)
+        errors = found.model.value_error(np.ones((1, n), dtype=bool))
+        spread = np.ptp(found.model.predict_values(np.ones((1, n), dtype=bool)))
+        assert (errors > 1e-3 * spread).all()
+        assert np.isfinite(errors).all()
+
+
+@pytest.mark.parametrize("method", ["linear-surrogate", "kernel-surrogate"])
+def test_repeated_subsets_teach_nothing(workload, method):
+    store = _Counting()
+    found = get_estimator(method).estimate(workload, subset_size=2, store=store)  # 50 runs, but 10 pairs
+    assert found.costs.flops == pytest.approx(10 * found.run_flops)
+    pairs = np.array([[a in (i, j) for a in range(5)] for i in range(5) for j in range(i)])
+    errors, values = found.model.value_error(pairs), found.model.predict_values(pairs)
+    assert (np.nanmean(errors, 0) > 0.01 * np.nanstd(values, 0)).all()
+    with pytest.raises(SettingError, match="subset_size"):
+        get_estimator(method).estimate(workload, subset_size=5)
 
 
 def test_fused_without_runs_ranks_as_its_base(workload):

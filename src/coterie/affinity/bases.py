@@ -47,6 +47,21 @@ def train(context: Context, jobs: Sequence[Job], *, stage: str, name: str) -> li
     return fits
 
 
+def train_full(context: Context) -> Fit:
+    """An ordinary training on all tasks, to its early stop: it says how far the loss falls, and when."""
+    (full,) = train(context, [Job(subset=context.everything, seed=context.seed)], stage="base models", name="full-base")
+    return full
+
+
+def checkpoint(full: Fit, share: float) -> int:
+    """Step of the first check at which at most a share of the drop of the validation loss is left; all for share 0."""
+    if share == 0:
+        return full.steps
+    losses = np.array([loss for _, loss in full.history])
+    target = losses.min() + share * (losses[0] - losses.min())
+    return next(step for step, loss in full.history if loss <= target)
+
+
 def train_bases(context: Context, count: int, share: float) -> Bases:
     """Train `count` base models on all tasks.
 
@@ -59,10 +74,8 @@ def train_bases(context: Context, count: int, share: float) -> Bases:
         jobs = [Job(subset=context.everything, seed=seed) for seed in seeds]
         fits = train(context, jobs, stage="base models", name="bases")
         return Bases(tuple(fits), fits[0], share)
-    (full,) = train(context, [Job(subset=context.everything, seed=context.seed)], stage="base models", name="full-base")
-    losses = np.array([loss for _, loss in full.history])
-    target = losses.min() + share * (losses[0] - losses.min())
-    steps = next(step for step, loss in full.history if loss <= target)
+    full = train_full(context)
+    steps = checkpoint(full, share)
     jobs = [
         Job(subset=context.everything, seed=seed, max_steps=steps, early_stopping=False, checks=False) for seed in seeds
     ]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from coterie._units import Payload, UnitStore
-from coterie.affinity.bases import train_bases
+from coterie.affinity.bases import checkpoint, train_full
 from coterie.affinity.context import Context
 from coterie.affinity.costs import Costs, training_flops
 from coterie.affinity.grad_tae import GradTAE
@@ -21,6 +21,8 @@ MOST_BASES = 8
 SMALL = 20
 #: trainings that say what an ordinary one costs, for small budgets and for others
 PROBES = (2, 4)
+#: units that planning and the estimate share; others, such as the states of short trainings, may be large
+SHARED = ("full-base", "real-runs")
 #: up to so many trainings go to base models first; of more, this share
 FIRST, SHARE = 50, 2 / 3
 #: shares of small and other budgets that are planned for, since a few trainings tell only roughly what others cost
@@ -31,13 +33,15 @@ LIMIT = 1.15
 
 @dataclass
 class Remembered:
-    """Units of work that are remembered while an estimate is made, so that planning costs nothing twice."""
+    """Shared units of work are remembered while an estimate is made, so that planning costs nothing twice."""
 
     inner: UnitStore
     units: dict[str, Payload]
 
     def unit(self, name: str, key: Mapping[str, Any], compute: Callable[[], Payload]) -> Payload:
         """The unit of that name and key."""
+        if name not in SHARED:
+            return self.inner.unit(name, key, compute)
         known = f"{name} {sorted(key.items())!r}"
         if known not in self.units:
             self.units[known] = self.inner.unit(name, key, compute)
@@ -59,6 +63,11 @@ class Split:
     fork: float
 
 
+def probes_of(trainings: float) -> int:
+    """Trainings that say what an ordinary one costs; not more than the budget has."""
+    return min(PROBES[trainings >= SMALL], int(trainings))
+
+
 def split_budget(context: Context, base: GradTAE, trainings: float, run_flops: float) -> Split:
     """Base models and real runs that cost about so many ordinary trainings together.
 
@@ -68,27 +77,29 @@ def split_budget(context: Context, base: GradTAE, trainings: float, run_flops: f
 
     Args:
         context: the workload; its costs are not touched.
-        base: settings of the base models, with secants.
+        base: settings of the base models.
         trainings: the budget, in ordinary trainings.
         run_flops: FLOPs of one of these.
     """
     workload, unit = context.workload, context.costs.unit
     spendable = MARGINS[trainings >= SMALL] * trainings * run_flops
-    probes = PROBES[trainings >= SMALL]
+    probes = probes_of(trainings)
     available = max(SHARE * spendable, min(spendable, FIRST * run_flops) - probes * run_flops)
-    secants = secant_flops(workload, workload.n_tasks, unit)
+    features = _features_flops(context, base)
+    forked = base.directions in ("secants", "task-vectors")
     # a training on all tasks is at least an ordinary one, and so are forks a share of one
-    if run_flops * (1 + workload.n_tasks * base.fork / 2) + secants > max(
+    if run_flops * (1 + forked * workload.n_tasks * base.fork / 2) + features > max(
         available, (LIMIT * trainings - probes) * run_flops
     ):
         return Split(0, int(spendable / run_flops), base.fork)
     scratch = replace(context, costs=Costs(unit))
-    bases = train_bases(scratch, 1, base.share)
-    once = training_flops(workload, bases.full, unit)
+    full = train_full(scratch)
+    once = training_flops(workload, full, unit)
+    shared = checkpoint(full, base.share)
     for fork in (base.fork, base.fork / 2):
-        steps = max(1, round(fork * bases.full.steps))
-        forks = sum(_steps_flops(context, (task,), steps) for task in context.everything)
-        each = _steps_flops(context, context.everything, bases.fits[0].steps) + forks + secants
+        steps = max(1, round(fork * full.steps))
+        forks = sum(_steps_flops(context, (task,), steps) for task in context.everything) if forked else 0.0
+        each = _steps_flops(context, context.everything, shared) + forks + features
         count = int(np.clip((available - once) // each, 0, MOST_BASES))
         if not count and once + each + probes * run_flops <= LIMIT * trainings * run_flops:
             count = 1
@@ -96,6 +107,16 @@ def split_budget(context: Context, base: GradTAE, trainings: float, run_flops: f
             return Split(count, max(0, int((spendable - once - count * each) / run_flops)), fork)
     context.costs.add("base models", once)  # spent to find out that there is no room for a base
     return Split(0, max(0, int((spendable - once) / run_flops)), base.fork)
+
+
+def _features_flops(context: Context, base: GradTAE) -> float:
+    """FLOPs of the features of one base; those of gradients as in forward mode."""
+    workload, unit = context.workload, context.costs.unit
+    if base.directions == "secants":
+        return secant_flops(workload, workload.n_tasks, unit)
+    count = base.count if base.directions == "random" else workload.n_tasks
+    rows = len(workload.split.train) + len(workload.split.validation)
+    return rows * (unit.forward + count * (unit.jvp - unit.forward))
 
 
 def _steps_flops(context: Context, subset: tuple[int, ...], steps: float) -> float:

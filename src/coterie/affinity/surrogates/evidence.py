@@ -40,7 +40,7 @@ class Settings:
     deviation: float = 1.5
     spread: float = 0.7
     luck: float = 0.4
-    shift: float = 1.1
+    shift: float = 0.7
     unsure: float = 12.0
     learn: bool = True
     steps: int = 40

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,18 @@ from coterie.affinity.grad_tae import SECANTS, GradTAE
 from coterie.affinity.pairwise import PairwiseGainModel
 from coterie.affinity.sampling import random_subsets
 from coterie.affinity.scores.single_tasks import open_context
-from coterie.affinity.surrogates.budget import PROBES, SMALL, Remembered, split_budget
+from coterie.affinity.surrogates.budget import Remembered, probes_of, split_budget
 from coterie.affinity.surrogates.covariance import Floats
 from coterie.affinity.surrogates.design import choose_subsets
 from coterie.affinity.surrogates.fused_model import FusedModel
 from coterie.affinity.surrogates.prior import Prior, guess, make_prior, partial_correlation
 from coterie.affinity.surrogates.process import fit_process
-from coterie.affinity.surrogates.real_runs import RealRuns, balanced_subsets, real_runs
+from coterie.affinity.surrogates.real_runs import (
+    RealRuns,
+    balanced_subsets,
+    different_subsets,
+    real_runs,
+)
 from coterie.errors import DataWarning, ResourceError, SettingError
 from coterie.training.stream import derive
 from coterie.workload import Workload
@@ -38,6 +44,8 @@ MATRICES = 16
 CHOICES = ("active", "random")
 #: random subsets that say what is usual, and among which the active choice chooses, unless the runs are many
 REFERENCE = 200
+#: of these every task is in so many at least
+FEW = 4
 
 
 @dataclass(frozen=True)
@@ -128,24 +136,23 @@ class Fused(Estimator):
         common |= {"store": store, "progress": progress}
         context = open_context(workload, seed, memory, store, progress)
         n = workload.n_tasks
-        sizes = sorted({int(np.clip(subset_size + step, min(2, n), n)) for step in SPREAD})
         count = 3 * int(self.trainings if self.runs is None else self.runs)
-        drawn = random_subsets(n, max(REFERENCE, count), sizes, seed=derive(seed, 73), cover=False)
-        reference = np.unique(drawn, axis=0)
-        first = drawn[:0]
+        reference = _reference(n, subset_size, max(REFERENCE, count), seed)
+        first = reference[:0]
         base, runs = self._chosen_base, self.runs or 0
         if isinstance(base, GradTAE) and self.bases is None and self.runs is None:
             # a few trainings say what an ordinary one costs; they are the first real runs
-            first = _balanced(n, PROBES[self.trainings >= SMALL], _usual(reference), seed)
+            first = different_subsets(n, probes_of(self.trainings), _usual(reference), seed)
             run_flops = float(real_runs(replace(context, costs=Costs(context.costs.unit)), first).flops.mean())
             split = split_budget(context, base, self.trainings, run_flops)
             base = replace(base, bases=split.bases, fork=split.fork) if split.bases else None
             runs = max(len(first), split.runs)
-        self._check_memory(runs, n, _usual(reference), memory)
+        self._check_memory(min(runs, comb(n, _usual(reference))), reference, memory)
         found = None if base is None else base.estimate(workload, **common)
         if found is None:
             scratch = replace(context, costs=Costs(context.costs.unit))  # the runs are booked when they are fused
-            cheap = guess(workload, real_runs(scratch, _balanced(n, runs, _usual(reference), seed)).values)
+            others = different_subsets(n, runs if self.choice == "random" else 0, _usual(reference), seed)[len(first) :]
+            cheap = guess(workload, _train(scratch, first, others).values)  # the same units as when they are fused
         else:
             cheap = _values_of(found, self.base.name)
         prior = make_prior(cheap, partial_correlation(workload), reference)
@@ -160,8 +167,11 @@ class Fused(Estimator):
         flops = float(trained.flops.mean()) if len(trained.flops) else None
         return Estimate(model, costs, flops, tuple(notes), facts)
 
-    def _check_memory(self, runs: int, n_tasks: int, size: int, memory: int) -> None:
-        observed = runs * size + (n_tasks if self.alone else 0)
+    def _check_memory(self, runs: int, reference: NDArray[np.bool_], memory: int) -> None:
+        """Refuse covariances that do not fit: of what is observed, and of what the active choice chooses from."""
+        observed = runs * _usual(reference) + (reference.shape[1] if self.alone else 0)
+        if self.choice == "active" and runs:
+            observed = max(observed, int(reference.sum()))
         need = 8 * MATRICES * observed**2
         if need > memory:
             raise ResourceError(
@@ -196,7 +206,7 @@ class Fused(Estimator):
             others = reference[~(reference[:, None] == first[None]).all(2).any(1)] if len(first) else reference
             chosen = others[choose_subsets(process, others, prior(others), max(0, min(more, len(others))))]
         else:
-            chosen = _balanced(n, max(runs, 0), _usual(reference), context.seed)[len(first) :]
+            chosen = different_subsets(n, max(runs, 0), _usual(reference), context.seed)[len(first) :]
         chosen = np.concatenate([first, chosen])
         if len(chosen) < runs:
             notes.append(f"{len(chosen)} real runs instead of {runs}: there are no more different subsets")
@@ -219,14 +229,21 @@ def _train(context: Context, first: NDArray[np.bool_], others: NDArray[np.bool_]
 
 def _usual(reference: NDArray[np.bool_]) -> int:
     """Size of a usual subset."""
-    return int(reference.sum(1).mean().round())
+    return max(min(2, reference.shape[1]), int(reference.sum(1).mean().round()))
 
 
-def _balanced(n_tasks: int, count: int, size: int, seed: int) -> NDArray[np.bool_]:
-    """Different balanced random subsets; more of them begin with the same ones."""
-    subsets = balanced_subsets(n_tasks, 4 * count, size, seed)
-    _, first = np.unique(subsets, axis=0, return_index=True)
-    return subsets[np.sort(first)[:count]]
+def _reference(n_tasks: int, size: int, count: int, seed: int) -> NDArray[np.bool_]:
+    """Different random subsets around a size; every task is in a few, since each has a level and a scale of its own."""
+    sizes = sorted({int(np.clip(size + step, min(2, n_tasks), n_tasks)) for step in SPREAD})
+    if sizes == [n_tasks] and n_tasks > 1:  # there is but one subset of all tasks, and nothing differs
+        sizes = [n_tasks - 1, n_tasks]
+    drawn = random_subsets(n_tasks, count, sizes, seed=derive(seed, 73), cover=False)
+    rare = drawn.sum(0) < FEW
+    if rare.any():
+        usual = sizes[len(sizes) // 2]
+        more = balanced_subsets(n_tasks, -(-(FEW + 1) * n_tasks // usual), usual, derive(seed, 74))
+        drawn = np.concatenate([drawn, more[more[:, rare].any(1)]])
+    return np.unique(drawn, axis=0)
 
 
 def _values_of(found: Estimate, name: str) -> Callable[[NDArray[np.bool_]], Floats]:

@@ -36,7 +36,7 @@ class KernelSurrogate(Estimator):
     regression of its own over the runs that hold it; the mean of their values is taken out first.
 
     Args:
-        runs: subsets that are trained, with common random numbers.
+        runs: different subsets that are trained, with common random numbers, or all where there are fewer.
         gamma: of the kernel; None for 1 / T.
         ridge: strength of the ridge; None chooses the one with the smallest leave-one-out error (the mean stays), for
             each task.

@@ -33,7 +33,8 @@ class LinearSurrogate(Estimator):
     Each task has a regression of its own over the runs that hold it, with an intercept that is not penalised.
 
     Args:
-        runs: subsets that are trained, with common random numbers; every task is in about ``runs * size / T`` of them.
+        runs: different subsets that are trained, with common random numbers, or all where there are fewer; every task
+            is in about ``runs * size / T`` of them.
         ridge: strength of the ridge; None chooses the one with the smallest leave-one-out error, for each task.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from coterie.affinity.scores.label_correlation import LabelCorrelation, label_overlap
 from coterie.affinity.surrogates.covariance import Floats
+from coterie.errors import DataWarning
 from coterie.workload import Workload
 
 #: tasks whose labelled rows overlap by a mean share between these are measured on partly different examples: there a
@@ -32,7 +34,9 @@ def partial_correlation(workload: Workload) -> Floats | None:
     between = overlap[~np.eye(len(overlap), dtype=bool)]
     if not len(between) or not PARTIAL[0] < float(np.nanmean(between)) < PARTIAL[1]:
         return None
-    matrix = LabelCorrelation().estimate(workload).model.pairwise().values
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)  # correlations that are not known do no harm: all are 0
+        matrix = LabelCorrelation().estimate(workload).model.pairwise().values
     return np.where(np.eye(len(matrix), dtype=bool), 0.0, matrix)
 
 
@@ -74,7 +78,8 @@ def make_prior(
     n = reference.shape[1]
     if matrix is None:
         return Prior(estimate, None, np.zeros(n), np.zeros(n))
-    score = np.where(reference, _partners(reference, matrix), np.nan)
+    together = reference & (reference.sum(1, keepdims=True) > 1)  # a task alone has no partners that could be scored
+    score = np.where(together, _partners(reference, matrix), np.nan)
     centre, _ = _centred(score)
     spread = float(np.sqrt(np.nanmean((score - centre) ** 2)))
     _, usual = _centred(estimate(reference))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,14 +93,38 @@ def balanced_subsets(n_tasks: int, count: int, size: int, seed: int) -> NDArray[
     return mask
 
 
+def different_subsets(n_tasks: int, count: int, size: int, seed: int) -> NDArray[np.bool_]:
+    """Balanced random subsets without repetition; fewer than `count` where there are no more; more begin with the same.
+
+    Trainings with common random numbers give the same result for the same subset, so a repeated one says nothing new.
+
+    Example:
+        >>> len(different_subsets(4, 50, 2, seed=0)), len(different_subsets(9, 50, 3, seed=0))
+        (6, 50)
+    """
+    there = min(count, comb(n_tasks, min(size, n_tasks)))
+    for draws in (4 * count, 16 * count, 64 * count):
+        subsets = balanced_subsets(n_tasks, draws, size, seed)
+        _, first = np.unique(subsets, axis=0, return_index=True)
+        if len(first) >= there:
+            break
+    return subsets[np.sort(first)[:count]]
+
+
 def balanced_runs(context: Context, count: int, size: int) -> RealRuns:
-    """Train subsets in which every task is at least twice.
+    """Train different subsets in which every task is at least twice; all there are where these are fewer than `count`.
 
     Raises:
-        SettingError: when `count` subsets of that size are too few for that.
+        SettingError: when `count` subsets of that size are too few for that, or there are not so many.
     """
     n = context.workload.n_tasks
-    subsets = balanced_subsets(n, count, size, context.seed)
+    subsets = different_subsets(n, count, size, context.seed)
+    if subsets.sum(0).min() < 2 and len(subsets) < count:
+        raise SettingError(
+            f"Parameter `subset_size` leaves too few different subsets: of {size} among {n} tasks there are "
+            f"{len(subsets)}, in which not every task is twice. Ask for smaller subsets of at least 2 tasks, or choose "
+            "another method."
+        )
     if subsets.sum(0).min() < 2:
         raise SettingError(
             f"Parameter `runs` is too small: in {count} subsets of {size} tasks not every one of the {n} tasks is "
