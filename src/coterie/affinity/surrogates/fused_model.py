@@ -39,6 +39,9 @@ class FusedModel(ValueModel):
     def _values(self, subsets: NDArray[np.bool_]) -> tuple[Floats, Floats]:
         return self.process.predict(subsets, self.cheap(subsets))
 
+    def _means(self, subsets: NDArray[np.bool_]) -> Floats:
+        return self.process.predict(subsets, self.cheap(subsets), errors=False)[0]
+
     def _with_alone(self, subsets: NDArray[np.bool_]) -> tuple[Floats, Floats, Floats]:
         if self._alone is None:
             self._alone = np.diag(self.cheap(np.eye(len(self.tasks), dtype=bool))).copy()

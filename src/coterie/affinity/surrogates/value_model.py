@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,15 @@ class ValueModel(GainModel):
     def _values(self, subsets: NDArray[np.bool_]) -> tuple[Floats, Floats]:
         """Values (m, T) of bool subsets (m, T) and their standard errors; entries outside the subset are ignored."""
 
+    def _means(self, subsets: NDArray[np.bool_]) -> Floats:
+        """The values alone, for models that find standard errors at a cost of their own."""
+        return self._values(subsets)[0]
+
+    @cached_property
+    def _alone_values(self) -> Floats:
+        """(T,) values of tasks alone; a search asks for gains many times."""
+        return np.diag(self._means(np.eye(len(self.tasks), dtype=bool))).copy()
+
     def _with_alone(self, subsets: NDArray[np.bool_]) -> tuple[Floats, Floats, Floats]:
         """Values (T,) of tasks alone, their standard errors, and the covariance (m, T) with those of the subsets."""
         values, errors = self._values(np.eye(len(self.tasks), dtype=bool))
@@ -52,7 +62,7 @@ class ValueModel(GainModel):
     def predict_values(self, subsets: SubsetsLike) -> Floats:
         """(m, T) predicted validation losses, NaN outside the subset; lower is better."""
         mask = as_subsets(subsets, self.tasks)
-        return np.where(mask, self._values(mask)[0], np.nan)
+        return np.where(mask, self._means(mask), np.nan)
 
     def value_error(self, subsets: SubsetsLike) -> Floats:
         """(m, T) standard errors of the predicted values, NaN outside the subset."""
@@ -60,8 +70,8 @@ class ValueModel(GainModel):
         return np.where(mask, self._values(mask)[1], np.nan)
 
     def _predict(self, subsets: NDArray[np.bool_]) -> Floats:
-        alone, _, _ = self._with_alone(subsets[:0])
-        return (alone - self._values(subsets)[0]) / np.maximum(alone, TINY)
+        alone = self._alone_values
+        return (alone - self._means(subsets)) / np.maximum(alone, TINY)
 
     def _standard_error(self, subsets: NDArray[np.bool_]) -> Floats:
         # first order in the errors of both values
