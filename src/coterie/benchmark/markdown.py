@@ -53,21 +53,34 @@ def bed_table(result: Json) -> str:
 def overview(results: Sequence[Json]) -> str:
     """Pooled correlation of every method on every bed, with the cost as a share of 500 trainings in brackets."""
     labels = {row["name"]: row["label"] for result in results for row in result["entries"]}
-    head = ["", *(str(result["bed"]["name"]) for result in results)]
+    head = ["", *(str(result["bed"]["name"]) for result in results), "mean", "mean by task"]
     names = (
         ("noise ceiling", "ceiling"),
         ("R1", "one_run"),
         ("R1, common random numbers", "one_common_run"),
     )
-    rows = [[label, *(decimal(result["references"][name]["mean"]) for result in results)] for label, name in names]
+    rows: list[list[str]] = []
+    for label, name in names:
+        known = [result["references"] for result in results]
+        cells = [decimal(of[name]["mean"]) for of in known]
+        rows.append([label, *cells, _mean([of[name] for of in known]), _mean([of[f"{name}_per_task"] for of in known])])
     for name, label in labels.items():
-        cells: list[str] = []
-        for result in results:
-            row = next((row for row in result["entries"] if row["name"] == name), {})
-            pooled = (row.get("pooled") or {}).get("mean")
-            cells.append(DASH if pooled is None else f"{decimal(pooled)} ({percent(row['cost']['share'])})")
-        rows.append([label, *cells])
+        found = [next((row for row in result["entries"] if row["name"] == name), {}) for result in results]
+        cells = [
+            f"{decimal(row['pooled']['mean'])} ({percent(row['cost']['share'])})" if row.get("pooled") else DASH
+            for row in found
+        ]
+        rows.append(
+            [label, *cells, _mean([row.get("pooled") for row in found]), _mean([row.get("per_task") for row in found])]
+        )
     return _table(head, rows)
+
+
+def _mean(figures: Sequence[Json | None]) -> str:
+    """Mean over beds; a dash where one is missing, since means over different beds cannot be compared."""
+    if any(figure is None for figure in figures):
+        return DASH
+    return decimal(sum(figure["mean"] for figure in figures if figure is not None) / len(figures))
 
 
 def fill(text: str, results: Sequence[Json]) -> str:
