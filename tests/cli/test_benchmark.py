@@ -113,7 +113,7 @@ def test_options_have_the_defaults_of_the_library(monkeypatch, tmp_path):
         ((), "at least one"),
         (("yeast", "yeast"), "different workloads"),
         (("yest",), "Did you mean 'yeast'"),
-        (("digits", "-m", "magic"), "`methods` should be of"),
+        (("digits", "-m", "magic"), "`methods` should be names out of"),
         (("digits", "-m", ","), "at least one entry"),
         (("digits", "--groups", "two"), "whole numbers with commas"),
         (("digits", "--groups", "-1"), "whole numbers with commas"),
