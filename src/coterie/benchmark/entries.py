@@ -62,6 +62,7 @@ class Entry:
 ENTRIES: tuple[Entry, ...] = (
     Entry("label-correlation", "label-correlation", "label correlation"),
     Entry("tag", "tag", "TAG"),
+    Entry("tag-pooled", "tag", "TAG, sums over sums", {"average": "pooled"}),
     Entry("cosine", "cosine", "gradient cosine"),
     Entry("etap", "etap", "ETAP"),
     Entry("rsa", "rsa", "RSA"),
@@ -108,8 +109,9 @@ def select(names: Sequence[str] | None = None, entries: Sequence[Entry] = ENTRIE
     if not names:
         raise SettingError("Parameter `methods` should name at least one entry. Found none. Leave it out for all.")
     known = {entry.name: [entry] for entry in entries}
+    exact = set(known)
     for entry in entries:
-        if isinstance(entry.method, str) and entry.method != entry.name:
+        if isinstance(entry.method, str) and entry.method not in exact:
             known.setdefault(entry.method, []).append(entry)
     for method in METHODS:
         known.setdefault(method, [Entry(method, method)])
