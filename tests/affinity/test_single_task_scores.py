@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from coterie.affinity import get_estimator
+from coterie.affinity.context import open_context
 from coterie.affinity.scores.attribution import Attribution, attribution_maps, summed_cosines
 from coterie.affinity.scores.attribution import _compare as compare_attributions
 from coterie.affinity.scores.label_correlation import LabelCorrelation, correlations, label_overlap
@@ -23,7 +24,7 @@ from coterie.affinity.scores.label_injection import (
     shuffled,
 )
 from coterie.affinity.scores.rsa import Rsa, dissimilarities, rank_correlations
-from coterie.affinity.scores.single_tasks import open_context, sample_rows, single_task_fits
+from coterie.affinity.scores.single_tasks import sample_rows, single_task_fits
 from coterie.affinity.scores.taxonomy import Taxonomy, cut_tree, merge_tree, path_lengths, transfer_similarity
 from coterie.affinity.scores.transfer import transfer_losses
 from coterie.errors import DataWarning, ModelError, ResourceError, SettingError, WorkloadError

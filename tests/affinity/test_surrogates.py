@@ -18,8 +18,8 @@ from tests.reference.gaussian_process import posterior
 
 from coterie._units import NoStore, Payload
 from coterie.affinity import Estimate, Estimator, GradTAE, get_estimator, random_subsets
+from coterie.affinity.context import open_context
 from coterie.affinity.costs import Costs
-from coterie.affinity.scores.single_tasks import open_context
 from coterie.affinity.surrogates import fused as fused_module
 from coterie.affinity.surrogates.budget import Remembered
 from coterie.affinity.surrogates.covariance import covariances, find_likeness, make_points
@@ -105,7 +105,7 @@ def test_posterior_is_scikit_learns():
     both, estimates = np.concatenate([seen, asked]), np.concatenate([cheap(seen), cheap(asked)])
     points = found.at(both, estimates)
     scale = np.outer(found.relative[points.task], found.relative[points.task])
-    gram = combine(found.covariances(points), found.variances[:-1], scale)
+    gram = combine(found.covariances(points), found.variances[:-1], scale, found.likeness)
     n = int(seen.sum())
     prior = 0.35 * points.estimate + found.offset
     own = (values[seen] - found.centre[points.task[:n]]) / found.scale[points.task[:n]]
@@ -212,8 +212,8 @@ def test_intervals_hold_what_they_promise_on_data_from_the_prior():
         terms, luck = prior.covariances(points), lucky(prior.likeness) * prior.settings.luck
         ones = np.ones((len(points), len(points)))
 
-        def sample(share, terms=terms, ones=ones, variances=variances):
-            covariance = combine(terms, variances[:-1] * share, ones) + 1e-9 * np.eye(len(ones))
+        def sample(share, terms=terms, ones=ones, variances=variances, prior=prior):
+            covariance = combine(terms, variances[:-1] * share, ones, prior.likeness) + 1e-9 * np.eye(len(ones))
             return np.linalg.cholesky(covariance) @ rng.normal(size=len(ones))
 
         truth = 0.35 * points.estimate + sample(1 - luck)
@@ -254,10 +254,10 @@ def test_active_choice_is_the_best_next_run():
         at, total = seen.at(pool, cheap(pool)), 0.0
         share = np.where(lucky(seen.likeness), 1 - rule.luck, 1.0)
         scale = np.outer(seen.relative[at.task], seen.relative[at.task])
-        truth = combine(seen.covariances(at), share * seen.variances[:-1], scale)
+        truth = combine(seen.covariances(at), share * seen.variances[:-1], scale, seen.likeness)
         if chosen:
             terms = covariances(at, seen.points, seen.likeness)
-            across = combine(terms, share * seen.variances[:-1], np.ones_like(terms[0]))
+            across = combine(terms, share * seen.variances[:-1], np.ones_like(terms[0]), seen.likeness)
             truth = truth - across @ np.linalg.inv(seen.factor @ seen.factor.T) @ across.T
         for task in range(T):
             own = at.task == task

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from coterie._progress import Progress
-from coterie._units import UnitStore
+from coterie._progress import Progress, silent
+from coterie._units import NoStore, UnitStore
 from coterie.affinity.costs import Costs
-from coterie.workload import Structure, Workload
+from coterie.training import measure_cost
+from coterie.workload import Structure, Workload, find_structure
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,3 +27,12 @@ class Context:
     def everything(self) -> tuple[int, ...]:
         """All tasks."""
         return tuple(range(self.workload.n_tasks))
+
+
+def open_context(
+    workload: Workload, seed: int, memory: int, store: UnitStore | None, progress: Progress | None
+) -> Context:
+    """A context at the start: structure found, unit costs measured, nothing booked yet."""
+    model = workload.build_model(seed).to(workload.labels.device)
+    structure, costs = find_structure(workload, model), Costs(measure_cost(workload))
+    return Context(workload, structure, seed, memory, store or NoStore(), progress or silent, costs)

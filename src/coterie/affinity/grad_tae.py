@@ -13,11 +13,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from coterie._progress import Progress, silent
-from coterie._units import NoStore, UnitStore
+from coterie._progress import Progress
+from coterie._units import UnitStore
 from coterie.affinity.bases import Bases, train, train_bases
-from coterie.affinity.context import Context
-from coterie.affinity.costs import Costs
+from coterie.affinity.context import Context, open_context
 from coterie.affinity.estimator import Estimate, Estimator
 from coterie.affinity.forks import displacements, fork_jobs, orthonormal, stack
 from coterie.affinity.grad_tae_model import GradTAEModel
@@ -30,9 +29,9 @@ from coterie.affinity.task_gradients import task_gradients
 from coterie.errors import ResourceError, SettingError
 from coterie.features.directions import Directions
 from coterie.features.random_directions import RandomDirections
-from coterie.training import Fit, measure_cost
+from coterie.training import Fit
 from coterie.training.job import State
-from coterie.workload import Workload, find_structure
+from coterie.workload import Workload
 from coterie.workload.checks import whole_number
 
 DIRECTIONS = ("secants", "task-vectors", "task-gradients", "random")
@@ -149,15 +148,7 @@ class GradTAE(Estimator):
         Cost: `bases` x (part of a training + forks + d Jacobian-vector products); nothing per subset but a small linear
             solve.
         """
-        context = Context(
-            workload,
-            find_structure(workload, workload.build_model(seed).to(workload.labels.device)),
-            seed,
-            memory,
-            store or NoStore(),
-            progress or silent,
-            Costs(measure_cost(workload)),
-        )
+        context = open_context(workload, seed, memory, store, progress)
         self._check_network(context)
         self._check_memory(context)
         bases = train_bases(context, self.bases, self.share)

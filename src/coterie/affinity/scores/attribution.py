@@ -11,14 +11,13 @@ from torch import Tensor, nn
 
 from coterie._progress import Progress
 from coterie._units import Payload, UnitStore
-from coterie.affinity.context import Context
+from coterie.affinity.context import Context, open_context
 from coterie.affinity.costs import timed
 from coterie.affinity.estimator import Estimate, Estimator
 from coterie.affinity.scores.single_tasks import (
     as_estimate,
     floating_inputs,
     models_of,
-    open_context,
     sample_rows,
     single_task_fits,
 )
@@ -62,13 +61,7 @@ def attribution_maps(workload: Workload, model: nn.Module, task: int, rows: Tens
             "differentiated. Whole numbers given as floating-point inputs are the likely cause. Choose another score, "
             "such as rsa."
         )
-    return torch.cat(
-        [
-            _map(leaf.detach(), torch.zeros_like(leaf) if g is None else g)
-            for leaf, g in zip(leaves, grads, strict=True)
-        ],
-        1,
-    )
+    return torch.cat([_map(leaf.detach(), grad) for leaf, grad in zip(leaves, grads, strict=True)], 1)
 
 
 def _map(values: Tensor, grad: Tensor | None) -> Tensor:

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from coterie._progress import Progress
 from coterie._units import Payload, UnitStore
-from coterie.affinity.context import Context
+from coterie.affinity.context import Context, open_context
 from coterie.affinity.costs import timed, training_flops
 from coterie.affinity.estimator import Estimate, Estimator
-from coterie.affinity.scores.single_tasks import as_estimate, floating_inputs, open_context
+from coterie.affinity.scores.single_tasks import as_estimate, floating_inputs
 from coterie.errors import SettingError
 from coterie.training import Fit, Job, fit
 from coterie.training.archive import pack_fits, unpack_fits

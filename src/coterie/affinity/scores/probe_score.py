@@ -14,19 +14,19 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from coterie._progress import Progress, silent
+from coterie._progress import Progress
 from coterie._units import NoStore, Payload, UnitStore
 from coterie.affinity.affinity import Affinity
-from coterie.affinity.context import Context
-from coterie.affinity.costs import Costs, training_flops
+from coterie.affinity.context import Context, open_context
+from coterie.affinity.costs import training_flops
 from coterie.affinity.estimator import Estimate, Estimator
 from coterie.affinity.pairwise import PairwiseGainModel
 from coterie.affinity.scores.meter import SUMS, WORK
 from coterie.affinity.scores.probe import Probe, ProbeRun, run_probe
 from coterie.errors import SettingError
-from coterie.training import Job, measure_cost
+from coterie.training import Job
 from coterie.training.archive import pack_fits, unpack_fits
-from coterie.workload import Workload, find_structure
+from coterie.workload import Workload
 from coterie.workload.checks import whole_number
 
 AVERAGES = ("ratios", "pooled")
@@ -103,15 +103,7 @@ class ProbeScore(Estimator):
             task's gradient are those of a full backward pass, a little more than the shared parameters need.
         """
         del subset_size
-        context = Context(
-            workload,
-            find_structure(workload, workload.build_model(seed).to(workload.labels.device)),
-            seed,
-            memory,
-            store or NoStore(),
-            progress or silent,
-            Costs(measure_cost(workload)),
-        )
+        context = open_context(workload, seed, memory, store, progress)
         totals = {name: np.zeros((workload.n_tasks, workload.n_tasks)) for name in SUMS}
         measurements = 0.0
         for number in range(self.runs):

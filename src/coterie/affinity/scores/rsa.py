@@ -13,12 +13,11 @@ from torch import Tensor
 
 from coterie._progress import Progress
 from coterie._units import Payload, UnitStore
-from coterie.affinity.context import Context
+from coterie.affinity.context import Context, open_context
 from coterie.affinity.costs import timed
 from coterie.affinity.estimator import Estimate, Estimator
 from coterie.affinity.scores.single_tasks import (
     as_estimate,
-    open_context,
     representations,
     sample_rows,
     single_task_fits,

@@ -9,8 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from coterie._progress import Progress, silent
-from coterie._units import NoStore, UnitStore
 from coterie.affinity.affinity import Affinity
 from coterie.affinity.bases import train
 from coterie.affinity.context import Context
@@ -18,21 +16,12 @@ from coterie.affinity.costs import Costs
 from coterie.affinity.estimator import Estimate
 from coterie.affinity.pairwise import PairwiseGainModel
 from coterie.errors import ModelError, WorkloadError
-from coterie.training import Fit, Job, measure_cost
+from coterie.training import Fit, Job
 from coterie.training.stream import derive
-from coterie.workload import Structure, Workload, find_structure
+from coterie.workload import Structure, Workload
 
 #: rows that go through a model at a time
 CHUNK = 1024
-
-
-def open_context(
-    workload: Workload, seed: int, memory: int, store: UnitStore | None, progress: Progress | None
-) -> Context:
-    """The context of a score: structure found, unit costs measured, nothing booked yet."""
-    model = workload.build_model(seed).to(workload.labels.device)
-    structure, costs = find_structure(workload, model), Costs(measure_cost(workload))
-    return Context(workload, structure, seed, memory, store or NoStore(), progress or silent, costs)
 
 
 def single_task_fits(context: Context) -> list[Fit]:

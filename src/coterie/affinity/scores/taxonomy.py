@@ -13,10 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from coterie._progress import Progress
 from coterie._units import Payload, UnitStore
-from coterie.affinity.context import Context
+from coterie.affinity.context import Context, open_context
 from coterie.affinity.costs import timed
 from coterie.affinity.estimator import Estimate, Estimator
-from coterie.affinity.scores.single_tasks import as_estimate, open_context, single_task_fits
+from coterie.affinity.scores.single_tasks import as_estimate, single_task_fits
 from coterie.affinity.scores.transfer import transfer_losses
 from coterie.errors import SettingError
 from coterie.training import Fit

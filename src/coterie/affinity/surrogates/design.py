@@ -40,8 +40,8 @@ def choose_subsets(process: SubsetProcess, subsets: NDArray[np.bool_], estimates
     levels = np.array([name in ("level", "offset") for name in process.likeness.names])
     variances = process.variances[:-1]
     scale = np.outer(process.relative[points.task], process.relative[points.task])
-    observed = combine(terms, variances, scale)
-    truth = combine(terms, np.where(levels, 0.0, share * variances), scale)
+    observed = combine(terms, variances, scale, process.likeness)
+    truth = combine(terms, np.where(levels, 0.0, share * variances), scale, process.likeness)
     own = (points.task[:, None] == np.arange(subsets.shape[1])).astype(np.float64)
     truth -= own @ ((own.T @ truth) / np.maximum(own.sum(0), 1)[:, None])  # differences within a task only
     noise = process.variances[-1] * process.relative[points.task] ** 2

@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 
 from coterie._progress import Progress
 from coterie._units import NoStore, UnitStore
-from coterie.affinity.context import Context
+from coterie.affinity.context import Context, open_context
 from coterie.affinity.costs import Costs
 from coterie.affinity.estimator import Estimate, Estimator
 from coterie.affinity.grad_tae import SECANTS, GradTAE
 from coterie.affinity.pairwise import PairwiseGainModel
 from coterie.affinity.sampling import random_subsets
-from coterie.affinity.scores.single_tasks import open_context
 from coterie.affinity.surrogates.budget import Remembered, probes_of, split_budget
 from coterie.affinity.surrogates.covariance import Floats
 from coterie.affinity.surrogates.design import choose_subsets
@@ -199,10 +198,9 @@ class Fused(Estimator):
         """Choose subsets, train them, and condition on them."""
         workload, n = context.workload, context.workload.n_tasks
         estimates = prior(reference)
-        nothing = np.zeros((0, n), dtype=bool)
-        process = fit_process(nothing, estimates[:0], estimates[:0], reference, estimates, features=features)
-        more = min(runs, len(reference)) - len(first)
         if self.choice == "active":
+            process = fit_process(reference[:0], estimates[:0], estimates[:0], reference, estimates, features=features)
+            more = min(runs, len(reference)) - len(first)
             others = reference[~(reference[:, None] == first[None]).all(2).any(1)] if len(first) else reference
             chosen = others[choose_subsets(process, others, prior(others), max(0, min(more, len(others))))]
         else:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from coterie._progress import Progress
 from coterie._units import UnitStore
+from coterie.affinity.context import open_context
 from coterie.affinity.estimator import Estimate, Estimator
-from coterie.affinity.scores.single_tasks import open_context
 from coterie.affinity.surrogates.real_runs import balanced_runs
 from coterie.affinity.surrogates.task_ridge import TaskRidgeModel, fit_tasks
 from coterie.errors import SettingError

@@ -119,12 +119,12 @@ class SubsetProcess:
     def _with_observed(self, some: Points) -> Floats:
         terms = covariances(some, self.points, self.likeness)
         scale = self.relative[some.task][:, None] * self.relative[self.points.task]
-        return combine(terms, self._factors(False), scale)
+        return combine(terms, self._factors(False), scale, self.likeness)
 
     def _prior(self, a: Points, b: Points) -> Floats:
         """Covariance of the truth at a[i] with that at b[i], which belong to the same task."""
         scale = self.relative[a.task] ** 2
-        truth = combine(covariances(a, b, self.likeness, paired=True), self._factors(False), scale)
+        truth = combine(covariances(a, b, self.likeness, paired=True), self._factors(False), scale, self.likeness)
         # runs with common random numbers share their luck: the mean of a task over all runs is off by as much as one
         # run is, and no run can show it
         return truth + self.settings.shift * scale * (self.variances[-1] + self._factors(True).sum())
@@ -171,9 +171,8 @@ def fit_process(
     typical = float(reference.sum(1).mean())
     likeness = find_likeness(reference, (reference_estimates - centre) / scale, typical, features)
     points = make_points(subsets, (estimates - centre) / scale, typical)
-    observed = (values[points.row, points.task] - centre[points.task]) / scale[
-        points.task
-    ] - settings.slope * points.estimate
+    seen = (values[points.row, points.task] - centre[points.task]) / scale[points.task]
+    observed = seen - settings.slope * points.estimate
     offset = float(np.median(observed)) if len(points) else 0.0
     evidence = Evidence(
         covariances(points, points, likeness), absolute(likeness), observed - offset, points.task, len(centre)
@@ -196,11 +195,11 @@ def lucky(likeness: Likeness) -> NDArray[np.bool_]:
     return np.array([name.split(" ")[0] in named for name in likeness.names])
 
 
-def combine(terms: Sequence[Floats], variances: Floats, scale: Floats) -> Floats:
-    """Sum of the terms, those in units of the residual times `scale`."""
+def combine(terms: Sequence[Floats], variances: Floats, scale: Floats, likeness: Likeness) -> Floats:
+    """Sum of the terms, times `scale` but for those in units of the estimate, see :func:`absolute`."""
     total = np.zeros_like(terms[0])
-    for position, (term, variance) in enumerate(zip(terms, variances, strict=True)):
-        total += variance * term * (1.0 if position in (2, 3) else scale)
+    for term, variance, stays in zip(terms, variances, absolute(likeness), strict=True):
+        total += variance * term * (1.0 if stays else scale)
     return total
 
 
