@@ -104,8 +104,8 @@ def test_blocks_change_nothing(monkeypatch):
 def jobs_of(monkeypatch, **options):
     """The jobs that a bank of twice the same subset asks for."""
     seen = []
-    real = bank.fit
-    monkeypatch.setattr(bank, "fit", lambda work, jobs, **rest: seen.extend(jobs) or real(work, jobs, **rest))
+    real = bank.train_block
+    monkeypatch.setattr(bank, "train_block", lambda work, jobs, *rest: seen.extend(jobs) or real(work, jobs, *rest))
     runs = train_subsets(make("regression"), SUBSETS[[0, 0, 1]], 3, name="test", **options)
     return seen, runs
 

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from coterie._progress import Progress, silent
 from coterie._units import NoStore, Payload, UnitStore
-from coterie.affinity.costs import Costs, timed, training_flops
+from coterie.affinity.costs import Costs, timed
+from coterie.affinity.surrogates.real_runs import train_block
 from coterie.errors import SettingError
-from coterie.training import Job, fit, measure_cost
+from coterie.training import Job, measure_cost
 from coterie.workload import Workload
 
 #: subsets in a unit of work; a killed bank loses at most one unit
@@ -141,9 +142,7 @@ def train_subsets(
 
             def compute(jobs: list[Job] = jobs, before: int = before) -> Payload:
                 tell = lambda _, a, b: progress(f"bank: {name}", before + len(jobs) * a // max(b, 1), total)  # noqa: E731
-                fits = fit(workload, jobs, memory=memory, progress=tell, keep_states=False)
-                cost = np.array([training_flops(workload, found, costs.unit) for found in fits])
-                return Payload({"values": np.stack([found.validation for found in fits]), "flops": cost})
+                return train_block(workload, jobs, costs.unit, memory, tell)
 
             key = {"jobs": [[job.subset, job.seed] for job in jobs]}
             payload = timed(store, costs, "bank", f"bank-{name}", key, compute)

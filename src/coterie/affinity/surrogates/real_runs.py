@@ -8,12 +8,14 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
+from coterie._progress import Progress
 from coterie._units import Payload
 from coterie.affinity.context import Context
 from coterie.affinity.costs import timed, training_flops
 from coterie.errors import SettingError
-from coterie.training import Job, fit
+from coterie.training import Job, UnitCost, fit
 from coterie.training.stream import derive
+from coterie.workload import Workload
 
 #: subsets in a unit of work; a killed estimate loses at most one unit
 BLOCK = 30
@@ -33,6 +35,13 @@ class RealRuns:
     subsets: NDArray[np.bool_]
     values: NDArray[np.float64]
     flops: NDArray[np.float64]
+
+
+def train_block(workload: Workload, jobs: list[Job], unit: UnitCost, memory: int, progress: Progress) -> Payload:
+    """Train jobs and keep what a surrogate or a bank needs: ``values`` (jobs, T), validation losses, and ``flops``."""
+    fits = fit(workload, jobs, memory=memory, progress=progress, keep_states=False)
+    flops = np.array([training_flops(workload, done, unit) for done in fits])
+    return Payload({"values": np.stack([done.validation for done in fits]), "flops": flops})
 
 
 def real_runs(context: Context, subsets: NDArray[np.bool_], *, common_seed: int | None = None) -> RealRuns:
@@ -59,9 +68,7 @@ def real_runs(context: Context, subsets: NDArray[np.bool_], *, common_seed: int 
             def tell(_: str, done: int, total: int) -> None:
                 context.progress(STAGE, start + len(jobs) * done // max(total, 1), len(subsets))
 
-            fits = fit(workload, jobs, memory=context.memory, progress=tell, keep_states=False)
-            spent = np.array([training_flops(workload, done, costs.unit) for done in fits])
-            return Payload({"values": np.stack([done.validation for done in fits]), "flops": spent})
+            return train_block(workload, jobs, costs.unit, context.memory, tell)
 
         key = {"subsets": [list(job.subset) for job in jobs], "seed": seed}
         payload = timed(context.store, costs, STAGE, "real-runs", key, compute)
