@@ -14,15 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from banks import opened
 
 from coterie.affinity import GradTAEModel, get_estimator
 from coterie.affinity.stopped import PATH, at, chosen, path_values
-from coterie.benchmark.run import Options
-from coterie.datasets.beds import bed
 from coterie.evaluation.bank import train_subsets
 from coterie.evaluation.skill import mean_by_task, within_task
-from coterie.store import open_run
-from coterie.workload import fingerprint
 
 SEEDS = (0, 20)
 VARIANTS = {
@@ -57,12 +54,7 @@ def halves(model: GradTAEModel, subsets: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def measure(name: str) -> dict[str, list[float]]:
-    where = bed(name)
-    work, options = where.make(), Options()
-    plan = options.plan(where.sizes)
-    settings = {"benchmark": {"sizes": list(plan.sizes), "seed": plan.seed}}
-    root = Path("runs") / f"benchmark-{name}"
-    with open_run(root, fingerprint=fingerprint(work), settings=settings, workload=work) as store:
+    with opened(name) as (work, plan, store):
         subsets = plan.draw(work.n_tasks)["test"]
         bank = train_subsets(work, subsets, plan.replicates, name="subsets", store=store)
     size = round(float(subsets.sum(1).mean()))

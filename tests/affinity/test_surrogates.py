@@ -18,10 +18,11 @@ from tests.reference.gaussian_process import posterior
 
 from coterie._units import NoStore, Payload
 from coterie.affinity import Estimate, Estimator, GradTAE, get_estimator, random_subsets
+from coterie.affinity.bases import train_full
 from coterie.affinity.context import open_context
 from coterie.affinity.costs import Costs
 from coterie.affinity.surrogates import fused as fused_module
-from coterie.affinity.surrogates.budget import Remembered
+from coterie.affinity.surrogates.budget import FORK_OF_RUN, Remembered, split_budget
 from coterie.affinity.surrogates.covariance import covariances, find_likeness, make_points
 from coterie.affinity.surrogates.design import choose_subsets
 from coterie.affinity.surrogates.evidence import Evidence, Settings, negative_log_likelihood
@@ -463,6 +464,17 @@ def test_planning_trains_nothing_that_the_estimate_does_not(workload):
 def test_no_base_overspends(workload, base):
     found = Fused(get_estimator(base), trainings=15).estimate(workload, subset_size=3)
     assert found.costs.flops <= 1.15 * 15 * found.run_flops
+
+
+def test_forks_are_short_beside_an_ordinary_training(workload):
+    context = open_context(workload, 0, 2**30, None, None)
+    base, once = GradTAE(fork=0.5), real_runs(context, np.eye(workload.n_tasks, dtype=bool)[:1])
+    full = float(train_full(context).steps)
+    usual, short = (replace(once, steps=np.array([steps])) for steps in (10 * full, full / 10))
+    assert split_budget(context, base, 50.0, usual).fork == base.fork
+    found = split_budget(context, base, 50.0, short)
+    assert found.fork == pytest.approx(FORK_OF_RUN / 10)
+    assert found.bases >= split_budget(context, base, 50.0, usual).bases
 
 
 def test_single_tasks_do_not_count_in_the_spread_of_label_correlation():

@@ -14,6 +14,7 @@ from coterie.affinity.context import Context
 from coterie.affinity.costs import Costs, training_flops
 from coterie.affinity.grad_tae import GradTAE
 from coterie.affinity.secants import secant_flops
+from coterie.affinity.surrogates.real_runs import RealRuns
 
 #: more base models than this add little
 MOST_BASES = 8
@@ -29,6 +30,9 @@ FIRST, SHARE = 50, 2 / 3
 MARGINS = (0.85, 0.95)
 #: how far the only base model may go beyond the budget
 LIMIT = 1.15
+#: a fork takes at most this share of the steps of an ordinary training: where all tasks together train much longer than
+#: a few of them, a share of that long training takes a single task to its end
+FORK_OF_RUN = 0.15
 
 
 @dataclass
@@ -68,7 +72,7 @@ def probes_of(trainings: float) -> int:
     return min(PROBES[trainings >= SMALL], int(trainings))
 
 
-def split_budget(context: Context, base: GradTAE, trainings: float, run_flops: float) -> Split:
+def split_budget(context: Context, base: GradTAE, trainings: float, ordinary: RealRuns) -> Split:
     """Base models and real runs that cost about so many ordinary trainings together.
 
     Base models come first, since a few of them tell more than as many real runs; what is left is spent on runs. Where
@@ -79,9 +83,9 @@ def split_budget(context: Context, base: GradTAE, trainings: float, run_flops: f
         context: the workload; its costs are not touched.
         base: settings of the base models.
         trainings: the budget, in ordinary trainings.
-        run_flops: FLOPs of one of these.
+        ordinary: a few of these.
     """
-    workload, unit = context.workload, context.costs.unit
+    workload, unit, run_flops = context.workload, context.costs.unit, float(ordinary.flops.mean())
     spendable = MARGINS[trainings >= SMALL] * trainings * run_flops
     probes = probes_of(trainings)
     available = max(SHARE * spendable, min(spendable, FIRST * run_flops) - probes * run_flops)
@@ -96,7 +100,8 @@ def split_budget(context: Context, base: GradTAE, trainings: float, run_flops: f
     full = train_full(scratch)
     once = training_flops(workload, full, unit)
     shared = checkpoint(full, base.share)
-    for fork in (base.fork, base.fork / 2):
+    longest = min(base.fork, FORK_OF_RUN * float(ordinary.steps.mean()) / full.steps)
+    for fork in (longest, longest / 2):
         steps = max(1, round(fork * full.steps))
         forks = sum(_steps_flops(context, (task,), steps) for task in context.everything) if forked else 0.0
         each = _steps_flops(context, context.everything, shared) + forks + features

@@ -142,8 +142,8 @@ class Fused(Estimator):
         if isinstance(base, GradTAE) and self.bases is None and self.runs is None:
             # a few trainings say what an ordinary one costs; they are the first real runs
             first = different_subsets(n, probes_of(self.trainings), _usual(reference), seed)
-            run_flops = float(real_runs(replace(context, costs=Costs(context.costs.unit)), first).flops.mean())
-            split = split_budget(context, base, self.trainings, run_flops)
+            ordinary = real_runs(replace(context, costs=Costs(context.costs.unit)), first)
+            split = split_budget(context, base, self.trainings, ordinary)
             base = replace(base, bases=split.bases, fork=split.fork) if split.bases else None
             runs = max(len(first), split.runs)
         self._check_memory(min(runs, comb(n, _usual(reference))), reference, memory)
@@ -220,8 +220,9 @@ def _train(context: Context, first: NDArray[np.bool_], others: NDArray[np.bool_]
     """Real runs of the first subset, which the budget knows already, and of the others."""
     parts = [real_runs(context, some) for some in (first, others) if len(some)]
     if not parts:
-        return RealRuns(first, np.zeros(first.shape), np.zeros(0))
-    joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("subsets", "values", "flops")}
+        return RealRuns(first, np.zeros(first.shape), np.zeros(0), np.zeros(0))
+    names = ("subsets", "values", "flops", "steps")
+    joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
     return RealRuns(**joined)
 
 

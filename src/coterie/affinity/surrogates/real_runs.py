@@ -30,18 +30,21 @@ class RealRuns:
         subsets: bool (N, T).
         values: (N, T) validation losses, NaN outside the subset; lower is better.
         flops: (N,) of each training.
+        steps: (N,) optimiser steps of each training.
     """
 
     subsets: NDArray[np.bool_]
     values: NDArray[np.float64]
     flops: NDArray[np.float64]
+    steps: NDArray[np.float64]
 
 
 def train_block(workload: Workload, jobs: list[Job], unit: UnitCost, memory: int, progress: Progress) -> Payload:
-    """Train jobs and keep what a surrogate or a bank needs: ``values`` (jobs, T), validation losses, and ``flops``."""
+    """Train jobs and keep what a surrogate or a bank needs: ``values`` (jobs, T), validation losses; flops; steps."""
     fits = fit(workload, jobs, memory=memory, progress=progress, keep_states=False)
     flops = np.array([training_flops(workload, done, unit) for done in fits])
-    return Payload({"values": np.stack([done.validation for done in fits]), "flops": flops})
+    steps = np.array([float(done.steps) for done in fits])
+    return Payload({"values": np.stack([done.validation for done in fits]), "flops": flops, "steps": steps})
 
 
 def real_runs(context: Context, subsets: NDArray[np.bool_], *, common_seed: int | None = None) -> RealRuns:
@@ -58,7 +61,7 @@ def real_runs(context: Context, subsets: NDArray[np.bool_], *, common_seed: int 
     Cost: N trainings.
     """
     seed = derive(context.seed, 71) % 2**31 if common_seed is None else common_seed
-    values, flops = np.full(subsets.shape, np.nan), np.zeros(len(subsets))
+    values, flops, steps = np.full(subsets.shape, np.nan), np.zeros(len(subsets)), np.zeros(len(subsets))
     workload, costs = context.workload, context.costs
     for start in range(0, len(subsets), BLOCK):
         rows = subsets[start : start + BLOCK]
@@ -70,12 +73,13 @@ def real_runs(context: Context, subsets: NDArray[np.bool_], *, common_seed: int 
 
             return train_block(workload, jobs, costs.unit, context.memory, tell)
 
-        key = {"subsets": [list(job.subset) for job in jobs], "seed": seed}
+        key = {"subsets": [list(job.subset) for job in jobs], "seed": seed, "kept": ["values", "flops", "steps"]}
         payload = timed(context.store, costs, STAGE, "real-runs", key, compute)
         part = slice(start, start + len(jobs))
-        values[part], flops[part] = np.asarray(payload.arrays["values"]), np.asarray(payload.arrays["flops"])
+        for name, kept in (("values", values), ("flops", flops), ("steps", steps)):
+            kept[part] = np.asarray(payload.arrays[name])
     costs.add(STAGE, float(flops.sum()))
-    return RealRuns(subsets, values, flops)
+    return RealRuns(subsets, values, flops, steps)
 
 
 def balanced_subsets(n_tasks: int, count: int, size: int, seed: int) -> NDArray[np.bool_]:
