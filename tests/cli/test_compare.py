@@ -3,10 +3,12 @@
 import json
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from coterie.cli.app import app
 from coterie.cli.groupings import parse_grouping, read_groupings
+from coterie.cli.tables import print_halving
 from coterie.errors import SettingError, StoreError
 
 TASKS = ("a", "b", "c")
@@ -89,3 +91,67 @@ def test_compare_trains_and_says_what_to_do(tmp_path):
     assert table.exit_code == 0, table.stderr
     assert table.stdout.startswith(result["recommendation"]["text"][:30])
     assert "single-task" in table.stdout
+
+
+def test_compare_within_a_budget_of_runs(tmp_path):
+    (tmp_path / "own.py").write_text(FILE.replace("4, 3", "4, 4").replace('"c"]', '"c", "d"]'))
+    groupings = ([["a", "b"], ["c", "d"]], [["a", "c"], ["b", "d"]], [["a", "d"], ["b", "c"]], [["a", "b", "c"], ["d"]])
+    command = ["compare", f"{tmp_path / 'own.py'}:workload", "--seeds", "3"]
+    for number, groups in enumerate(groupings):
+        (tmp_path / f"G{number}.json").write_text(json.dumps(groups))
+        command += ["-g", str(tmp_path / f"G{number}.json")]
+    out = ["--out", str(tmp_path / "run")]
+    first = CliRunner().invoke(app, [*command, "--runs", "29", *out, "--json"])
+    assert first.exit_code == 0, first.stderr
+    comparison = json.loads(first.stdout)["comparison"]
+    record = comparison["halving"]
+    assert record["spent"] <= record["runs"] == 29
+    assert [row["name"] for row in comparison["candidates"]] == record["finalists"]
+    assert len(record["rungs"][0]["candidates"]) == 4
+    assert record["rungs"][0]["candidates"][0]["gain"]["mean"] == 0
+    assert not set(record["seeds"]) & set(record["rungs"][0]["seeds"])
+    again = CliRunner().invoke(app, [*command, "--runs", "29", *out, "--json"])
+    assert json.loads(again.stdout)["comparison"] == comparison
+    other = CliRunner().invoke(app, [*command, "--runs", "30", *out])
+    assert other.exit_code == 1
+    assert "`runs` is 29 there and 30 here" in " ".join(other.stderr.split())
+    table = CliRunner().invoke(app, [*command, "--runs", "29"])
+    assert table.exit_code == 0, table.stderr
+    assert "leaves" in table.stdout
+    assert f"{record['spent']} of 29 runs spent; the final has" in table.stdout
+    few = CliRunner().invoke(app, [*command, "--runs", "5"])
+    assert few.exit_code == 1
+    assert "`runs` should be at least" in few.stderr
+    small = CliRunner().invoke(app, [*command, "--runs", "60", "--budget", "1", "--json"])
+    assert json.loads(small.stdout)["comparison"]["halving"]["refused"] == ["G0", "G1", "G2", "G3"]
+
+
+@pytest.mark.parametrize(
+    ("rungs", "seeds", "words"),
+    [
+        (0, 3, "9 of 12 runs spent, enough for all candidates."),
+        (0, 2, "9 of 12 runs spent; the final has 2 instead of 3 seeds."),
+        (1, 2, "9 of 12 runs spent; the final has 2 instead of 3 seeds, which no rung used."),
+        (1, 3, "9 of 12 runs spent; the final has seeds that no rung used."),
+    ],
+)
+def test_the_table_of_rungs(rungs, seeds, words):
+    standing = {"name": "[b]x", "loss": 0.5, "gain": {"mean": 0.0, "low": None, "high": None}, "stays": True}
+    other = {**standing, "name": "y", "gain": {"mean": -0.02, "low": None, "high": None}, "stays": False}
+    record = {
+        "runs": 12,
+        "spent": 9,
+        "rungs": [{"seeds": [3], "runs": 4, "candidates": [standing, other]}] * rungs,
+        "finalists": ["[b]x"],
+        "seeds": list(range(seeds)),
+        "asked": 3,
+        "refused": ["z"],
+        "twins": {"w": "[b]x"},
+    }
+    console = Console(record=True, width=120)
+    print_halving(console, record)
+    text = console.export_text()
+    assert words in text
+    assert "z has more models than the budget allows" in text
+    assert "w has the same groups as [b]x" in text
+    assert ("-2.0 %" in text) == bool(rungs)

@@ -15,6 +15,7 @@ from coterie.cli.options import (
     Memory,
     Overwrite,
     Quiet,
+    Runs,
     Seeds,
     Workload,
 )
@@ -32,6 +33,7 @@ def compare(
     ] = None,
     seeds: Seeds = 5,
     budget: Budget = None,
+    runs: Runs = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Run directory, to go on after an interruption.", file_okay=False),
@@ -44,6 +46,9 @@ def compare(
 ) -> None:
     """Train given groupings beside all-in-one and single-task models, and say what to do.
 
+    With --runs, all groupings are trained with few seeds, the better ones with more, and the best of them go into the
+    comparison with seeds of its own.
+
     Example: [bold]coterie compare yeast --grouping G.json --seeds 5[/bold]
     """
     with session(as_json=as_json, quiet=quiet, debug=debug) as s:
@@ -52,7 +57,7 @@ def compare(
 
         loaded = load_workload(workload)
         candidates = read_groupings(grouping or [], loaded.task_names)
-        result = _compare(s, loaded, candidates, seeds, budget, out, memory, overwrite)
+        result = _compare(s, loaded, candidates, seeds, budget, runs, out, memory, overwrite)
         if as_json:
             s.emit(result)
             return
@@ -69,6 +74,7 @@ def _compare(
     candidates: dict[str, Grouping],
     seeds: int,
     budget: int | None,
+    runs: int | None,
     out: Path | None,
     memory: int,
     overwrite: bool,
@@ -79,17 +85,20 @@ def _compare(
     from coterie.workload import fingerprint, validate
 
     validate(workload)
-    settings = {
+    settings: dict[str, Any] = {
         "verb": "compare",
         "seeds": seeds,
         "candidates": {name: candidate.to_dict() for name, candidate in candidates.items()},
     }
+    if runs is not None:  # candidates that the budget of models excludes do not race
+        settings |= {"runs": runs, "budget": budget}
     with open_run(
         out, fingerprint=fingerprint(workload), settings=settings, overwrite=overwrite, workload=workload
     ) as run:
         trained = train_and_compare(
-            workload, candidates, seeds=range(seeds), memory=memory, store=run, progress=s.progress
-        )
+            workload, candidates, seeds=range(seeds), runs=runs, budget=budget, memory=memory, store=run,
+            progress=s.progress,
+        )  # fmt: skip
         result = {
             "workload": {"name": workload.name, "reference": workload.reference},
             "recommendation": veto(trained.comparison, recommend(trained.comparison, budget)).to_dict(),

@@ -44,6 +44,15 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the wa
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace another run in the same directory.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything that is random.")]
 Seeds = Annotated[int, typer.Option("--seeds", min=1, help="Trainings of each candidate, for the intervals.")]
+Runs = Annotated[
+    int | None,
+    typer.Option(
+        "--runs",
+        min=1,
+        help="Largest number of real trainings (of one group with one seed each) of the comparison; candidates then "
+        "leave by successive halving.",
+    ),
+]
 Groups = Annotated[int | None, typer.Option("--groups", "-k", min=1, help="Number of groups; chosen when left out.")]
 Budget = Annotated[int | None, typer.Option("--budget", min=1, help="Largest number of models that may be served.")]
 Bases = Annotated[

@@ -12,6 +12,7 @@ from coterie.cli.options import (
     Memory,
     Method,
     Quiet,
+    Runs,
     Seeds,
     Workload,
     given,
@@ -24,6 +25,7 @@ def plan(
     groups: Groups = None,
     budget: Budget = None,
     seeds: Seeds = 5,
+    runs: Runs = None,
     method: Method = "fused",
     bases: Bases = None,
     memory: Memory = GIBIBYTE,  # pyright: ignore[reportArgumentType]  # the parser turns it into bytes
@@ -44,6 +46,7 @@ def plan(
             groups=groups,
             budget=budget,
             seeds=seeds,
+            compare_runs=runs,
             memory=memory,
             progress=s.progress,
             **given(bases=bases),

@@ -18,6 +18,7 @@ from coterie.cli.options import (
     Method,
     Overwrite,
     Quiet,
+    Runs,
     Seed,
     Seeds,
     Workload,
@@ -32,6 +33,7 @@ def run(
     groups: Groups = None,
     budget: Budget = None,
     seeds: Seeds = 5,
+    runs: Runs = None,
     method: Method = "fused",
     bases: Bases = None,
     out: Annotated[
@@ -59,6 +61,7 @@ def run(
             groups=groups,
             budget=budget,
             seeds=seeds,
+            compare_runs=runs,
             out=out or run_directory(workload),
             memory=memory,
             overwrite=overwrite,

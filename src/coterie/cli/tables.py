@@ -59,7 +59,9 @@ def print_affinity(console: Console, affinity: Affinity, shown: int = 5) -> None
 
 
 def print_comparison(console: Console, comparison: Mapping[str, Any]) -> None:
-    """Total gains of every candidate on test data."""
+    """Total gains of every candidate on test data, after those that left before."""
+    if comparison.get("halving"):
+        print_halving(console, comparison["halving"])
     rows: list[tuple[object, ...]] = []
     for candidate in comparison["candidates"]:
         total = candidate["total"]["test"]
@@ -68,6 +70,27 @@ def print_comparison(console: Console, comparison: Mapping[str, Any]) -> None:
     console.print(
         Text(f"Gains are against {comparison['baseline']}, {len(comparison['seeds'])} seeds; positive is good.")
     )
+
+
+def print_halving(console: Console, halving: Mapping[str, Any]) -> None:
+    """Who was in each rung, how they stood on validation data, and who left."""
+    rows: list[tuple[object, ...]] = []
+    for number, rung in enumerate(halving["rungs"], 1):
+        for place, entry in enumerate(rung["candidates"]):
+            name, fate = entry["name"], "stays" if entry["stays"] else "leaves"
+            gain = "best" if place == 0 else _percent(entry["gain"]["mean"])
+            rows.append((number, name, fate, len(rung["seeds"]), f"{entry['loss']:.4g}", gain))
+    if rows:
+        columns = ("rung", "candidate", "", "seeds", "validation loss", "against the best")
+        print_table(console, columns, rows, right=3)
+    for name in halving["refused"]:
+        console.print(_cell(f"{name} has more models than the budget allows and was not trained."))
+    for name, other in halving["twins"].items():
+        console.print(_cell(f"{name} has the same groups as {other} and shared its lot."))
+    few = f" {len(halving['seeds'])} instead of {halving['asked']} seeds" * (len(halving["seeds"]) < halving["asked"])
+    own = " seeds that no rung used" if rows and not few else ", which no rung used" if rows else ""
+    final = f"; the final has{few}{own}" if few or own else ", enough for all candidates"
+    console.print(_cell(f"{halving['spent']} of {halving['runs']} runs spent{final}."))
 
 
 def print_plan(console: Console, plan: Mapping[str, Any]) -> None:

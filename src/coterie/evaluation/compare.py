@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import time
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from coterie._progress import Progress, silent
-from coterie._units import NoStore, Payload, UnitStore
+from coterie._units import NoStore, UnitStore
+from coterie.errors import CoterieWarning
 from coterie.evaluation.comparison import BASELINE, JOINT, Comparison
+from coterie.evaluation.entry import Entry
 from coterie.evaluation.given import as_groupings, as_seeds
 from coterie.evaluation.halves import halve_validation
+from coterie.evaluation.halving import race, smallest_runs
 from coterie.evaluation.labels import LabelIndex, LabelLosses
+from coterie.evaluation.rungs import Halving
+from coterie.evaluation.trainings import Subset, Trainings, collect, subsets_of
 from coterie.grouping import Grouping
-from coterie.training import Fit, Job, fit
+from coterie.training import Fit, fit
 from coterie.training.archive import pack_fits, unpack_fits
 from coterie.workload import Workload
+from coterie.workload.checks import whole_number
 
 #: trained parameters are kept between stages up to this many bytes; beyond it, what is served is trained again
 STATE_BYTES = 2**30
-
-Subset = tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +42,7 @@ class TrainedComparison:
         losses: (subset, seed, part) -> loss of each label of the subset's tasks.
         index: the labels of the part that chooses (``"validation"``) and of the test part.
         seconds: how long the trainings took, in this or an earlier process.
+        raced: trainings of the rungs of successive halving, without their parameters; they serve nothing.
     """
 
     comparison: Comparison
@@ -46,6 +51,7 @@ class TrainedComparison:
     losses: Mapping[tuple[Subset, int, str], NDArray[np.float32]]
     index: Mapping[str, LabelIndex]
     seconds: float = 0.0
+    raced: Mapping[tuple[Subset, int], Fit] = field(default_factory=dict[tuple[Subset, int], Fit])
 
     def extended(
         self, name: str, grouping: Grouping, losses: Mapping[str, NDArray[np.float32]] | None = None
@@ -87,6 +93,8 @@ def compare(
     candidates: Mapping[str, Grouping | Sequence[Sequence[int | str]]],
     *,
     seeds: int | Sequence[int] = 3,
+    runs: int | None = None,
+    budget: int | None = None,
     memory: int = 2**30,
     store: UnitStore | None = None,
     progress: Progress | None = None,
@@ -96,11 +104,20 @@ def compare(
     A subset that several candidates share is trained once a seed. Trainings stop on one half of the validation part;
     the validation losses of the comparison are those of the other half (see :mod:`coterie.evaluation.halves`).
 
+    With `runs`, candidates are eliminated by successive halving on that other half until those that are left can be
+    trained with all seeds within the budget (see :mod:`coterie.evaluation.halving`). The comparison then holds the
+    finalists and the simple candidates, all with the same seeds, none of which was used before, and
+    ``comparison.halving`` tells who left when. With enough runs for everything nothing is eliminated.
+
     Args:
         workload: tasks, data, model and recipe.
         candidates: name -> grouping, or its groups as lists of task names or numbers; the two simple candidates are
             added when missing.
         seeds: training seeds, or their number; each fixes initialisation and batch order, and is one unit of the store.
+        runs: largest number of real trainings (of one distinct subset with one seed each); None for no limit. Where
+            it is small, the finalists get fewer seeds, but two at least.
+        budget: largest number of models that may be served; with `runs`, none is spent on candidates with more models,
+            which could not be recommended.
         memory: working memory of population training in bytes.
         store: where finished units are kept.
         progress: called with the number of finished seeds.
@@ -108,86 +125,93 @@ def compare(
     Returns:
         The comparison and the trained models.
 
-    Cost: (distinct subsets) x (seeds) ordinary trainings.
+    Raises:
+        SettingError: `runs` is too small; the message has the smallest useful number.
+
+    Cost: (distinct subsets) x (seeds) ordinary trainings, and never more than `runs`.
     """
     progress, store = progress or silent, store or NoStore()
-    names = workload.task_names
-    seeds = as_seeds(seeds)
+    names, wanted = workload.task_names, as_seeds(seeds)
     everything = {JOINT: all_in_one(names), **as_groupings(candidates, names), BASELINE: single_task(names)}
-    subsets = sorted({tuple(sorted(group)) for grouping in everything.values() for group in grouping.groups})
     halved, choose = halve_validation(workload)
     index = {"validation": LabelIndex.of(workload, choose), "test": LabelIndex.of(workload, workload.split.test)}
-    fits: dict[tuple[Subset, int], Fit] = {}
-    losses: dict[tuple[Subset, int, str], NDArray[np.float32]] = {}
-    seconds = 0.0
-    for position, seed in enumerate(seeds):
-        progress("compare: training candidates", position, len(seeds))
-        payload = _train_seed(halved, subsets, seed, len(seeds), memory, store, index)
-        seconds += float(payload.meta["seconds"])
-        jobs = [Job(subset=subset, seed=seed) for subset in subsets]
-        for number, done in enumerate(unpack_fits(jobs, payload)):
-            fits[done.job.subset, seed] = done
-            for part in index:
-                losses[done.job.subset, seed, part] = np.asarray(payload.arrays[f"losses/{part}/{number}"])
-    progress("compare: training candidates", len(seeds), len(seeds))
+    rungs = Trainings(halved, {"validation": index["validation"]}, memory, store, "halving")
+    halving = None
+    if runs is not None:
+        halving = _eliminate(everything, wanted, whole_number(runs, "runs", low=1), budget, rungs, progress)
+        everything, wanted = {name: everything[name] for name in halving.finalists}, list(halving.seeds)
+    final = Trainings(halved, index, memory, store, "compare")
+    _train(final, subsets_of(everything.values()), wanted, progress)
     labels = {
-        part: LabelLosses(
-            np.stack([collect(grouping, seeds, losses, own, part) for grouping in everything.values()]),
-            own.task,
-            own.row,
-        )
+        part: LabelLosses(np.stack([final.collect(g, wanted, part) for g in everything.values()]), own.task, own.row)
         for part, own in index.items()
     }
     means = {part: found.means(len(names)) for part, found in labels.items()}
     comparison = Comparison(
-        names, tuple(everything), tuple(everything.values()), tuple(seeds), means["validation"], means["test"], labels
+        names, tuple(everything), tuple(everything.values()), tuple(wanted), means["validation"], means["test"],
+        labels, halving,
+    )  # fmt: skip
+    return TrainedComparison(
+        comparison, halved, final.fits, final.losses, index, final.seconds + rungs.seconds, rungs.fits
     )
-    return TrainedComparison(comparison, halved, fits, losses, index, seconds)
 
 
-def _train_seed(
-    workload: Workload,
-    subsets: Sequence[Subset],
-    seed: int,
-    n_seeds: int,
-    memory: int,
-    store: UnitStore,
-    index: Mapping[str, LabelIndex],
-) -> Payload:
-    """Every subset trained with one seed, and the losses of its labels."""
-    jobs = [Job(subset=subset, seed=seed) for subset in subsets]
-    size = sum(p.numel() * p.element_size() for p in workload.build_model(seed).parameters())
-    keep = size * len(jobs) * n_seeds <= STATE_BYTES
+def affordable(
+    candidates: Mapping[str, Grouping], seeds: int, runs: int | None, budget: int | None = None
+) -> dict[str, Grouping]:
+    """The first candidates, as many as can be compared with some real trainings; a warning names the others.
 
-    def compute() -> Payload:
-        start = time.perf_counter()
-        fits = fit(workload, jobs, memory=memory)
-        packed = pack_fits(fits, states=keep)
-        arrays = dict(packed.arrays)
-        for number, done in enumerate(fits):
-            for part, labels in index.items():
-                arrays[f"losses/{part}/{number}"] = labels.losses(workload, done.state, done.job.subset)
-        return Payload(arrays, {**packed.meta, "seconds": time.perf_counter() - start})
-
-    key = {"subsets": [list(subset) for subset in subsets], "seed": seed, "keep": keep}
-    return store.unit("compare", key, compute)
+    For candidates that come out of long work, which an error would waste.
+    """
+    kept = dict(candidates)
+    while runs is not None and kept:
+        tasks = next(iter(kept.values())).tasks
+        everything = {JOINT: all_in_one(tasks), **kept, BASELINE: single_task(tasks)}
+        least = smallest_runs(Entry.of(everything, (JOINT, BASELINE), budget).prices, seeds)
+        if least <= runs:
+            break
+        name, _ = kept.popitem()
+        warnings.warn(
+            f"{runs} runs are too few to compare all candidates ({least} would do), so {name!r} is left out.",
+            CoterieWarning,
+            stacklevel=2,
+        )
+    return kept
 
 
-def collect(
-    grouping: Grouping,
+def _train(final: Trainings, subsets: Sequence[Subset], seeds: Sequence[int], progress: Progress) -> None:
+    """Every subset with every seed."""
+    stage = "compare: training candidates"
+    for position, seed in enumerate(seeds):
+        progress(stage, position, len(seeds))
+        size = sum(p.numel() * p.element_size() for p in final.workload.build_model(seed).parameters())
+        final.train(subsets, seed, keep=size * len(subsets) * len(seeds) <= STATE_BYTES)
+    progress(stage, len(seeds), len(seeds))
+
+
+def _eliminate(
+    everything: Mapping[str, Grouping],
     seeds: Sequence[int],
-    losses: Mapping[tuple[Subset, int, str], NDArray[np.float32]],
-    index: LabelIndex,
-    part: str,
-) -> NDArray[np.float32]:
-    """(seeds, labels) losses of a grouping: each task from the group that serves it."""
-    result = np.full((len(seeds), len(index.task)), np.nan, dtype=np.float32)
-    for number, group in enumerate(grouping.groups):
-        served = [task for task, server in enumerate(grouping.serves) if server == number]
-        if not served:
-            continue
-        subset = tuple(sorted(group))
-        held, wanted = index.of_tasks(subset), index.of_tasks(served)
-        for position, seed in enumerate(seeds):
-            result[position, wanted] = losses[subset, seed, part][wanted[held]]
-    return result
+    runs: int,
+    budget: int | None,
+    rungs: Trainings,
+    progress: Progress,
+) -> Halving:
+    """Successive halving on validation losses."""
+    entry = Entry.of(everything, (JOINT, BASELINE), budget)
+    own = rungs.index["validation"]
+
+    def measure(names: Sequence[str], used: Sequence[int]) -> LabelLosses:
+        groupings = [everything[name] for name in names]
+        subsets = subsets_of(groupings)
+        new = [seed for seed in used if (subsets[0], seed, "validation") not in rungs.losses]
+        stage = f"compare: choosing among {len(names)}"
+        for position, seed in enumerate(new):
+            progress(stage, position, len(new))
+            rungs.train(subsets, seed, keep=False)
+        progress(stage, len(new), len(new))
+        values = [rungs.collect(grouping, used, "validation") for grouping in groupings]
+        return LabelLosses(np.stack(values), own.task, own.row)
+
+    models = {name: len(grouping.groups) for name, grouping in everything.items()}
+    return entry.complete(race(entry.prices, seeds, runs, measure, models))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coterie.errors import SettingError, require
-from coterie.evaluation.intervals import Interval, t_interval
+from coterie.evaluation.gains import gain_interval
+from coterie.evaluation.intervals import Interval
 from coterie.evaluation.labels import TINY, LabelLosses
+from coterie.evaluation.rungs import Halving
 from coterie.grouping import Grouping
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ class Comparison:
         validation: (candidates, seeds, tasks) validation losses, lower is better; used to choose.
         test: (candidates, seeds, tasks) test losses, lower is better; used to report.
         labels: part -> losses label by label; where they are known, intervals also cover the noise of the examples.
+        halving: how candidates were eliminated before, on other seeds; None when all were trained with all seeds.
     """
 
     tasks: tuple[str, ...]
@@ -44,6 +47,7 @@ class Comparison:
     validation: NDArray[np.float64]
     test: NDArray[np.float64]
     labels: Mapping[str, LabelLosses] = field(default_factory=dict, repr=False)
+    halving: Halving | None = None
 
     def losses(self, part: str) -> NDArray[np.float64]:
         """(candidates, seeds, tasks) losses of ``"validation"`` or ``"test"``."""
@@ -63,11 +67,8 @@ class Comparison:
 
     def gains(self, part: str, against: str = BASELINE) -> NDArray[np.float64]:
         """Relative loss reductions (candidates, seeds, tasks) against a candidate, seed by seed; positive is good."""
-        return 1 - np.exp(self._log_ratios(part, against))
-
-    def _log_ratios(self, part: str, against: str) -> NDArray[np.float64]:
         losses = np.log(np.maximum(self.losses(part), TINY))
-        return losses - losses[self.index(against)][None]
+        return 1 - np.exp(losses - losses[self.index(against)][None])
 
     def total(self, candidate: str, part: str = "test", against: str = BASELINE, level: float = 0.95) -> Interval:
         """Mean gain over tasks with its interval over seeds and examples: 1 - geometric mean of the loss ratios."""
@@ -78,25 +79,20 @@ class Comparison:
         return [self._interval(candidate, part, against, [task]) for task in range(len(self.tasks))]
 
     def _interval(self, candidate: str, part: str, against: str, tasks: Sequence[int], level: float = 0.95) -> Interval:
-        # on the scale of log ratios a loss that halves weighs as much as one that doubles, and no gain exceeds 100 %
-        index = self.index(candidate)
-        samples = self._log_ratios(part, against)[index][:, list(tasks)].mean(-1)
-        noise = self.labels[part].noise(index, self.index(against), tasks) if part in self.labels else None
-        found = t_interval(samples, noise, level)
-        return Interval(*(float(1 - np.exp(x)) for x in (found.mean, found.high, found.low)))
+        found, other = self.index(candidate), self.index(against)
+        return gain_interval(self.losses(part), self.labels.get(part), found, other, tasks, level)
 
     def extended(self, name: str, grouping: Grouping, parts: Mapping[str, NDArray[np.float32]]) -> Comparison:
         """With one more candidate, whose losses (seeds, labels) are given for each part."""
         labels = {part: self.labels[part].extended(values) for part, values in parts.items()}
         means = {part: losses.means(len(self.tasks)) for part, losses in labels.items()}
-        return Comparison(
-            self.tasks,
-            (*self.candidates, name),
-            (*self.groupings, grouping),
-            self.seeds,
-            means["validation"],
-            means["test"],
-            labels,
+        return replace(
+            self,
+            candidates=(*self.candidates, name),
+            groupings=(*self.groupings, grouping),
+            validation=means["validation"],
+            test=means["test"],
+            labels=labels,
         )
 
     def n_models(self, candidate: str) -> int:
@@ -131,7 +127,10 @@ class Comparison:
             )
         noise = "training seeds and the examples" if self.labels else "training seeds"
         interval = f"95 % interval over {len(self.seeds)} {noise}"
-        return {"baseline": BASELINE, "seeds": list(self.seeds), "interval": interval, "candidates": rows}
+        found: dict[str, Any] = {
+            "baseline": BASELINE, "seeds": list(self.seeds), "interval": interval, "candidates": rows
+        }  # fmt: skip
+        return found if self.halving is None else {**found, "halving": self.halving.to_dict()}
 
     def save(self, path: str | Path) -> Path:
         """Write everything into one safetensors file, label losses included."""
@@ -142,6 +141,7 @@ class Comparison:
             "candidates": list(self.candidates),
             "groupings": [grouping.to_dict() for grouping in self.groupings],
             "seeds": list(self.seeds),
+            "halving": None if self.halving is None else self.halving.to_dict(),
         }
         arrays: dict[str, NDArray[Any]] = {"validation": self.validation, "test": self.test}
         for part, losses in self.labels.items():
@@ -170,6 +170,7 @@ class Comparison:
             arrays["validation"],
             arrays["test"],
             labels,
+            Halving.from_dict(data["halving"]) if data.get("halving") else None,
         )
 
     def _repr_html_(self) -> str:

@@ -37,7 +37,8 @@ def recommend(comparison: Comparison, budget: int | None = None) -> Recommendati
 
     Starting from the candidate with the fewest models, a candidate with more models takes over only when its validation
     losses are lower beyond the noise: the 95 % interval (over seeds and examples) of the mean gain over the current
-    choice is above 0. With one seed there is no interval, and the fewest models win.
+    choice is above 0. The level is adjusted for the number of candidates, those that left by successive halving
+    included. With one seed there is no interval, and the fewest models win.
 
     Args:
         comparison: really trained candidates.
@@ -51,13 +52,18 @@ def recommend(comparison: Comparison, budget: int | None = None) -> Recommendati
         raise SettingError(f"Parameter `budget` should allow at least one model. Found {budget!r}.")
     order = sorted(allowed, key=comparison.n_models)
     chosen = order[0]
-    level = 1 - 0.05 / max(1, len(order) - 1)  # several candidates are tried
+    level = 1 - 0.05 / max(1, len(order) - 1 + len(_eliminated(comparison)))  # several candidates were tried
     for size in sorted({comparison.n_models(name) for name in order}):
         rivals = [name for name in order if comparison.n_models(name) == size and name != chosen]
         better = [(margin, name) for name in rivals if (margin := _surely_better(comparison, name, chosen, level)) > 0]
         if better:
             chosen = max(better)[1]
     return advise(comparison, chosen, budget)
+
+
+def _eliminated(comparison: Comparison) -> tuple[str, ...]:
+    """Candidates that left before the comparison; its validation examples, though not its seeds, saw them leave."""
+    return () if comparison.halving is None else comparison.halving.eliminated
 
 
 def _surely_better(comparison: Comparison, name: str, than: str, level: float = 0.95) -> float:
@@ -74,6 +80,8 @@ def advise(comparison: Comparison, chosen: str, budget: int | None = None) -> Re
         "only when they are better beyond the noise (95 % interval over seeds and examples above 0, adjusted for the "
         "number of candidates). Numbers are test losses."
     )
+    if left := len(_eliminated(comparison)):
+        reason += f" Before, {left} other candidate{'s' * (left != 1)} left by successive halving, on other seeds."
     words = {JOINT: _one_model, BASELINE: _one_each}.get(chosen, _groups)
     text = words(comparison, chosen)
     if seeds < 2:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +18,7 @@ from coterie.pipeline.candidates import group_counts
 from coterie.pipeline.check import as_workload, check_settings
 from coterie.training import Job, fit, is_stackable, measure_cost
 from coterie.workload import Structure, Workload, find_structure, validate
+from coterie.workload.checks import whole_number
 
 #: steps of the short training that is timed
 _TIMED_STEPS = 20
@@ -46,6 +48,7 @@ def plan(
     groups: int | None = None,
     budget: int | None = None,
     seeds: int = 5,
+    compare_runs: int | None = None,
     memory: int = 2**30,
     progress: Progress | None = None,
     **options: Any,
@@ -65,6 +68,7 @@ def plan(
     estimator = get_estimator(method, **options)
     workload = as_workload(workload)
     check_settings(workload, groups, budget, seeds, 0, memory)
+    check_runs(workload, groups, budget, seeds, compare_runs)
     validate(workload)
     base, runs, spend = _parts(estimator)
     structure = find_structure(workload, workload.build_model(0).to(workload.labels.device))
@@ -72,7 +76,7 @@ def plan(
     stackable, why = is_stackable(workload)
     backend = "population training" if stackable else "one model after the other"
     models = sum(group_counts(workload.n_tasks, groups, budget))
-    trainings = seeds * (1 + workload.n_tasks + models)
+    trainings = min(seeds * (1 + workload.n_tasks + models), compare_runs or sys.maxsize)
     state = _ITEM * numbers.parameters
     rows = _estimate_rows(base, workload, structure, numbers, backend, why, memory)
     if spend is not None:
@@ -90,6 +94,25 @@ def plan(
     heads = f"trunk: {len(structure.trunk)} parameter tensors; heads: {linear} linear of {workload.n_tasks}"
     (progress or silent)("plan", 1, 1)
     return {"rows": rows, "notes": [NOTE, heads]}
+
+
+def check_runs(workload: Workload, groups: int | None, budget: int | None, seeds: int, runs: int | None) -> None:
+    """Refuse a budget of the comparison that is too small, before anything was estimated.
+
+    Raises:
+        SettingError: with the smallest useful budget.
+    """
+    if runs is None:
+        return
+    whole_number(runs, "compare_runs", low=1)
+    counts, simple = group_counts(workload.n_tasks, groups, budget), 1 + workload.n_tasks
+    least = min(2, seeds) * (simple + max(counts, default=0)) + (sum(counts) if len(counts) > 1 else 0)
+    if runs < least:
+        raise SettingError(
+            f"Parameter `compare_runs` should be at least {least} for groupings into {counts} groups: each of them "
+            f"trained once, and a final with {min(2, seeds)} seeds beside all-in-one and single-task models, which "
+            f"take {simple} a seed. Found {runs}. Allow more runs, or name one number of groups with `groups`."
+        )
 
 
 def _parts(estimator: Estimator) -> tuple[GradTAE, int, float | None]:

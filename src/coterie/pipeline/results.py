@@ -38,7 +38,7 @@ def describe(
         "comparison": comparison.to_dict(),
         "costs": estimate.costs.rows(),
         "reference_flops": estimate.costs.reference,
-        "notes": list(estimate.notes),
+        "notes": [*estimate.notes, *(() if comparison.halving is None else comparison.halving.lines())],
         "warnings": list(dict.fromkeys(warnings)),
         "environment": {
             "python": platform.python_version(),

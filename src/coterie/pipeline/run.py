@@ -15,10 +15,21 @@ from coterie._units import NoStore, UnitStore
 from coterie.affinity import Affinity, Estimate, Estimator, GainModel, get_estimator, random_subsets
 from coterie.affinity.costs import training_flops
 from coterie.errors import CoterieWarning, SettingError
-from coterie.evaluation import Comparison, Recommendation, TrainedComparison, advise, compare, mix, recommend, veto
+from coterie.evaluation import (
+    Comparison,
+    Recommendation,
+    TrainedComparison,
+    advise,
+    affordable,
+    compare,
+    mix,
+    recommend,
+    veto,
+)
 from coterie.grouping import Grouping
 from coterie.pipeline.candidates import candidate_groupings, estimated_affinity, typical_size
 from coterie.pipeline.check import as_workload, check_out, check_settings
+from coterie.pipeline.planning import check_runs
 from coterie.pipeline.recording import RecordingStore
 from coterie.pipeline.results import describe
 from coterie.workload import Workload, fingerprint, validate
@@ -67,6 +78,7 @@ def run(
     groups: int | None = None,
     budget: int | None = None,
     seeds: int = 5,
+    compare_runs: int | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     memory: int = 2**30,
@@ -83,6 +95,8 @@ def run(
         groups: number of groups; None tries several.
         budget: largest number of models that may be served; None for no limit.
         seeds: trainings of every candidate model.
+        compare_runs: largest number of real trainings that the comparison may take; with less than it needs for all
+            candidates, they are eliminated by successive halving. None for no limit.
         out: run directory, which can be resumed after a kill; None writes nothing.
         overwrite: start anew in a run directory that holds another run.
         memory: working memory in bytes.
@@ -110,6 +124,7 @@ def run(
     estimator = get_estimator(method, **options)
     workload = as_workload(workload)
     check_settings(workload, groups, budget, seeds, seed, memory)
+    check_runs(workload, groups, budget, seeds, compare_runs)
     check_out(out)
     settings = {
         "method": method if isinstance(method, str) else "custom",
@@ -118,6 +133,7 @@ def run(
         "budget": budget,
         "seeds": seeds,
         "seed": seed,
+        **({} if compare_runs is None else {"compare_runs": compare_runs}),
     }
     with _collect_warnings() as caught:
         validate(workload)
@@ -127,8 +143,10 @@ def run(
             estimate, affinity, grouping, candidates = found
             trained = compare(
                 workload,
-                candidates,
+                affordable(candidates, seeds, compare_runs, budget),
                 seeds=range(seed, seed + seeds),
+                runs=compare_runs,
+                budget=budget,
                 memory=memory,
                 store=store,
                 progress=progress,
@@ -240,7 +258,8 @@ def _conclude(trained: TrainedComparison, budget: int | None) -> tuple[TrainedCo
 def _book(trained: TrainedComparison, estimate: Estimate) -> None:
     """Add the comparison to the costs. Its groups also tell what one ordinary training costs, if nothing else did."""
     costs = estimate.costs
-    flops = {job: training_flops(trained.workload, fit, costs.unit) for job, fit in trained.fits.items()}
+    fits = {**trained.fits, **trained.raced}
+    flops = {job: training_flops(trained.workload, fit, costs.unit) for job, fit in fits.items()}
     if costs.reference is None:
         groups = [cost for (subset, _), cost in flops.items() if 1 < len(subset) < trained.workload.n_tasks]
         costs.refer(sum(groups) / len(groups) if groups else None)
