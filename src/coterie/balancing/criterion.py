@@ -1,0 +1,52 @@
+"""Which function of a loss is balanced: the loss itself, or its logarithm."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from coterie.errors import SettingError
+
+PHIS = ("identity", "log")
+EPSILON = 1e-8
+
+
+class Criterion:
+    """A function phi of the losses, and the weights that follow when shares of phi are wanted.
+
+    Args:
+        phi: ``"identity"`` for the losses as they are, or ``"log"`` for the logarithm of their distance from `floor`,
+            which does not depend on the scale of a loss.
+        floor: lowest value that a loss can take; only for ``"log"``.
+
+    Raises:
+        SettingError: when `phi` is unknown.
+    """
+
+    def __init__(self, phi: str, floor: float = 0.0) -> None:
+        if phi not in PHIS:
+            raise SettingError(f"Parameter `phi` should be one of {PHIS}. Found {phi!r}.")
+        self.log, self.floor = phi == "log", floor
+
+    def check(self, values: Tensor) -> None:
+        """Raise SettingError for losses below the floor; looked at on the CPU only, as devices would have to wait."""
+        if self.log and values.device.type == "cpu" and bool((values < self.floor).any()):
+            raise SettingError(
+                f"With phi='log' every loss should be at least `floor`, {self.floor:g}. Found {float(values.min()):g}. "
+                "Set `floor` to the lowest value that a loss can take, or use phi='identity'."
+            )
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """phi of the losses."""
+        return torch.log(values - self.floor + EPSILON) if self.log else values
+
+    def weights(self, shares: Tensor, values: Tensor) -> Tensor:
+        """Factors of the losses whose weighted sum has the gradient of the shared-out phi, scaled to add up to one.
+
+        For the logarithm, the gradient of ``sum_i share_i log(l_i)`` is that of ``sum_i (share_i / l_i) l_i`` with the
+        factors held still.
+        """
+        if not self.log:
+            return shares
+        factors = shares / (values - self.floor + EPSILON)
+        return factors / factors.sum(-1, keepdim=True)

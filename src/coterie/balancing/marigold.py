@@ -1,0 +1,178 @@
+"""MARIGOLD with a probe: a reconstruction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from coterie.balancing.lower_level import LowerLevel
+from coterie.balancing.shift import length, shifted, with_gradients
+from coterie.balancing.weighting import Weighting
+from coterie.errors import SettingError
+
+#: smallest relative change of the weighted loss that a probe should make, in units of the rounding error
+_ROUNDINGS = 100.0
+
+
+class Marigold(Weighting):
+    """MARIGOLD, probe form: all tasks' slopes along the common gradient from one extra forward pass.
+
+    This is a reconstruction. The paper's text is not public; what is known is that it states balancing as a bi-level
+    problem and solves it with a zeroth-order method at a cost that does not grow with the number of tasks. The
+    mechanism here has these properties. With d the gradient of the weighted loss, which training computes anyway, the
+    gradient of MGDA's criterion with respect to the share of task j is the slope <grad loss_j, d>. One forward pass at
+    ``parameters - mu d`` gives the losses of all tasks there, and their differences divided by mu are all the slopes,
+    off by at most ``smoothness mu |d|^2 / 2``. MGDA would need one backward pass a task.
+
+    How long may the move be? The weighted sum of the slopes is |d|^2, which is known. What is missing from it is due
+    to curvature and grows with mu, so mu is corrected after every probe until the sum is off by `tolerance`, but kept
+    above what rounding would hide. A probe that is off by more than |d|^2 itself is not used.
+
+    With ``phi="log"`` the criterion does not depend on the scale of a loss; slopes are then those of the logarithms
+    along d. As the factors of the losses in d are scaled to add up to one, they are MGDA's up to a common factor.
+
+    Args:
+        tasks: number of tasks.
+        every: a probe every so many steps; between them the shares stay.
+        phi: ``"log"`` or ``"identity"``.
+        form: ``"softmax"`` shares, or shares on the ``"simplex"``.
+        distance: length of the first probe's move in units of the length of the parameters.
+        tolerance: relative error of the weighted sum of slopes to which the move is fitted; None gives every move the
+            same relative `distance`.
+        fresh: True computes the losses before the move again as well (one more forward pass), instead of taking those
+            of the training pass; for mixed precision.
+        learning_rate, decay, rho, adaptive, smoothing: see :class:`LowerLevel`.
+        floor: lowest value that a loss can take, for ``phi="log"``.
+        members: see :class:`Balancer`.
+
+    Cost: one more forward pass every `every` steps, without a graph, and one copy of the parameters while it lasts.
+
+    Limits: in bfloat16 the rounding of a forward pass hides the small move. Let the function that gives the losses
+        enter ``torch.autocast(..., enabled=torch.is_grad_enabled())``, so that only the training pass has low
+        precision, and set `fresh`. The gradient must be that of this batch, neither clipped nor added up over batches.
+
+    Source: reconstruction of MARIGOLD, "Feed m Birds with One Scone" (2026), after its abstract.
+
+    Raises:
+        SettingError: when a value is unknown or out of range, or a loss lies below `floor`.
+
+    Example:
+        >>> x = torch.tensor([3.0, -1.0], requires_grad=True)
+        >>> marigold, optimizer = Marigold(2, every=1), torch.optim.SGD([x], lr=0.1)
+        >>> for _ in range(3):
+        ...     losses = marigold.step(lambda: torch.stack([(x**2).sum(), ((x - 1) ** 2).sum()]), optimizer)
+        >>> marigold.weights.sum().round(decimals=4)
+        tensor(1.)
+    """
+
+    mu: Tensor
+    looks_again = True
+
+    def __init__(
+        self,
+        tasks: int,
+        every: int = 10,
+        phi: str = "log",
+        form: str = "softmax",
+        distance: float = 1e-3,
+        tolerance: float | None = 0.03,
+        fresh: bool = False,
+        learning_rate: float = 0.025,
+        decay: float | None = None,
+        rho: float = 0.0,
+        adaptive: bool = True,
+        smoothing: float = 0.0,
+        floor: float = 0.0,
+        *,
+        members: int | None = None,
+    ) -> None:
+        super().__init__(tasks, members)
+        if every < 1:
+            raise SettingError(f"Parameter `every` should be at least 1 step. Found {every!r}.")
+        if not distance > 0:
+            raise SettingError(f"Parameter `distance` should be above 0. Found {distance!r}.")
+        if tolerance is not None and not 0 < tolerance < 1:
+            raise SettingError(f"Parameter `tolerance` should be between 0 and 1, or None. Found {tolerance!r}.")
+        self.every, self.distance, self.tolerance, self.fresh = every, distance, tolerance, fresh
+        self.lower = LowerLevel(
+            self.shape,
+            phi=phi,
+            floor=floor,
+            form=form,
+            learning_rate=learning_rate,
+            decay=decay,
+            rho=rho,
+            adaptive=adaptive,
+            smoothing=smoothing,
+        )
+        #: how far the next probe goes, in units of the gradient; NaN before the first
+        self.register_buffer("mu", torch.full(self.shape[:-1], torch.nan))
+        self._seen: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def due(self) -> bool:
+        """Whether the coming step has a probe."""
+        return self.steps % self.every == 0
+
+    @property
+    def passes(self) -> tuple[float, float]:
+        """See :attr:`Balancer.passes`: one more forward pass a probe, or two."""
+        return 1 + (1 + self.fresh) / self.every, 1.0
+
+    def begin(self, values: Tensor, present: Tensor) -> None:
+        """Remember the losses when a probe is due."""
+        self.lower.criterion.check(torch.where(present, values, torch.inf))
+        self._seen = (values, present) if self.due else None
+
+    def weigh(self, values: Tensor, present: Tensor) -> Tensor:
+        """Factors of the losses, which add up to one."""
+        return self.lower.weights(values, present)
+
+    @torch.no_grad()
+    def before_step(self, again: Callable[[], Tensor], parameters: Iterable[Tensor]) -> None:
+        """Probe, if one is due, and move the shares."""
+        if self._seen is None:
+            return
+        (values, present), self._seen = self._seen, None
+        parameters = list(parameters)
+        if self.fresh:
+            values = torch.where(present, again().to(values), values)
+        slopes, off = self.probe(values, present, again, parameters)
+        self.lower.descend(slopes, present & (off <= 1).unsqueeze(-1))
+
+    @torch.no_grad()
+    def probe(
+        self, values: Tensor, present: Tensor, again: Callable[[], Tensor], parameters: Iterable[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """How fast phi of each loss falls along the gradient, and how far the probe can be trusted.
+
+        Args:
+            values: (tasks,) losses at the present parameters.
+            present: (tasks,) which tasks are in the batch.
+            again: gives the losses of the same batch at the parameters of the moment.
+            parameters: what moves; each has its ``.grad``.
+
+        Returns:
+            (tasks,) slopes per unit of `mu`, and the relative error of their weighted sum, a scalar or (members,).
+        """
+        moving, gradients = with_gradients(parameters)
+        stacked = self.members is not None
+        size = length(gradients, stacked).to(values)
+        mu = self.mu
+        if mu.device.type != "cpu" or bool(mu.isnan().any()):  # elsewhere asking would mean waiting
+            first = self.distance * length(moving, stacked).to(values) / size
+            mu = torch.where(mu.isnan(), first, mu)
+        total = torch.where(present, self.last * values, 0.0).sum(-1)
+        if self.tolerance is not None:
+            mu = torch.maximum(mu, _ROUNDINGS * torch.finfo(values.dtype).eps * total.abs() / size.square())
+        with shifted(parameters, mu):
+            there = again().to(values)
+        fell = torch.where(present, self.last * (values - there), 0.0).sum(-1)
+        off = (1 - fell / (mu * size.square())).abs()
+        if self.tolerance is not None:
+            better = mu * (self.tolerance / off).clamp(0.25, 2.0)
+            self.mu.copy_(torch.where(better.isfinite() & (better > 0), better, self.mu))
+        phi = self.lower.criterion
+        return (phi(values) - phi(there)) / mu.unsqueeze(-1), off
