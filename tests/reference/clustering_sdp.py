@@ -51,3 +51,20 @@ def bracket(matrix, k: int, steps: int = 1_500) -> tuple[float, float]:
     basis = np.linalg.svd(np.ones((1, n)))[2][1:]
     values = np.sort(np.linalg.eigvalsh(basis @ lifted @ basis.T))[::-1]
     return scale * float((a * mixed).sum()), scale * float(lifted.sum() / n + values[: k - 1].sum())
+
+
+def by_scs(matrix, k: int | None = None, penalty: float = 0.0, eps: float = 1e-7) -> tuple[np.ndarray, float]:
+    """X and the value of the relaxation, stated with cvxpy and solved by SCS; for up to some dozens of tasks."""
+    import cvxpy as cp
+
+    given = np.asarray(matrix, dtype=float)
+    given = (given + given.T) / 2
+    x = cp.Variable(given.shape, PSD=True)
+    constraints = [x >= 0, cp.sum(x, axis=1) == 1]
+    objective = cp.sum(cp.multiply(given, x)) - penalty * cp.trace(x)
+    if k is not None:
+        constraints.append(cp.trace(x) == k)
+    problem = cp.Problem(cp.Maximize(objective), constraints)
+    problem.solve(solver=cp.SCS, eps_abs=eps, eps_rel=eps, max_iters=100_000)
+    assert problem.status == "optimal"
+    return np.asarray(x.value), float(problem.value)

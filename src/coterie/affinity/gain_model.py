@@ -58,6 +58,34 @@ class GainModel(ABC):
         errors = self._standard_error(mask)
         return None if errors is None else np.where(mask, errors, np.nan)
 
+    @property
+    def uncertainty(self) -> str:
+        """What standard errors cover.
+
+        ``"posterior"``: all that is believed to be unknown. ``"spread of bases"``: the luck of the base models only.
+        Empty where there are none.
+        """
+        return ""
+
+    def _total_covariance(self, subsets: NDArray[np.bool_]) -> NDArray[np.float64] | None:
+        """Covariance (m, m) of the errors of summed gains, or None."""
+        del subsets
+
+    def total_covariance(self, subsets: SubsetsLike) -> NDArray[np.float64] | None:
+        """How sure the summed gains of subsets are, jointly.
+
+        The total of a subset S is the sum over t in S of the gain of t. Errors of different totals go together, since
+        they come from the same runs and base models, so that a difference between two groupings is surer than the
+        totals alone would say: its variance is ``w' C w`` with the weights w of the groups, +1 and -1.
+
+        Args:
+            subsets: bool array (m, T), or a sequence of sequences of task indices or names.
+
+        Returns:
+            (m, m) covariance of the errors of the totals, squared units of gains; None where the method has none.
+        """
+        return self._total_covariance(as_subsets(subsets, self.tasks))
+
     def pairwise(self) -> Affinity:
         """Entry [i, j] is the gain of i when it is trained with j alone; 0 on the diagonal."""
         size = len(self.tasks)

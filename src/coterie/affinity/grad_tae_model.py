@@ -104,9 +104,24 @@ class GradTAEModel(GainModel):
         # the spread between bases covers the luck of the base's seed only, not the error that all bases share
         if len(self.bases) < 2:
             return None
+        return self._gains_by_base(subsets).std(0, ddof=1) / len(self.bases) ** 0.5
+
+    @property
+    def uncertainty(self) -> str:
+        """Standard errors are the spread of the bases, where there are several."""
+        return "spread of bases" if len(self.bases) > 1 else ""
+
+    def _total_covariance(self, subsets: NDArray[np.bool_]) -> NDArray[np.float64] | None:
+        if len(self.bases) < 2:
+            return None
+        totals = np.where(subsets, self._gains_by_base(subsets), 0.0).sum(2)
+        away = totals - totals.mean(0)
+        return away.T @ away / (len(self.bases) * (len(self.bases) - 1))
+
+    def _gains_by_base(self, subsets: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """(bases, m, T) gains by each base, over the mean value of each task alone."""
         alone = self._single()
-        gains = (alone[:, None] - self.values_by_base(subsets)) / np.maximum(alone.mean(0), TINY)
-        return gains.std(0, ddof=1) / len(self.bases) ** 0.5
+        return (alone[:, None] - self.values_by_base(subsets)) / np.maximum(alone.mean(0), TINY)
 
     def _single(self) -> NDArray[np.float64]:
         """(bases, T) predicted values of each task alone."""

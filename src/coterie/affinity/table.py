@@ -6,6 +6,7 @@ import csv
 import math
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,19 @@ from numpy.typing import NDArray
 
 from coterie.errors import StoreError, WorkloadError
 
-_Line = tuple[int, list[str]]
+
+@dataclass(frozen=True)
+class _Line:
+    """A line of the file: its number, its first cell, and the others, read already where all are finite numbers."""
+
+    number: int
+    first: str
+    rest: list[str] | NDArray[np.float64]
+
+    @property
+    def width(self) -> int:
+        """Number of cells."""
+        return 1 + len(self.rest)
 
 
 def write_table(path: str | Path, values: NDArray[np.float64], names: Sequence[str]) -> None:
@@ -42,6 +55,9 @@ def read_table(path: str | Path) -> tuple[NDArray[np.float64], tuple[str, ...]]:
 
     An empty cell or NaN on the diagonal becomes NaN.
 
+    Cost:
+        Memory for the numbers, not for their text; a few seconds for 5,000 x 5,000.
+
     Raises:
         StoreError: when the file cannot be read.
         WorkloadError: when it is no such table.
@@ -55,12 +71,18 @@ def read_table(path: str | Path) -> tuple[NDArray[np.float64], tuple[str, ...]]:
             f"{len(body)} rows below the header."
         )
     values = np.empty((len(names), len(names)))
-    for row, (line, cells) in enumerate(rows):
+    for row, line in enumerate(rows):
+        cells = line.rest if first else [line.first, *line.rest]
+        if not isinstance(cells, list):
+            values[row] = cells
+            continue
         for column, cell in enumerate(cells):
-            if row == column and cell.lower() in ("", "nan"):
+            if row == column and isinstance(cell, str) and cell.lower() in ("", "nan"):
                 values[row, column] = math.nan
+            elif isinstance(cell, str):
+                values[row, column] = _number(path, line.number, column + first, names[column], cell)
             else:
-                values[row, column] = _number(path, line, column + first, names[column], cell)
+                values[row, column] = cell
     return values, names
 
 
@@ -69,48 +91,62 @@ def _lines(path: str | Path) -> tuple[list[str], list[_Line]]:
     try:
         with Path(path).open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
-            every = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
-            lines = [(number, cells) for number, cells in every if any(cells)]
+            header = next((found for cells in reader if any(found := [cell.strip() for cell in cells])), [])
+            body = [line for cells in reader if (line := _line(reader.line_num, cells)) is not None]
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror or error}. Check the path.") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise WorkloadError(f"{path} is no CSV text in UTF-8: {error}. Save the table as CSV (UTF-8).") from error
-    if len(lines) < 2:
-        raise WorkloadError(f"{path} should hold a header and a row for each task. Found {len(lines)} lines.")
-    (_, header), body = lines[0], lines[1:]
+    if not body:
+        raise WorkloadError(f"{path} should hold a header and a row for each task. Found {len(header) and 1} lines.")
     if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
         mark = "semicolons" if ";" in header[0] else "tabs"
         raise WorkloadError(f"{path} is separated by {mark}. Separate the cells by commas.")
     return header, body
 
 
+def _line(number: int, cells: list[str]) -> _Line | None:
+    """A line, its numbers read at once where that works; None for an empty one."""
+    try:
+        values = np.fromiter(map(float, cells[1:]), dtype=np.float64, count=len(cells) - 1)
+        if len(values) and np.isfinite(values).all():
+            return _Line(number, cells[0].strip(), values)
+    except ValueError:
+        pass  # looked at cell by cell, once the names of the columns are known
+    stripped = [cell.strip() for cell in cells]
+    return _Line(number, stripped[0], stripped[1:]) if any(stripped) else None
+
+
 def _without_names(path: str | Path, header: list[str], body: list[_Line]) -> tuple[tuple[str, ...], list[_Line], int]:
     """Task names of the header, lines without their names, and the number of leading name columns (0 or 1)."""
-    width = len(body[0][1])
+    width = body[0].width
     if len(header) == width and all(_is_number(cell) for cell in header):
         raise WorkloadError(
             f"{path}, line 1 has no header: it holds numbers only ({', '.join(header[:3])}) where task names should "
             "be. Add a header of task names as the first line. Tasks whose names are numbers need a first column of "
             "row names, too, with the word `target` above it."
         )
-    for line, cells in body:
-        if len(cells) != width:
-            raise WorkloadError(f"{path}, line {line}: {len(cells)} cells, where line {body[0][0]} has {width}.")
+    for line in body:
+        if line.width != width:
+            raise WorkloadError(
+                f"{path}, line {line.number}: {line.width} cells, where line {body[0].number} has {width}."
+            )
     if width not in (len(header), len(header) + 1):
         raise WorkloadError(f"{path}: the header has {len(header)} cells and the rows have {width}. Both should match.")
     cornered = width == len(header)
-    numbers = [_is_number(cells[0]) for _, cells in body]
-    claimed = len(body) == width - 1 and any(cells[0] in header[1:] for _, cells in body)
+    numbers = [_is_number(line.first) for line in body]
+    named = set(header[1:])
+    claimed = len(body) == width - 1 and any(line.first in named for line in body)
     if cornered and header[0] and any(numbers) and not claimed:
         return tuple(header), body, 0
     names = tuple(header[1:] if cornered else header)
-    for (line, cells), name in zip(body, names, strict=False):
-        if cells[0] != name:
+    for line, name in zip(body, names, strict=False):
+        if line.first != name:
             raise WorkloadError(
-                f"{path}, line {line}, cell 1: the row is named {cells[0]!r}, the header has {name!r} there. "
+                f"{path}, line {line.number}, cell 1: the row is named {line.first!r}, the header has {name!r} there. "
                 "Rows (targets) and columns (sources) should have the same names in the same order."
             )
-    return names, [(line, cells[1:]) for line, cells in body], 1
+    return names, body, 1
 
 
 def _check_names(path: str | Path, names: tuple[str, ...]) -> None:
@@ -122,11 +158,13 @@ def _check_names(path: str | Path, names: tuple[str, ...]) -> None:
                 f"{path}: the task name {name!r} has a line break or another control character in it. A quotation "
                 "mark that is never closed is a frequent cause. Rename the task."
             )
+    seen = set[str]()
     for column, name in enumerate(names):
         if not name:
             raise WorkloadError(f"{path}, line 1: the name of task {column + 1} is empty. Name every task.")
-        if name in names[:column]:
+        if name in seen:
             raise WorkloadError(f"{path}, line 1: the task name {name!r} occurs twice. Names should be unique.")
+        seen.add(name)
 
 
 def _number(path: str | Path, line: int, column: int, source: str, cell: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,10 +36,13 @@ class Recommendation:
 def recommend(comparison: Comparison, budget: int | None = None) -> Recommendation:
     """Choose on validation data, report on test data.
 
-    Starting from the candidate with the fewest models, a candidate with more models takes over only when its validation
-    losses are lower beyond the noise: the 95 % interval (over seeds and examples) of the mean gain over the current
-    choice is above 0. The level is adjusted for the number of candidates, those that left by successive halving
-    included. With one seed there is no interval, and the fewest models win.
+    Without a budget, models cost something: starting from the candidate with the fewest models, a candidate with more
+    models takes over only when its validation losses are lower beyond the noise: the 95 % interval (over seeds and
+    examples) of the mean gain over the current choice is above 0. The level is adjusted for the number of candidates,
+    those that left by successive halving included. With one seed there is no interval, and the fewest models win.
+
+    With a budget, so many models are affordable, and the best guess counts: the candidate within it that has the
+    lowest validation losses, with fewer models among equals. Whether it is better beyond the noise is said.
 
     Args:
         comparison: really trained candidates.
@@ -50,6 +54,8 @@ def recommend(comparison: Comparison, budget: int | None = None) -> Recommendati
     allowed = [name for name in comparison.candidates if budget is None or comparison.n_models(name) <= budget]
     if not allowed:
         raise SettingError(f"Parameter `budget` should allow at least one model. Found {budget!r}.")
+    if budget is not None and len(comparison.seeds) > 1:
+        return advise(comparison, _best_guess(comparison, allowed), budget)
     order = sorted(allowed, key=comparison.n_models)
     chosen = order[0]
     level = 1 - 0.05 / max(1, len(order) - 1 + len(_eliminated(comparison)))  # several candidates were tried
@@ -59,6 +65,12 @@ def recommend(comparison: Comparison, budget: int | None = None) -> Recommendati
         if better:
             chosen = max(better)[1]
     return advise(comparison, chosen, budget)
+
+
+def _best_guess(comparison: Comparison, allowed: Sequence[str]) -> str:
+    """The lowest mean validation losses; fewer models among equals."""
+    gains = {name: comparison.total(name, "validation").mean for name in allowed}
+    return max(gains, key=lambda name: (gains[name], -comparison.n_models(name)))
 
 
 def _eliminated(comparison: Comparison) -> tuple[str, ...]:
@@ -75,15 +87,22 @@ def _surely_better(comparison: Comparison, name: str, than: str, level: float = 
 def advise(comparison: Comparison, chosen: str, budget: int | None = None) -> Recommendation:
     """Say in words what a choice means, with test losses, the unwelcome included."""
     models, seeds = comparison.n_models(chosen), len(comparison.seeds)
+    rule = (
+        "more models are recommended only when they are better beyond the noise (95 % interval over seeds and examples "
+        "above 0, adjusted for the number of candidates)"
+        if budget is None or seeds < 2
+        else f"the lowest losses among candidates with at most {budget} model{'s' * (budget != 1)}"
+    )
     reason = (
-        f"Chosen on validation examples that no training saw, {seeds} seeds a candidate: more models are recommended "
-        "only when they are better beyond the noise (95 % interval over seeds and examples above 0, adjusted for the "
-        "number of candidates). Numbers are test losses."
+        f"Chosen on validation examples that no training saw, {seeds} seeds a candidate: {rule}. "
+        "Numbers are test losses."
     )
     if left := len(_eliminated(comparison)):
         reason += f" Before, {left} other candidate{'s' * (left != 1)} left by successive halving, on other seeds."
     words = {JOINT: _one_model, BASELINE: _one_each}.get(chosen, _groups)
     text = words(comparison, chosen)
+    if budget is not None and seeds > 1 and chosen not in (JOINT, BASELINE):
+        text += _how_sure(comparison, chosen)
     if seeds < 2:
         text = f"Undecided, so the fewest models: with one seed there is no interval. {text}"
     beyond = [name for name in comparison.candidates if budget is not None and comparison.n_models(name) > budget]
@@ -93,6 +112,16 @@ def advise(comparison: Comparison, chosen: str, budget: int | None = None) -> Re
         gain = comparison.total(name, "test", against=chosen)
         text += f" Within a budget of {budget}: {name} ({comparison.n_models(name)} models) does better by {gain}."
     return Recommendation(text, chosen, models, chosen in (JOINT, BASELINE), reason)
+
+
+def _how_sure(comparison: Comparison, chosen: str) -> str:
+    """The best guess within a budget may be within the noise."""
+    if comparison.total(chosen, "validation", against=JOINT).low > 0:
+        return ""
+    return (
+        " That it is better than one model for all tasks is the best guess, within the noise of the validation data: "
+        "if a single model would be welcome, take it."
+    )
 
 
 def _one_model(comparison: Comparison, chosen: str) -> str:

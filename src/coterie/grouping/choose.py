@@ -19,10 +19,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from coterie._progress import Progress, silent
+from coterie.grouping.eigenvectors import leading_pairs
 from coterie.grouping.matrix import FloatArray, IntArray
 from coterie.grouping.objective import Objective
 from coterie.grouping.rounding import round_solution
 from coterie.grouping.sdp import SdpSolution, solve_sdp
+
+#: above so many tasks the penalised relaxation has too high a rank
+PATH = 500
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +57,8 @@ def penalty_path(
 
     The price runs from 0 in equal steps towards the largest eigenvalue of the matrix on the complement of e, where
     one group is optimal; that is the authors' grid 0.1, 0.2, ..., made independent of the scale of the matrix. Each
-    solution is rounded to its trace, downwards and upwards. The path ends when one group is left.
+    solution starts from the one before and is rounded to its trace, downwards and upwards. The path ends when one
+    group is left. Above 500 tasks, :func:`coterie.grouping.grid.grid_of_k` takes its place.
 
     Args:
         matrix: (T, T) symmetric affinity, its diagonal set on purpose.
@@ -66,17 +71,22 @@ def penalty_path(
         Candidates, and a certified upper bound on the sum of densities of ANY partition, whatever its number of groups.
 
     Cost:
-        One SDP for each step.
+        One SDP for each step, most of them with a good start.
     """
     say, n = progress or silent, len(matrix)
+    if n > PATH:
+        from coterie.grouping.grid import grid_of_k
+
+        return grid_of_k(matrix, k_max, seed=seed, progress=say)
     count = steps or (10 if n <= 60 else 4)
     centre = matrix - matrix.mean(axis=0) - matrix.mean(axis=1)[:, None] + matrix.mean()
-    top = max(float(np.linalg.eigvalsh(centre)[-1]), 0.0)
+    top = max(float(leading_pairs(centre, 1)[1][0]), 0.0)
     tried, candidates, bound = set[int](), list[Candidate](), np.inf
+    solution: SdpSolution | None = None
     for step in range(count):
         say("grouping: penalty path", step, count)
         price = top * step / count
-        solution = solve_sdp(matrix, penalty=price)
+        solution = solve_sdp(matrix, penalty=price, start=solution)
         bound = solution.bound if step == 0 else bound
         for k in near(solution.trace, k_max) | ({1, k_max} if step == 0 else set[int]()):
             labels = round_solution(solution.X, matrix, k, seed=seed, random_starts=0 if k in tried else 3)
@@ -98,15 +108,16 @@ def penalty_for(matrix: FloatArray, k: int, *, limit: int = 12) -> tuple[SdpSolu
     """The penalised solution whose trace is nearest to `k`, by bisection on the price, and that price.
 
     The trace falls as the price rises. Prices below 0 are tried, too: they push the trace above that of the free
-    optimum.
+    optimum. Each solution starts from the one before.
     """
-    eigenvalues = np.linalg.eigvalsh(matrix - matrix.mean())
-    spread = max(float(eigenvalues[-1] - eigenvalues[0]), 1e-300)
+    centre = matrix - matrix.mean()
+    high = float(leading_pairs(centre, 1)[1][0])
+    spread = max(high + float(leading_pairs(-centre, 1)[1][0]), 1e-300)
     low, high = -spread, spread
     tried: list[tuple[SdpSolution, float]] = []
     for _ in range(limit):
         price = (low + high) / 2
-        solution = solve_sdp(matrix, penalty=price)
+        solution = solve_sdp(matrix, penalty=price, start=tried[-1][0] if tried else None)
         tried.append((solution, price))
         if abs(solution.trace - k) < 1e-2:
             break
@@ -120,6 +131,7 @@ def describe(solution: SdpSolution, price: float | None = None) -> dict[str, flo
         "sdp_status": solution.status,
         "sdp_value": solution.value,
         "sdp_bound": solution.bound,
+        "sdp_gap": solution.gap,
         "sdp_trace": solution.trace,
         "sdp_iterations": int(solution.iterations),
     }

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from coterie.errors import SettingError
-from coterie.grouping.matrix import FloatArray, IntArray, as_square, symmetrise
+from coterie.grouping.matrix import FloatArray, IntArray, as_square, as_symmetric
 
 
 def density(matrix: ArrayLike, members: Sequence[int]) -> float:
@@ -44,16 +44,17 @@ def sum_of_densities(matrix: ArrayLike, labels: ArrayLike) -> float:
         The objective; higher is better. Adding c to every entry adds c * T, whatever the groups.
 
     Cost:
-        T^2 multiplications for each group.
+        T^2 additions at most, the square of its size for each group.
 
     Example:
         >>> sum_of_densities([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]], [0, 0, 1])
         3.0
     """
-    square = as_square(matrix)
-    member = membership(as_labels(labels, len(square)))
-    inner = np.einsum("ic,ij,jc->c", member, symmetrise(square), member, optimize=True)
-    return float((inner / member.sum(axis=0)).sum())
+    square = as_symmetric(matrix)
+    numbers = as_labels(labels, len(square))
+    order = np.argsort(numbers, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
+    return float(sum(square[np.ix_(members, members)].sum() / len(members) for members in groups))
 
 
 def as_labels(labels: ArrayLike, n: int) -> IntArray:
@@ -71,4 +72,6 @@ def as_labels(labels: ArrayLike, n: int) -> IntArray:
 
 def membership(labels: IntArray) -> FloatArray:
     """(T, groups) matrix of zeros and ones of labels 0..groups-1."""
-    return np.eye(int(labels.max()) + 1)[labels]
+    member = np.zeros((len(labels), int(labels.max()) + 1))
+    member[np.arange(len(labels)), labels] = 1.0
+    return member

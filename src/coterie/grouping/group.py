@@ -12,8 +12,9 @@ from coterie.grouping.choose import pick
 from coterie.grouping.density import sum_of_densities
 from coterie.grouping.grouping import Grouping
 from coterie.grouping.matrix import Problem, canonical_order, check_count, check_seed, read_problem
-from coterie.grouping.methods import METHODS, Request
+from coterie.grouping.methods import METHODS, ORDERED, RELAXED, Request
 from coterie.grouping.objective import DensityObjective, GainObjective
+from coterie.grouping.search_groups import search_groups
 
 
 def group(
@@ -35,9 +36,10 @@ def group(
             :class:`~coterie.affinity.GainModel`. Only the symmetric part of a matrix counts.
         k: exact number of groups, 1..T; None chooses it.
         method: ``"sdp"`` (trace-k relaxation, rounding, local improvement), ``"sdp-penalty"`` (a price for each group),
-            ``"spectral"`` (plain, to compare with), ``"all-in-one"``, ``"single-task"``, ``"exhaustive"`` (at most 12
-            tasks).
-        seed: of the rounding's k-means and random starts.
+            ``"exhaustive"`` (at most 12 tasks), ``"intervals"`` (of ordered tasks, exactly). To compare with,
+            each as it comes: ``"spectral"``, ``"agglomerative"``, ``"leiden"``, ``"random"``, ``"all-in-one"``,
+            ``"single-task"``.
+        seed: of k-means, random starts, Leiden and random groups.
         k_max: largest number of groups when `k` is None. Default: T for a matrix, at most 20 for a gain model.
         diagonal: ``"keep"``, ``"zero"`` or ``"mean"``: what a task is worth to itself. It decides how many groups are
             chosen from a bare matrix (see :mod:`coterie.grouping.choose`).
@@ -49,12 +51,15 @@ def group(
         model (its sum of densities is then in `details`). `bound` is a certified upper bound on the objective of
         every partition that was allowed, for a matrix and the SDP methods; the result is optimal when both agree.
 
-        The order of the tasks does not matter (tasks with the very same affinities may change places). Neither does
-        adding a constant to all entries or multiplying all by a positive number.
+        The order of the tasks does not matter (tasks with the very same affinities may change places), but for
+        ``"intervals"``. Neither does multiplying all entries by a positive number, or adding a constant to them, but
+        for ``"spectral"``, which reads their signs. Where k is free, the partition with the best objective is taken
+        from all numbers of groups; only ``"leiden"`` cuts at the mean affinity, and ``"random"`` draws the number.
 
     Raises:
         SettingError: unknown method; k or k_max out of range; fewer than two tasks; not square; complex, NaN or
             infinite entries; a seed that is no whole number from 0; a data frame whose index and columns disagree.
+        MissingDependencyError: ``"leiden"`` without graspologic-native.
 
     Cost:
         0.02 s at 14 tasks, about 1 s at 100 with k given; minutes at 400. Choosing k takes up to ten times as long.
@@ -71,7 +76,7 @@ def group(
     check_seed(seed)
     problem = read_problem(affinity, diagonal)
     _check(problem, k, k_max, method, penalty)
-    order = canonical_order(problem.matrix)
+    order = np.arange(problem.n, dtype=np.int64) if method in ORDERED else canonical_order(problem.matrix)
     matrix = problem.matrix[np.ix_(order, order)]
     objective = DensityObjective(matrix) if problem.model is None else GainObjective(problem.model, order)
     limit = k_max or (problem.n if problem.model is None else min(problem.n, 20))
@@ -81,8 +86,13 @@ def group(
     labels = np.empty(problem.n, dtype=np.int64)
     labels[order] = best.labels
     details = dict(best.details)
+    if problem.model is not None and method in RELAXED:
+        searched = search_groups(
+            problem.model, k, max_groups=limit if k is None else None, starts=[labels], seed=seed, progress=progress
+        )
+        labels, score, details = searched.labels, searched.objective, {**details, **searched.details}
     if problem.model is not None:
-        details["sum_of_densities"] = sum_of_densities(matrix, best.labels)
+        details["sum_of_densities"] = sum_of_densities(problem.matrix, labels)
     if bound is not None:
         details["density_bound"] = float(bound)
     certified = float(bound) if bound is not None and problem.model is None else None

@@ -18,6 +18,8 @@ BoolArray = NDArray[np.bool_]
 DIAGONALS = ("keep", "zero", "mean")
 #: the largest size of an entry; squares of entries must be finite numbers
 HUGE = 1e150
+#: entries of sorted rows that are compared first; real affinities hardly ever need more
+_FIRST_KEYS = 4
 
 
 @runtime_checkable
@@ -165,14 +167,22 @@ def with_diagonal(matrix: FloatArray, diagonal: str) -> FloatArray:
         np.fill_diagonal(result, 0.0)
     elif diagonal == "mean":
         # Sorted before adding up: the sum must not depend on the order of the tasks, not even in its last bit.
-        others = np.sort(symmetrise(matrix)[~np.eye(len(matrix), dtype=bool)].reshape(len(matrix), -1), axis=1)
-        np.fill_diagonal(result, others.mean(axis=1))
+        others = symmetrise(matrix)
+        n = len(others)
+        for row in range(n):  # what is left of the diagonal moves one place, so that the row has its others first
+            others[row, row:-1] = others[row, row + 1 :]
+        others = others[:, : n - 1]
+        others.sort(axis=1)
+        np.fill_diagonal(result, np.ascontiguousarray(others).mean(axis=1))
     return result
 
 
 def check_finite(matrix: FloatArray, tasks: Sequence[str]) -> FloatArray:
     """The matrix itself, when all entries are finite numbers."""
-    bad = np.argwhere(~np.isfinite(matrix))
+    # The sum is finite only if all entries are; for huge ones it may not be, so that they are looked at one by one.
+    with np.errstate(over="ignore", invalid="ignore"):
+        fine = bool(np.isfinite(matrix.sum()))
+    bad = np.empty((0, 2), dtype=np.int64) if fine else np.argwhere(~np.isfinite(matrix))
     if len(bad):
         row, column = (int(index) for index in bad[0])
         hint = (
@@ -189,6 +199,8 @@ def check_finite(matrix: FloatArray, tasks: Sequence[str]) -> FloatArray:
 
 def check_size(matrix: FloatArray, tasks: Sequence[str]) -> None:
     """Sums and squares of the entries should stay finite."""
+    if float(np.nanmax(matrix, initial=0.0)) <= HUGE and float(np.nanmin(matrix, initial=0.0)) >= -HUGE:
+        return
     huge = np.argwhere(np.isfinite(matrix) & (np.abs(matrix) > HUGE))
     if len(huge):
         row, column = (int(index) for index in huge[0])
@@ -219,12 +231,38 @@ def check_seed(value: Any) -> None:
 
 def symmetrise(matrix: FloatArray) -> FloatArray:
     """(A + A') / 2: sums over groups see nothing else. Halved first: the sum of two huge numbers has no room."""
-    return matrix / 2 + matrix.T / 2
+    result = matrix / 2
+    for which in _blocks(len(matrix)):
+        result[which] += matrix[:, which].T / 2
+    return result
+
+
+def is_symmetric(matrix: FloatArray) -> bool:
+    """Whether both triangles are the same to the last bit."""
+    return all(np.array_equal(matrix[which], matrix[:, which].T) for which in _blocks(len(matrix)))
+
+
+def as_symmetric(values: ArrayLike) -> FloatArray:
+    """The symmetric part of a square matrix. A float64 array that is symmetric is returned as it is: do not write."""
+    if isinstance(values, np.ndarray) and values.dtype == np.float64 and values.ndim == 2 and len(values) > 1:
+        matrix: FloatArray = values
+        if matrix.shape[0] == matrix.shape[1] and is_symmetric(matrix):
+            return matrix
+    return symmetrise(as_square(values))
 
 
 def centred(matrix: FloatArray) -> FloatArray:
     """The matrix less the mean of its off-diagonal entries: the same groups, no loss of digits to a large constant."""
-    return matrix - matrix[~np.eye(len(matrix), dtype=bool)].mean()
+    n = len(matrix)
+    # The entries between the diagonal ones, as rows of T numbers: no copy, no mask.
+    off = matrix.ravel()[1:].reshape(n - 1, n + 1)[:, :-1] if n > 1 else matrix
+    return matrix - off.mean()
+
+
+def _blocks(n: int) -> list[slice]:
+    """Slices of rows with about a million entries each: transposed reading stays in the cache, and memory small."""
+    step = max(1, min(n, (1 << 20) // max(n, 1)))
+    return [slice(first, first + step) for first in range(0, n, step)]
 
 
 def canonical_order(matrix: FloatArray) -> IntArray:
@@ -234,5 +272,10 @@ def canonical_order(matrix: FloatArray) -> IntArray:
     seed, ties, rounding errors) gives the same groups for the same tasks in another order. Tasks that tie have the
     same multiset of affinities.
     """
-    keys = np.column_stack([np.diag(matrix), np.sort(matrix, axis=1)])
-    return np.lexsort(keys.T[::-1]).astype(np.int64)
+    ordered = np.sort(matrix, axis=1)
+    keys = np.column_stack([np.diag(matrix), ordered[:, :_FIRST_KEYS]])
+    order = np.lexsort(keys.T[::-1])
+    if (keys[order[1:]] == keys[order[:-1]]).all(axis=1).any():  # ties: all of the row decides
+        keys = np.column_stack([np.diag(matrix), ordered])
+        order = np.lexsort(keys.T[::-1])
+    return order.astype(np.int64)

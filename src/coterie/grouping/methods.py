@@ -8,17 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from coterie._progress import Progress, silent
-from coterie.grouping.choose import Candidate, describe, near, penalty_for, penalty_path, pick
+from coterie.grouping.choose import Candidate, describe, near, penalty_for, penalty_path
 from coterie.grouping.exhaustive import exhaustive
-from coterie.grouping.improve import random_labels
+from coterie.grouping.interval_costs import affinity_costs
+from coterie.grouping.intervals import every_k
 from coterie.grouping.matrix import FloatArray
 from coterie.grouping.objective import DensityObjective, Objective
+from coterie.grouping.peers.agglomerative import cut, merge_tree
+from coterie.grouping.peers.constant import all_in_one_labels, single_task_labels
+from coterie.grouping.peers.leiden import leiden_partition
+from coterie.grouping.peers.random_groups import random_partition
 from coterie.grouping.rounding import round_solution
 from coterie.grouping.sdp import solve_sdp
 from coterie.grouping.spectral import spectral_labels
-
-#: random partitions from which the predicted gain is searched, too, up to so many tasks
-RANDOM_STARTS, SMALL = 4, 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +66,7 @@ def trace_k(request: Request) -> Proposals:
         solution = solve_sdp(request.matrix, k)
         bound = max(bound, solution.bound)
         labels = round_solution(solution.X, request.matrix, k, seed=request.seed)
-        found.append(_refined(request, Candidate(labels, describe(solution))))
+        found.append(Candidate(labels, describe(solution)))
     request.progress("grouping: SDP", len(request.ks), len(request.ks))
     return found, bound
 
@@ -72,8 +74,7 @@ def trace_k(request: Request) -> Proposals:
 def penalised(request: Request) -> Proposals:
     """The trace-penalised relaxation: at a given price, at the one that gives k groups, or along a path of prices."""
     if request.penalty is None and request.k is None:
-        found, bound = penalty_path(request.matrix, request.k_max, seed=request.seed, progress=request.progress)
-        return [_refined(request, candidate) for candidate in found], bound
+        return penalty_path(request.matrix, request.k_max, seed=request.seed, progress=request.progress)
     if request.penalty is not None:
         solution, price = solve_sdp(request.matrix, penalty=request.penalty), request.penalty
     else:
@@ -82,7 +83,7 @@ def penalised(request: Request) -> Proposals:
     labels = [round_solution(solution.X, request.matrix, k, seed=request.seed) for k in sorted(ks)]
     # <A, X> <= penalised optimum + price * tr X for every X with that trace.
     bound = max(solution.bound + price * k for k in ks)
-    return [_refined(request, Candidate(one, describe(solution, price))) for one in labels], bound
+    return [Candidate(one, describe(solution, price)) for one in labels], bound
 
 
 def spectral(request: Request) -> Proposals:
@@ -90,14 +91,39 @@ def spectral(request: Request) -> Proposals:
     return [Candidate(spectral_labels(request.matrix, k, seed=request.seed)) for k in request.ks], None
 
 
+def agglomerative(request: Request) -> Proposals:
+    """Average linkage: one tree, cut at each k."""
+    tree = merge_tree(request.matrix)
+    return [Candidate(cut(tree, k)) for k in request.ks], None
+
+
+def by_leiden(request: Request) -> Proposals:
+    """Leiden: at its own resolution when k is free, otherwise at the one that gives k groups, or almost."""
+    found = leiden_partition(request.matrix, request.k, seed=request.seed)
+    if request.k is None and found.communities > request.k_max:
+        found = leiden_partition(request.matrix, request.k_max, seed=request.seed)
+    return [Candidate(found.labels, {"resolution": found.resolution, "communities": found.communities})], None
+
+
+def at_random(request: Request) -> Proposals:
+    """One random partition; its number of groups is drawn, too, when k is free."""
+    return [Candidate(random_partition(request.n, request.k, k_max=request.k_max, seed=request.seed))], None
+
+
+def intervals(request: Request) -> Proposals:
+    """Contiguous intervals of the tasks in the order in which they came: the best sum of densities, exactly."""
+    found = every_k(affinity_costs(request.matrix), max(request.ks))
+    return [Candidate(one.labels) for one in found if one.k in request.ks], None
+
+
 def all_in_one(request: Request) -> Proposals:
     """One group."""
-    return [Candidate(np.zeros(request.n, dtype=np.int64))], None
+    return [Candidate(all_in_one_labels(request.n))], None
 
 
 def single_task(request: Request) -> Proposals:
     """One group a task."""
-    return [Candidate(np.arange(request.n, dtype=np.int64))], None
+    return [Candidate(single_task_labels(request.n))], None
 
 
 def best_of_all(request: Request) -> Proposals:
@@ -110,18 +136,16 @@ METHODS: dict[str, Callable[[Request], Proposals]] = {
     "sdp": trace_k,
     "sdp-penalty": penalised,
     "spectral": spectral,
+    "agglomerative": agglomerative,
+    "leiden": by_leiden,
+    "intervals": intervals,
+    "random": at_random,
     "all-in-one": all_in_one,
     "single-task": single_task,
     "exhaustive": best_of_all,
 }
 
-
-def _refined(request: Request, candidate: Candidate) -> Candidate:
-    """For a gain model: local search on the predicted gain. Densities were improved in the rounding already."""
-    if request.by_density:
-        return candidate
-    generator = np.random.default_rng(request.seed)
-    tries = RANDOM_STARTS if request.n <= SMALL else 0
-    starts = [candidate.labels, *(random_labels(request.n, candidate.k, generator) for _ in range(tries))]
-    searched = [Candidate(request.objective.refine(start), candidate.details) for start in starts]
-    return pick(request.objective, searched)[0]
+#: methods whose partition is where the search for the largest predicted gain starts, given a gain model
+RELAXED = frozenset({"sdp", "sdp-penalty"})
+#: methods for which the order of the tasks means something, such as time
+ORDERED = frozenset({"intervals"})

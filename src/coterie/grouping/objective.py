@@ -9,7 +9,6 @@ import numpy as np
 
 from coterie.errors import SettingError
 from coterie.grouping.density import membership, sum_of_densities
-from coterie.grouping.improve import improve
 from coterie.grouping.matrix import BoolArray, FloatArray, GainModelLike, IntArray
 
 _BATCH = 4096
@@ -29,10 +28,6 @@ class Objective(ABC):
     def totals(self, subsets: BoolArray) -> FloatArray:
         """(m,) worth of single groups (m, T); the worth of a partition is the sum over its groups, up to a factor."""
 
-    @abstractmethod
-    def refine(self, labels: IntArray) -> IntArray:
-        """A partition into as many groups that is worth at least as much."""
-
 
 @final
 class DensityObjective(Objective):
@@ -50,10 +45,6 @@ class DensityObjective(Objective):
         """Density of each group; 0 for an empty one."""
         member = subsets.astype(np.float64)
         return np.einsum("mi,mi->m", member @ self.matrix, member) / np.maximum(member.sum(axis=1), 1.0)
-
-    def refine(self, labels: IntArray) -> IntArray:
-        """Best moves and exchanges."""
-        return improve(self.matrix, labels)
 
 
 @final
@@ -88,11 +79,15 @@ class GainObjective(Objective):
                 self.known[keys[int(row)]] = float(total)
         return np.array([self.known[key] for key in keys])
 
-    def refine(self, labels: IntArray) -> IntArray:
-        """Moves and swaps (:func:`coterie.grouping.search.search`)."""
-        from coterie.grouping.search import search
-
-        return search(self, labels)
+    def covariance(self, subsets: BoolArray) -> FloatArray | None:
+        """(m, m) covariance of the errors of the groups' totals; None where the model does not tell."""
+        joint = getattr(self.model, "total_covariance", None)
+        if joint is None:
+            return None
+        asked = np.zeros_like(subsets)
+        asked[:, self.order] = subsets
+        found = joint(asked)
+        return None if found is None else np.asarray(found, dtype=np.float64)
 
     def _predict(self, subsets: BoolArray) -> FloatArray:
         """(m,) total predicted gain of groups given in the order of the labels."""

@@ -6,11 +6,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from coterie.errors import SettingError
-from coterie.grouping.density import as_labels, sum_of_densities
+from coterie.grouping.density import as_labels, membership, sum_of_densities
+from coterie.grouping.eigenvectors import leading_pairs
 from coterie.grouping.improve import improve_from
 from coterie.grouping.kmeans import cluster_rows
-from coterie.grouping.matrix import FloatArray, IntArray, as_square, centred, symmetrise
+from coterie.grouping.matrix import FloatArray, IntArray, as_symmetric, centred
 from coterie.grouping.spectral import spectral_labels
+
+#: above so many tasks the threshold rule is left out: it is exact only where k-means is, too, and takes T^2 a group
+GREEDY = 300
 
 
 def round_solution(
@@ -38,13 +42,15 @@ def round_solution(
         >>> round_solution(blocks / 2, blocks, 2).tolist()
         [0, 0, 1, 1]
     """
-    a = centred(symmetrise(as_square(matrix)))
-    solution = symmetrise(as_square(x))
+    a = centred(as_symmetric(matrix))
+    solution = as_symmetric(x)
     if not 1 <= k <= len(a) or solution.shape != a.shape:
         raise SettingError(
             f"Parameters of the rounding do not fit: X has shape {solution.shape}, the matrix {a.shape}, and k is {k}."
         )
-    starts = [round_kmeans(solution, k, seed), round_greedy(solution, a, k)]
+    starts = [round_kmeans(solution, k, seed)]
+    if len(a) <= GREEDY:
+        starts.append(round_greedy(solution, a, k))
     if not refine:
         return as_labels(max(starts, key=lambda labels: sum_of_densities(a, labels)), len(a))
     starts.append(spectral_labels(a, k, seed=seed))
@@ -53,7 +59,8 @@ def round_solution(
 
 def round_kmeans(x: FloatArray, k: int, seed: int = 0) -> IntArray:
     """k-means on the eigenvectors of X, each scaled by the root of its eigenvalue."""
-    eigenvalues, vectors = np.linalg.eigh(x)
+    # Where the eigenvectors beyond some multiple of k matter, X is far from any partition, and they are noise.
+    vectors, eigenvalues = leading_pairs(x, min(len(x), 4 * k + 40))
     kept = eigenvalues > 1e-6
     return cluster_rows(vectors[:, kept] * np.sqrt(eigenvalues[kept]), k, seed)
 
@@ -88,7 +95,7 @@ def round_greedy(x: FloatArray, matrix: FloatArray, k: int, factor: float = 0.9)
 
 def _sums(matrix: FloatArray, labels: IntArray) -> tuple[FloatArray, FloatArray]:
     """(groups, groups) sums between groups and (groups,) sizes."""
-    member = np.eye(int(labels.max()) + 1)[labels]
+    member = membership(labels)
     return member.T @ matrix @ member, member.sum(axis=0)
 
 

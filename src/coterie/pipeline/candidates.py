@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from coterie._progress import Progress
-from coterie.affinity import Affinity, Estimate, GainModel
+from coterie.affinity import Affinity, Estimate
 from coterie.grouping import Grouping, group
+from coterie.grouping.cover import select_groups
+from coterie.grouping.search_groups import search_groups
 
 #: numbers of groups that are tried beside the one that the estimate prefers
 USUAL = (2, 3, 5)
+#: with a budget, overlapping groups are a candidate, too, up to so many tasks; beyond, their search takes minutes
+OVERLAP_UP_TO = 80
 #: mean number of random subsets behind each pair of a higher-order affinity
 COVERAGE = 20
 MOST_SUBSETS = 5000
 LEAST = 3
-
-
-@dataclass(frozen=True, eq=False)
-class _ByAffinity:
-    """A gain model whose clustering matrix is a given affinity instead of plain pairs."""
-
-    model: GainModel
-    affinity: Affinity
-
-    @property
-    def tasks(self) -> Sequence[str]:
-        return self.model.tasks
-
-    def predict(self, subsets: Any, /) -> NDArray[np.float64]:
-        return self.model.predict(subsets)
-
-    def pairwise(self) -> Affinity:
-        return self.affinity
 
 
 def typical_size(n_tasks: int, groups: int | None = None) -> int:
@@ -51,9 +32,15 @@ def subset_count(n_tasks: int, size: int) -> int:
 
 
 def group_counts(n_tasks: int, groups: int | None, budget: int | None) -> list[int]:
-    """Numbers of groups that are tried."""
+    """Numbers of groups that are tried: the usual ones within the budget, and the budget itself."""
     most = min(n_tasks - 1, budget or n_tasks - 1)
-    return [groups] if groups is not None else sorted({k for k in (*USUAL, round(n_tasks / 3)) if 2 <= k <= most})
+    tried = {*USUAL, round(n_tasks / 3), budget or 0}
+    return [groups] if groups is not None else sorted(k for k in tried if 2 <= k <= most)
+
+
+def has_overlapping(n_tasks: int, groups: int | None, budget: int | None) -> bool:
+    """Whether groups that share tasks are a candidate."""
+    return groups is None and budget is not None and 2 <= budget < n_tasks <= OVERLAP_UP_TO
 
 
 def estimated_affinity(estimate: Estimate, order: str, subsets: int | None, size: int, seed: int) -> Affinity:
@@ -80,7 +67,9 @@ def candidate_groupings(
     seed: int,
     progress: Progress,
 ) -> tuple[Grouping, dict[str, Grouping]]:
-    """Groupings by SDP on the affinity, improved on the predicted total gain.
+    """Groupings with the largest predicted total gain, searched from the SDP's on the affinity and from plain starts.
+
+    With a budget of models, the best selection of groups that may share tasks is a candidate, too.
 
     Returns:
         The grouping that the estimate prefers (the given number of groups, or the best of several), and the candidates
@@ -88,14 +77,18 @@ def candidate_groupings(
     """
     n = len(affinity.tasks)
     counts = group_counts(n, groups, budget)
-    source = _ByAffinity(estimate.model, affinity)
     found: list[Grouping] = []
     for done, k in enumerate(counts):
         progress("grouping", done, len(counts))
-        found.append(group(source, k, seed=seed))
+        found.append(search_groups(estimate.model, k, starts=[group(affinity, k, seed=seed)], seed=seed))
     progress("grouping", len(counts), len(counts))
     if not found:
-        found = [group(source, 1, seed=seed)]
+        found = [search_groups(estimate.model, 1, seed=seed)]
     best = max(found, key=lambda grouping: grouping.objective or 0.0)
     real = [grouping for grouping in found if 1 < len(grouping.groups) < n]
-    return best, {f"grouped ({len(grouping.groups)})": grouping for grouping in real}
+    named = {f"grouped ({len(grouping.groups)})": grouping for grouping in real}
+    if budget is not None and has_overlapping(n, groups, budget):
+        shared = select_groups(estimate.model, budget, seed=seed, progress=progress)
+        if shared.overlaps:
+            named[f"overlapping ({len(shared.groups)})"] = shared
+    return best, named

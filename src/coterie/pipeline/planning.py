@@ -14,7 +14,7 @@ from coterie.affinity.surrogates.budget import MOST_BASES
 from coterie.affinity.surrogates.fused import Fused
 from coterie.errors import SettingError
 from coterie.features import plan_features
-from coterie.pipeline.candidates import group_counts
+from coterie.pipeline.candidates import group_counts, has_overlapping
 from coterie.pipeline.check import as_workload, check_settings
 from coterie.training import Job, fit, is_stackable, measure_cost
 from coterie.workload import Structure, Workload, find_structure, validate
@@ -76,6 +76,8 @@ def plan(
     stackable, why = is_stackable(workload)
     backend = "population training" if stackable else "one model after the other"
     models = sum(group_counts(workload.n_tasks, groups, budget))
+    if budget is not None and has_overlapping(workload.n_tasks, groups, budget):
+        models += budget
     trainings = min(seeds * (1 + workload.n_tasks + models), compare_runs or sys.maxsize)
     state = _ITEM * numbers.parameters
     rows = _estimate_rows(base, workload, structure, numbers, backend, why, memory)

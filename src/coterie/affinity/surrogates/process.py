@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular  # pyright: ignore[reportUnknownVariableType]
 
+from coterie.affinity.surrogates.collapsed import Collapsed, collapse
 from coterie.affinity.surrogates.covariance import Floats, Likeness, Points, covariances, find_likeness, make_points
 from coterie.affinity.surrogates.evidence import Evidence, Settings, factor, learn
 
@@ -53,11 +55,13 @@ class SubsetProcess:
         Args:
             subsets: bool (m, T).
             estimates: (m, T) cheap estimates of the same subsets.
-            errors: False leaves the standard deviations NaN, which saves most of the time.
+            errors: False leaves the standard deviations NaN, which saves almost all of the time.
 
         Returns:
             two arrays (m, T), in units of the values.
         """
+        if not errors:
+            return self._means(subsets, estimates), np.full(subsets.shape, np.nan)
         asked = self.at(subsets, estimates)
         mean, deviation = np.full(subsets.shape, np.nan), np.full(subsets.shape, np.nan)
         for part in _slices(len(asked)):
@@ -66,10 +70,8 @@ class SubsetProcess:
             at = (some.row, some.task)
             guess = self.settings.slope * some.estimate + self.offset + across @ self.weights
             mean[at] = self.centre[some.task] + self.scale[some.task] * guess
-            if not errors:
-                continue
             variance = self._prior(some, some) - self._explained(across, across)
-            deviation[at] = self.scale[some.task] * np.sqrt(self._caution * np.maximum(variance, 0.0))
+            deviation[at] = self.scale[some.task] * np.sqrt(self.inflation * np.maximum(variance, 0.0))
         return mean, deviation
 
     def covariance_with_single(
@@ -95,7 +97,7 @@ class SubsetProcess:
             some = asked.take(part)
             explained = self._explained(self._with_observed(some), single_rows[some.task])
             variance = self._prior(some, singles.take(some.task)) - explained
-            result[some.row, some.task] = self.scale[some.task] ** 2 * self._caution * variance
+            result[some.row, some.task] = self.scale[some.task] ** 2 * self.inflation * variance
         return np.diag(means).copy(), np.diag(deviations).copy(), result
 
     def at(self, subsets: NDArray[np.bool_], estimates: Floats) -> Points:
@@ -107,27 +109,43 @@ class SubsetProcess:
         return covariances(points, points, self.likeness)
 
     @property
-    def _caution(self) -> float:
+    def inflation(self) -> float:
         """Factor on predictive variances for what is not known of the variances themselves."""
         return 1.0 + self.settings.unsure / len(self.points) if len(self.points) else 1.0
 
-    def _factors(self, luck: bool) -> Floats:
+    def factors(self, luck: bool) -> Floats:
         """Variance of each covariance that is of the truth, or of the luck that all runs share."""
         share = np.where(lucky(self.likeness), self.settings.luck, 0.0)
         return self.variances[:-1] * (share if luck else 1.0 - share)
 
+    @property
+    def shared_luck(self) -> float:
+        """Variance of what all runs of a task share and no run can show."""
+        return self.settings.shift * float(self.variances[-1] + self.factors(True).sum())
+
+    @cached_property
+    def _collapsed(self) -> Collapsed:
+        """The observations, added up."""
+        return collapse(self.points, self.weights, self.factors(False), self.relative, self.likeness, self.typical)
+
+    def _means(self, subsets: NDArray[np.bool_], estimates: Floats) -> Floats:
+        """(m, T) posterior means, NaN outside the subset."""
+        scaled = (estimates - self.centre) / self.scale
+        guess = self.settings.slope * scaled + self.offset + self._collapsed(subsets, scaled)
+        return np.where(subsets, self.centre + self.scale * guess, np.nan)
+
     def _with_observed(self, some: Points) -> Floats:
         terms = covariances(some, self.points, self.likeness)
         scale = self.relative[some.task][:, None] * self.relative[self.points.task]
-        return combine(terms, self._factors(False), scale, self.likeness)
+        return combine(terms, self.factors(False), scale, self.likeness)
 
     def _prior(self, a: Points, b: Points) -> Floats:
         """Covariance of the truth at a[i] with that at b[i], which belong to the same task."""
         scale = self.relative[a.task] ** 2
-        truth = combine(covariances(a, b, self.likeness, paired=True), self._factors(False), scale, self.likeness)
+        truth = combine(covariances(a, b, self.likeness, paired=True), self.factors(False), scale, self.likeness)
         # runs with common random numbers share their luck: the mean of a task over all runs is off by as much as one
         # run is, and no run can show it
-        return truth + self.settings.shift * scale * (self.variances[-1] + self._factors(True).sum())
+        return truth + scale * self.shared_luck
 
     def _explained(self, a: Floats, b: Floats) -> Floats:
         if not len(self.points):

@@ -1,0 +1,237 @@
+"""The clustering SDP: seconds, steps, certified gap and memory by family and number of tasks; against SCS up to 400.
+
+Families: planted groups of equal sizes (`planted-S`, S the standard deviation of the noise) and of sizes 40, 25, 20, 10
+and 5 percent (`unbalanced-S`), pure noise, a correlation matrix of ten factors, an exponential kernel of points in
+three dimensions, an asymmetric estimate whose rows have noise of different sizes, and matrices that were really
+estimated: label correlations of the workloads `chemicals` and `mhc` (their own number of tasks).
+
+Every solve runs in a process of its own with one thread. Writes benchmarks/results/sdp.json; runs of the same family,
+size and seed replace earlier ones. Run: ``python benchmarks/sdp.py --sizes 100 400 --scs``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "benchmarks" / "results" / "sdp.json"
+PLANTED = ("planted-1", "planted-3", "planted-6", "unbalanced-1", "unbalanced-3")
+SMOOTH = ("factor", "kernel", "asymmetric")
+FAMILIES = (*PLANTED, "noise", *SMOOTH)
+ESTIMATED = ("chemicals", "mhc")
+SIZES = (100, 400, 2_000, 5_000)
+GROUPS = 5
+UNBALANCED = (0.4, 0.25, 0.2, 0.1, 0.05)
+#: what is asked of the solver: largest certified gap and seconds
+LIMITS = {400: (1e-3, None), 2_000: (1.2e-2, 45.0), 5_000: (2e-2, 240.0)}
+
+
+def symmetric(matrix: np.ndarray) -> np.ndarray:
+    return (matrix + matrix.T) / 2
+
+
+def planted(generator: np.random.Generator, n: int, noise: float, shares: tuple[float, ...]) -> np.ndarray:
+    edges = np.round(np.cumsum(shares) * n).astype(int)
+    truth = generator.permutation(np.searchsorted(edges, np.arange(n), side="right"))
+    return (truth[:, None] == truth).astype(float) + noise * symmetric(generator.standard_normal((n, n)))
+
+
+def make(family: str, n: int, seed: int) -> np.ndarray:
+    if family in ESTIMATED:
+        return estimated(family)
+    generator = np.random.default_rng(seed)
+    if family.startswith(("planted", "unbalanced")):
+        kind, noise = family.split("-")
+        shares = UNBALANCED if kind == "unbalanced" else (1 / GROUPS,) * GROUPS
+        return planted(generator, n, float(noise), shares)
+    if family == "noise":
+        return symmetric(generator.standard_normal((n, n)))
+    if family == "factor":
+        loads = generator.standard_normal((n, 10))
+        covariance = loads @ loads.T + 5 * np.eye(n)
+        scale = np.sqrt(np.diag(covariance))
+        return symmetric(covariance / scale / scale[:, None])
+    if family == "kernel":
+        from scipy.spatial.distance import pdist, squareform
+
+        return np.exp(-squareform(pdist(generator.standard_normal((n, 3)))))
+    targets, sources = generator.standard_normal((2, n, 8))
+    noise = np.exp(0.5 * generator.standard_normal(n))[:, None]
+    return symmetric((targets @ (targets + 0.7 * sources).T + np.sqrt(8) * generator.standard_normal((n, n))) * noise)
+
+
+def estimated(name: str) -> np.ndarray:
+    import coterie
+
+    affinity, _ = coterie.estimate_affinity(coterie.load_workload(name), method="label-correlation")
+    values = affinity.symmetric()
+    np.fill_diagonal(values, 0.0)
+    return values
+
+
+def solve_ours(family: str, n: int, seed: int, eps: float | None) -> dict[str, object]:
+    from coterie.grouping.sdp import solve_sdp
+
+    matrix = make(family, n, seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        solve_sdp(matrix[:30, :30], 3)  # imports and first calls are not the solver's
+        began, cpu = time.perf_counter(), time.process_time()
+        solution = solve_sdp(matrix, GROUPS, eps=eps)
+    return {
+        "tasks": len(matrix),
+        "seconds": time.perf_counter() - began,
+        "cpu_seconds": time.process_time() - cpu,
+        "iterations": solution.iterations,
+        "gap": solution.gap,
+        "status": solution.status,
+        "value": solution.value,
+        "bound": solution.bound,
+        "range": solution.range,
+        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+    }
+
+
+def solve_scs(family: str, n: int, seed: int, limit: float) -> dict[str, object]:
+    """SCS without a modelling layer, on the lower triangle of X; tolerance 1e-6 for the centred, scaled matrix."""
+    import scs
+    from scipy import sparse
+
+    matrix = make(family, n, seed)
+    n = len(matrix)
+    shift = float(matrix[~np.eye(n, dtype=bool)].mean())
+    unit = matrix - shift
+    scale = float(np.sqrt((unit**2).mean()))
+    columns, rows = np.triu_indices(n)  # the lower triangle, column by column
+    size = len(rows)
+    off = rows != columns
+    weight = np.where(off, 2.0, 1.0)
+    index = np.arange(size)
+    sums = sparse.csc_matrix(
+        (np.ones(size + off.sum()), (np.r_[rows, columns[off]], np.r_[index, index[off]])), shape=(n, size)
+    )
+    trace = sparse.csc_matrix((np.ones(n), (np.zeros(n, int), index[~off])), shape=(1, size))
+    positive = -sparse.eye(size, format="csc")[off]
+    cone = -sparse.diags(np.where(off, np.sqrt(2.0), 1.0))
+    data = {
+        "A": sparse.vstack([sums, trace, positive, cone], format="csc"),
+        "b": np.r_[np.ones(n), GROUPS, np.zeros(off.sum() + size)],
+        "c": -(weight * unit[rows, columns] / scale),
+    }
+    began, cpu = time.perf_counter(), time.process_time()
+    solver = scs.SCS(
+        data,
+        {"z": n + 1, "l": int(off.sum()), "s": [n]},
+        eps_abs=1e-6,
+        eps_rel=1e-6,
+        max_iters=100_000,
+        time_limit_secs=limit,
+        verbose=False,
+    )
+    found = solver.solve()
+    x = np.asarray(found["x"])
+    full = np.zeros((n, n))
+    full[rows, columns] = full[columns, rows] = x
+    return {
+        "seconds": time.perf_counter() - began,
+        "cpu_seconds": time.process_time() - cpu,
+        "status": found["info"]["status"],
+        "iterations": int(found["info"]["iter"]),
+        "value": float((unit * full).sum() + shift * n),
+        "lowest_eigenvalue": float(np.linalg.eigvalsh(full)[0]),
+    }
+
+
+def in_own_process(*arguments: object) -> dict[str, object]:
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    command = [sys.executable, __file__, "--one", *(str(argument) for argument in arguments)]
+    done = subprocess.run(command, env={**os.environ, **threads}, check=True, capture_output=True, text=True)  # noqa: S603
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def row(run: dict) -> str:
+    text = (
+        f"{run['family']:14s} {run['tasks']:5d} {run['seconds']:8.2f} {run['cpu_seconds']:8.2f} {run['iterations']:6d} "
+        f"{run['gap']:9.1e} {run['peak_gb']:6.2f}"
+    )
+    other = run.get("scs")
+    if other:
+        ratio = other["cpu_seconds"] / run["cpu_seconds"]
+        away = (run["value"] - other["value"]) / run["range"]
+        text += f" {other['cpu_seconds']:8.1f} {ratio:7.0f}x {away:9.1e}  {other['status']}"
+    return text
+
+
+HEAD = (
+    f"{'family':14s} {'tasks':>5s} {'seconds':>8s} {'cpu s':>8s} {'steps':>6s} {'gap':>9s} {'GB':>6s} {'SCS cpu':>8s} "
+    f"{'ratio':>8s} {'ours-SCS':>9s}  SCS status"
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="*", default=list(SIZES))
+    parser.add_argument("--families", nargs="*", default=None, help=f"of {', '.join((*FAMILIES, *ESTIMATED))}")
+    parser.add_argument("--seed", type=int, default=11)
+    parser.add_argument("--eps", default="default", help="gap that is asked for; default: the solver's own")
+    parser.add_argument("--scs", action="store_true", help="also SCS, up to 400 tasks")
+    parser.add_argument("--scs-limit", type=float, default=300.0, help="seconds for each solve by SCS")
+    parser.add_argument(
+        "--out", type=Path, default=OUT, help="runs of the same family, size and seed are replaced there"
+    )
+    parser.add_argument("--one", nargs="*", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one:
+        which, family, n, seed, last = given.one
+        if which == "scs":
+            result = solve_scs(family, int(n), int(seed), float(last))
+        else:
+            result = solve_ours(family, int(n), int(seed), None if last == "default" else float(last))
+        print(json.dumps(result))
+        return
+    print(HEAD)
+    for n in given.sizes:
+        for family in given.families or FAMILIES:
+            measure(family, n, given)
+    if given.families is None:
+        for family in ESTIMATED:
+            measure(family, 0, given)
+
+
+def stored(out: Path) -> dict[tuple[str, int, int], dict]:
+    return {key(run): run for run in json.loads(out.read_text())["runs"]} if out.exists() else {}
+
+
+def key(run: dict) -> tuple[str, int, int]:
+    return run["family"], run["tasks"], run["seed"]
+
+
+def measure(family: str, n: int, given: argparse.Namespace) -> None:
+    found = in_own_process("ours", family, n, given.seed, given.eps)
+    run = {"family": family, "seed": given.seed, "load": os.getloadavg()[0], **found}
+    if given.scs and run["tasks"] <= 400:
+        run["scs"] = in_own_process("scs", family, n, given.seed, given.scs_limit)
+    runs = stored(given.out)  # read again: another run may have written in the meantime
+    if "scs" not in run and "scs" in runs.get(key(run), {}):
+        run["scs"] = runs[key(run)]["scs"]
+    runs[key(run)] = run
+    limit, seconds = LIMITS.get(run["tasks"], (np.inf, None))
+    late = seconds is not None and run["cpu_seconds"] > seconds  # one thread: seconds on a machine of its own
+    print(row(run) + ("   ABOVE THE LIMIT" if run["gap"] > limit or late or run["peak_gb"] > 2 else ""), flush=True)
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    ordered = sorted(runs.values(), key=lambda one: (one["tasks"], one["family"], one["seed"]))
+    given.out.write_text(json.dumps({"groups": GROUPS, "runs": ordered}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

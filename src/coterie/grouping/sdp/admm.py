@@ -1,0 +1,161 @@
+"""The iteration: alternating projections with multipliers between the Fantope and the nonnegative orthant.
+
+One matrix W is the whole state: its positive part is the nonnegative copy of X, its negative part the multiplier. A
+step projects |W| + A/rho on the spectral set (one eigendecomposition) and moves W towards the result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from coterie.grouping.matrix import FloatArray
+from coterie.grouping.sdp.eigen import Block, Dense, EigenStep, centre, orthonormal
+from coterie.grouping.sdp.fantope import weights
+from coterie.grouping.sdp.scaling import Scaled, row_blocks
+from coterie.grouping.sdp.solution import WarmStart
+
+Rows = NDArray[Any]
+#: over-relaxation
+ALPHA = 1.8
+#: primal residuals weigh so much more than dual ones in the balance: a feasible solution is what is missing at the end
+BALANCE = 5.0
+#: up to so many tasks all eigenpairs are computed
+DENSE = 120
+#: above so many, all eigenpairs cost more than a block that misses some of them
+LARGE = 2_500
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """After a step: smallest entry of X, ||X - Z|| and rho ||Z - Z before||."""
+
+    smallest: float
+    primal: float
+    dual: float
+
+
+class Iteration:
+    """State and step: `state` is W, `shifted` is |W| + A / rho.
+
+    Args:
+        problem: the scaled problem.
+        dtype: of the state.
+        start: where to start; None: from the leading eigenvectors of the matrix.
+        seed: of the first block of vectors.
+    """
+
+    def __init__(self, problem: Scaled, dtype: DTypeLike, start: WarmStart | None = None, seed: int = 0) -> None:
+        self.problem = problem
+        self.A: Rows = problem.projected(dtype)
+        n = problem.n
+        self.rho = 1.0
+        self.eigen, values, rows = _first_vectors(problem, self.A, start, seed)
+        self.state: Rows = np.empty((0, 0), dtype=dtype)
+        if start is None:
+            leading = rows[: problem.k - 1] if problem.k is not None else rows[values > problem.price / problem.size]
+            self.state = leading.T @ leading
+            self.state += 1 / n
+        else:
+            weight = start.weight / (problem.size * problem.factor)
+            self.rho = float(np.clip(weight, 0.1, 10.0))
+            self.state = start.state.astype(dtype)
+            self._reweigh(weight / self.rho)
+        self.shifted: Rows = np.empty_like(self.state)
+        self._rebuild()
+        self.vectors: Rows = rows
+        self.weights: FloatArray = np.zeros(len(rows))
+        self.wanted = max((problem.k or 2) - 1, 1)
+
+    def step(self, *, measure: bool) -> Residuals | None:
+        """One step; the residuals cost a few more passes over the state."""
+        values, rows = self.eigen(self.shifted, self.wanted)
+        found, _ = weights(values, self.problem.k, self.problem.price / (self.problem.size * self.rho))
+        used = found > 0
+        self.wanted = max(int(used.sum()), 1)
+        self.weights, self.vectors = found[used], rows[used]
+        n = self.problem.n
+        if isinstance(self.eigen, Block) and self.wanted > 0.35 * n and n <= LARGE:
+            self.eigen = Dense(n)
+        return self._move(measure)
+
+    def balance(self, residuals: Residuals) -> None:
+        """Change rho when one kind of residual is far larger than the other."""
+        ratio = float(np.clip(np.sqrt(BALANCE * residuals.primal / max(residuals.dual, 1e-300)), 0.25, 4.0))
+        if ratio > 1.4 or ratio < 1 / 1.4:
+            self.rho *= ratio
+            self._reweigh(1 / ratio)
+            self._rebuild()
+
+    @property
+    def weight(self) -> float:
+        """N = -weight * min(W, 0) in the units of U."""
+        return self.rho * self.problem.size
+
+    def warm(self) -> WarmStart:
+        """The state, for another problem on the same tasks."""
+        return WarmStart(self.state, self.weight * self.problem.factor, self.eigen.basis[: max(2 * self.wanted, 10)])
+
+    def _move(self, measure: bool) -> Residuals | None:
+        """W += alpha (X - max(W, 0)) and |W| + A / rho, block by block so that each block is read once."""
+        n, dtype = self.problem.n, self.state.dtype.type
+        root = np.empty((len(self.weights) + 1, n), dtype=self.state.dtype)
+        np.multiply(self.vectors, np.sqrt(self.weights)[:, None], out=root[:-1], casting="same_kind")
+        root[-1] = 1 / np.sqrt(n)
+        smallest, primal, dual = np.inf, 0.0, 0.0
+        alpha, inverse = dtype(ALPHA), dtype(1 / self.rho)
+        for which in row_blocks(n):
+            state, shifted = self.state[which], self.shifted[which]
+            x = root[:, which].T @ root
+            if measure:
+                smallest = min(smallest, float(x.min()))
+            np.maximum(state, 0, out=shifted)
+            x -= shifted
+            if measure:
+                primal += float(np.vdot(x, x))
+            x *= alpha
+            state += x
+            if measure:
+                shifted -= np.maximum(state, 0)
+                dual += float(np.vdot(shifted, shifted))
+            np.multiply(self.A[which], inverse, out=shifted)
+            np.abs(state, out=x)
+            shifted += x
+        return Residuals(smallest, float(np.sqrt(primal)), self.rho * float(np.sqrt(dual))) if measure else None
+
+    def _reweigh(self, ratio: float) -> None:
+        """Multiply the negative part of W in place."""
+        for which in row_blocks(self.problem.n):
+            state = self.state[which]
+            np.multiply(state, state.dtype.type(ratio), out=state, where=state < 0)
+
+    def _rebuild(self) -> None:
+        """`shifted` = |W| + A / rho, whose projection is the next X."""
+        inverse = self.state.dtype.type(1 / self.rho)
+        for which in row_blocks(self.problem.n):
+            np.multiply(self.A[which], inverse, out=self.shifted[which])
+            self.shifted[which] += np.abs(self.state[which])
+
+
+def _first_vectors(problem: Scaled, A: Rows, start: WarmStart | None, seed: int) -> tuple[EigenStep, FloatArray, Rows]:
+    """How eigenpairs are found, and those of A itself."""
+    n, k = problem.n, problem.k or 1
+    if n <= DENSE or (k > 0.3 * n and n <= LARGE):
+        dense = Dense(n)
+        return dense, *dense(A, n)
+    count = min(n // 3, max(int(0.12 * n) if n <= 1000 else 60 + n // 50, int(1.2 * k) + 10))
+    generator = np.random.default_rng(seed)
+    basis = generator.standard_normal((count, n)).astype(A.dtype)
+    if start is not None:
+        known = start.basis.astype(A.dtype)
+        basis = np.concatenate([known, basis[: max(count - len(known), 8)]])
+        return Block(orthonormal(centre(basis)), seed), np.zeros(len(basis)), orthonormal(centre(basis))
+    block = Block(orthonormal(centre(basis)), seed)
+    values, rows = block(A, int(len(block.basis) / 1.2))
+    for _ in range(6):
+        wanted = max(k, int((values > problem.price / problem.size).sum()) if problem.k is None else 0)
+        values, rows = block(A, max(wanted, int(0.8 * count)))
+    return block, values, rows

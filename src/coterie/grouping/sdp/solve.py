@@ -1,0 +1,251 @@
+"""The clustering SDP of Peng and Wei, as used by Grad-TAG, with a certified bound."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from coterie._progress import Progress, silent
+from coterie.errors import NumericsWarning, SettingError
+from coterie.grouping.matrix import FloatArray, as_square, as_symmetric, check_count, check_finite
+from coterie.grouping.sdp.admm import Iteration, Residuals
+from coterie.grouping.sdp.certificate import bound_of_state
+from coterie.grouping.sdp.primal import Primal, feasible
+from coterie.grouping.sdp.scaling import Scaled, scale
+from coterie.grouping.sdp.solution import SdpSolution
+
+#: up to so many tasks, and for tolerances below, the state is kept in float64
+_DOUBLE, _FINE = 150, 2e-4
+#: measured work in units of T^2: a look at the certificate takes LOOK * T, a step PASSES and 8 for each eigenvector
+LOOK, PASSES = 8, 300
+
+
+def solve_sdp(
+    matrix: ArrayLike,
+    k: int | None = None,
+    *,
+    penalty: float | None = None,
+    eps: float | None = None,
+    max_iters: int | None = None,
+    time_limit: float | None = None,
+    start: SdpSolution | None = None,
+    progress: Progress | None = None,
+) -> SdpSolution:
+    """Maximise <A, X> over X e = e, X >= 0, X PSD, with tr X = k or less penalty * tr X.
+
+    Args:
+        matrix: (T, T) affinity, larger is better; only its symmetric part counts.
+        k: number of groups, 1..T. Give either `k` or `penalty`.
+        penalty: price of a group, in the units of the matrix. 0 bounds the sum of densities for any number of groups.
+        eps: largest certified gap, relative to the range (:attr:`SdpSolution.gap`). Default 1e-6 up to 20 tasks, 1e-5
+            up to 60, 1e-4 up to 150, 1e-3 up to 500, then T / 250,000 up to 1.5e-2.
+        max_iters: steps at most. Default 20,000 up to 150 tasks, 3,000 above.
+        time_limit: seconds after which the best solution so far is returned. Default: none.
+        start: an earlier solution for the same tasks, for another k, price or a matrix that differs a little.
+        progress: called as ``progress(stage, steps, 0)``.
+
+    Returns:
+        A feasible solution with a certified bound: for any N >= 0, e'(A+N)e/T plus the sum of the k-1 largest
+        eigenvalues of A+N on the complement of e bounds the relaxation (see :mod:`coterie.grouping.bound`); N is the
+        solver's multiplier.
+
+    Warns:
+        NumericsWarning: the solver stopped before it reached `eps`.
+
+    Raises:
+        SettingError: `k`, `penalty`, `start` or the matrix cannot be used.
+
+    Cost:
+        See benchmarks/sdp.py. Three (T, T) matrices of float32 above 150 tasks; the certificate takes two of float64
+        for a while.
+
+    Source:
+        Peng and Wei, SIAM J. Optim. 18 (2007); arXiv 2409.06091. The authors' <max(A)-A, X> has the same solution since
+        <ee', X> = T for every feasible X. The solver is the two-block alternating direction method of multipliers
+        (Boyd et al., 2011) on the Fantope (Vu et al., NIPS 2013) and the nonnegative orthant.
+
+    Example:
+        >>> blocks = np.kron(np.eye(2), np.ones((3, 3)))
+        >>> solution = solve_sdp(blocks, k=2)
+        >>> round(solution.value, 4), round(float(solution.X[0, 1]), 4), round(float(solution.X[0, 5]), 4) + 0.0
+        (6.0, 0.3333, 0.0)
+    """
+    given = _read(matrix)
+    n = len(given)
+    _check(n, k, penalty, eps, start)
+    problem = scale(given, k, penalty or 0.0)
+    closed = _closed_form(problem)
+    if closed is not None:
+        return closed
+    target = _default_eps(n) if eps is None else eps
+    steps = (20_000 if n <= _DOUBLE else 3_000) if max_iters is None else max_iters
+    run = _Run(problem, target, steps, time_limit, progress or silent)
+    iteration = Iteration(problem, np.float64 if n <= _DOUBLE or target < _FINE else np.float32, start and start.start)
+    solution = run.through(iteration)
+    if solution.status != "optimal":
+        warnings.warn(
+            f"The grouping SDP of {n} tasks stopped after {solution.iterations} steps before it reached "
+            f"eps={target:g}: its certified gap is {solution.gap:.2g}. Its groups may be worse than they could be; the "
+            "reported bound stays valid. Raise `max_iters` or `time_limit`, or `eps`.",
+            NumericsWarning,
+            stacklevel=2,
+        )
+    return solution
+
+
+def _read(matrix: ArrayLike) -> FloatArray:
+    """The symmetric part, of finite numbers; the matrix itself when it is symmetric: large ones are not copied."""
+    is_ready = isinstance(matrix, np.ndarray) and matrix.dtype == np.float64 and matrix.ndim == 2
+    given: FloatArray = np.asarray(matrix) if is_ready and len(np.asarray(matrix)) > 1 else as_square(matrix)
+    given = given if given.shape[0] == given.shape[1] else as_square(given)
+    return as_symmetric(check_finite(given, [f"task {i}" for i in range(len(given))]))
+
+
+def _check(n: int, k: int | None, penalty: float | None, eps: float | None, start: SdpSolution | None) -> None:
+    """Exactly one of the two forms, within its range."""
+    if (k is None) == (penalty is None):
+        raise SettingError(f"Give either `k` or `penalty` to solve_sdp. Found k={k!r} and penalty={penalty!r}.")
+    if k is not None:
+        check_count("k", k, n)
+    if penalty is not None and not np.isfinite(penalty):
+        raise SettingError(f"Parameter `penalty` should be a finite number. Found {penalty!r}.")
+    if eps is not None and not eps > 0:
+        raise SettingError(f"Parameter `eps` should be a positive gap relative to the range. Found {eps!r}.")
+    if start is not None and len(start.X) != n:
+        raise SettingError(
+            f"Parameter `start` should be a solution for the same {n} tasks. Found one for {len(start.X)}. Leave it "
+            "out for other tasks."
+        )
+
+
+def _default_eps(n: int) -> float:
+    """Smaller problems are solved more finely; larger ones cost more a step and are rounded anyway."""
+    return (
+        1e-6 if n <= 20 else 1e-5 if n <= 60 else 1e-4 if n <= 150 else 1e-3 if n <= 500 else min(n / 250_000, 1.5e-2)
+    )
+
+
+def _closed_form(problem: Scaled) -> SdpSolution | None:
+    """One group, one group a task, or a matrix for which all solutions with the same trace are worth the same."""
+    n, k = problem.n, problem.k
+    scale_of_entries = float(np.abs(problem.mean).max()) + abs(problem.price) + 1.0
+    flat = problem.norm <= 1e-13 * scale_of_entries * n
+    if k in (1, n) or flat:
+        trace = float(k) if k is not None else (1.0 if problem.price >= 0 else float(n))
+        spread = (trace - 1) / (n - 1)
+        X = np.full((n, n), (1 - spread) / n)
+        X.flat[:: n + 1] += spread
+        value = problem.uniform(trace)
+        slack = problem.rounding + (1e-13 * scale_of_entries * n * n if flat else 0.0)
+        bound = problem.in_units_of_given(value + slack)
+        return SdpSolution(X, problem.in_units_of_given(value), "closed form", bound, trace)
+    return None
+
+
+@dataclass
+class _Best:
+    """The best of both sides so far, in the units of U."""
+
+    bound: float
+    primal: Primal
+
+    def range(self, problem: Scaled) -> float:
+        """Bound less the worth of treating all tasks alike.
+
+        That is 0 where all solutions are worth the same (a multiple of the identity, or a price that leaves one group):
+        then a small part of the norm, or the root mean square eigenvalue, takes its place.
+        """
+        floor = problem.norm / problem.n if problem.k is not None else problem.norm / np.sqrt(problem.n)
+        return max(self.bound - problem.uniform(self.primal.trace), floor)
+
+    def gap(self, problem: Scaled) -> float:
+        """Relative to the range."""
+        width = self.range(problem)
+        return max(self.bound - self.primal.value, 0.0) / width if width > 0 else 0.0
+
+
+class _Run:
+    """One solve: when to look at the certificate, and when to stop."""
+
+    def __init__(self, problem: Scaled, eps: float, steps: int, seconds: float | None, say: Progress) -> None:
+        self.problem, self.eps, self.steps, self.say = problem, eps, steps, say
+        self.deadline = np.inf if seconds is None else time.monotonic() + seconds
+        self.every = 10 if problem.n <= 1000 else 20
+        self.best: _Best | None = None
+        self.looked_at, self.loss_then, self.work = 0, np.inf, 0.0
+
+    def through(self, iteration: Iteration) -> SdpSolution:
+        """Iterate until the certified gap is small enough."""
+        done, balanced = 0, 0
+        for done in range(1, self.steps + 1):
+            last = done == self.steps
+            residuals = iteration.step(measure=done % self.every == 0 or last)
+            self.work += PASSES + 8 * iteration.wanted
+            if residuals is None:
+                continue
+            self.say("grouping: SDP", done, 0)
+            last = last or time.monotonic() > self.deadline
+            if (self._worth_a_look(done, residuals) or last) and self._look(iteration, done, residuals) <= self.eps:
+                break
+            if last:
+                break
+            if done >= 1.5 * balanced or (done % 20 == 0 and done <= 400):
+                iteration.balance(residuals)
+                balanced = done
+        return self._solution(iteration, done)
+
+    def _loss(self, residuals: Residuals) -> float:
+        """Share of X that mixing in the uniform solution would take: an estimate of the gap, from below mostly."""
+        short = max(-residuals.smallest, 0.0)
+        return short / (short + 1 / self.problem.n)
+
+    def _worth_a_look(self, done: int, residuals: Residuals) -> bool:
+        """Whether the certificate may be good enough, judged by the last one and by how X has become since.
+
+        After steps that took twice as long as a look it is taken anyway, since the bound may be what has improved.
+        """
+        loss = self._loss(residuals)
+        if self.best is None:
+            return loss < 1.5 * self.eps
+        if done < self.looked_at + 2 * self.every:
+            return False
+        expected = self.best.gap(self.problem) * loss / max(self.loss_then, 1e-300)
+        return expected < self.eps or self.work > 2 * LOOK * self.problem.n
+
+    def _look(self, iteration: Iteration, done: int, residuals: Residuals) -> float:
+        """Certify both sides, keep the better of each, and return the gap."""
+        problem = self.problem
+        bound = bound_of_state(problem, iteration.state, iteration.weight)
+        primal = feasible(problem, iteration.vectors, iteration.weights)
+        if self.best is None:
+            self.best = _Best(bound, primal)
+        else:
+            self.best.bound = min(bound, self.best.bound)
+            if primal.value > self.best.primal.value:
+                self.best.primal = primal
+        self.looked_at, self.loss_then, self.work = done, self._loss(residuals), 0.0
+        return self.best.gap(problem)
+
+    def _solution(self, iteration: Iteration, done: int) -> SdpSolution:
+        """In the units of the given matrix."""
+        problem, best = self.problem, self.best
+        assert best is not None  # noqa: S101
+        gap = best.gap(problem)
+        if gap > self.eps:
+            best.bound = min(best.bound, bound_of_state(problem, None, 0.0))
+        status = "optimal" if best.gap(problem) <= self.eps else "optimal_inaccurate"
+        self.say("grouping: SDP", done, done)
+        return SdpSolution(
+            X=best.primal.X,
+            value=problem.in_units_of_given(best.primal.value),
+            status=status,
+            bound=problem.in_units_of_given(best.bound),
+            trace=best.primal.trace,
+            iterations=done,
+            range=problem.factor * best.range(problem),
+            start=iteration.warm(),
+        )
