@@ -97,7 +97,7 @@ def measure(steps):
         rows[label] = {
             "distance": distance.round(4).tolist(),
             "objectives": ends.round(3).tolist(),
-            "paths": paths[:, :: max(1, steps // 250)].numpy().round(3).tolist(),
+            "paths": paths[:, :: max(1, steps // 250)].double().numpy().round(2).tolist(),
         }
         print(
             f"{label:20s} reached {int((distance < 0.1).sum())} of {len(STARTS)}; distance",
