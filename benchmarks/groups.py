@@ -5,8 +5,8 @@
 On the beds of `coterie benchmark`, with half of their validation rows moved to the test part. Each method estimates,
 then groups for B = 2, 3, 5 and a third of the tasks; every group is trained with four seeds that no method has seen,
 and judged on the test part: mean over tasks of the relative loss reduction against single-task models, with a 95 %
-interval over seeds and examples. Beside them all-in-one, single-task, 20 random partitions (two seeds each), and what `coterie
-run` recommends under that budget, which is chosen on validation rows with five other seeds. `--optimum` trains every
+interval over seeds and examples. Beside them all-in-one, single-task, 20 random partitions (two seeds each), and what
+`coterie run` recommends under that budget, chosen on validation rows with five other seeds. `--optimum` trains every
 subset of `yeast` twice (8,191 of them) and takes the best selection by their test losses. Regret is the gain of the
 best of all minus one's own. Writes benchmarks/results/groups.json and prints a table a bed.
 """

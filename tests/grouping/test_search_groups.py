@@ -14,11 +14,11 @@ from tests.reference.partitions import set_partitions
 from coterie.affinity import Affinity, PairwiseGainModel
 from coterie.errors import SettingError
 from coterie.grouping import Grouping
-from coterie.grouping.confidence import Cautious, advantage
-from coterie.grouping.moves import Limits, Partition, climb
 from coterie.grouping.objective import GainObjective
-from coterie.grouping.reshape import Reshaper
-from coterie.grouping.search_groups import search_groups
+from coterie.grouping.search.confidence import Cautious, advantage
+from coterie.grouping.search.groups import search_groups
+from coterie.grouping.search.moves import Limits, Partition, climb
+from coterie.grouping.search.reshape import Reshaper
 
 
 class Smooth:

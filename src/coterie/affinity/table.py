@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +71,9 @@ def read_table(path: str | Path) -> tuple[NDArray[np.float64], tuple[str, ...]]:
             f"{path} should be a square table: as many rows as columns. Found {len(names)} columns of numbers and "
             f"{len(body)} rows below the header."
         )
+    store = rows[0].rest.base if first and isinstance(rows[0].rest, np.ndarray) else None
+    if store is not None and all(isinstance(line.rest, np.ndarray) and line.rest.base is store for line in rows):
+        return store, names
     values = np.empty((len(names), len(names)))
     for row, line in enumerate(rows):
         cells = line.rest if first else [line.first, *line.rest]
@@ -92,7 +96,7 @@ def _lines(path: str | Path) -> tuple[list[str], list[_Line]]:
         with Path(path).open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
             header = next((found for cells in reader if any(found := [cell.strip() for cell in cells])), [])
-            body = [line for cells in reader if (line := _line(reader.line_num, cells)) is not None]
+            body = _body(reader)
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror or error}. Check the path.") from error
     except (UnicodeDecodeError, csv.Error) as error:
@@ -105,11 +109,27 @@ def _lines(path: str | Path) -> tuple[list[str], list[_Line]]:
     return header, body
 
 
-def _line(number: int, cells: list[str]) -> _Line | None:
+def _body(reader: Any) -> list[_Line]:
+    """The lines that are not empty; their numbers go into one square matrix, so that a large table is stored once."""
+    lines = list[_Line]()
+    store = np.empty((0, 0))
+    for cells in reader:
+        if not lines:
+            store = np.empty((max(len(cells) - 1, 0),) * 2)
+        line = _line(reader.line_num, cells, store, len(lines))
+        if line is not None:
+            lines.append(line)
+    return lines
+
+
+def _line(number: int, cells: list[str], store: NDArray[np.float64], row: int) -> _Line | None:
     """A line, its numbers read at once where that works; None for an empty one."""
     try:
         values = np.fromiter(map(float, cells[1:]), dtype=np.float64, count=len(cells) - 1)
         if len(values) and np.isfinite(values).all():
+            if row < len(store) and len(values) == len(store):
+                store[row] = values
+                values = store[row]
             return _Line(number, cells[0].strip(), values)
     except ValueError:
         pass  # looked at cell by cell, once the names of the columns are known

@@ -7,14 +7,14 @@ from coterie.grouping.density import density, group_densities, sum_of_densities
 from coterie.grouping.group import group
 from coterie.grouping.grouping import Grouping
 from coterie.grouping.improve import improve
-from coterie.grouping.interval_costs import affinity_costs, centre_costs, function_costs
-from coterie.grouping.intervals import Intervals, best_intervals, every_k
+from coterie.grouping.intervals.costs import affinity_costs, centre_costs, function_costs
+from coterie.grouping.intervals.programme import Intervals, best_intervals, every_k
 from coterie.grouping.methods import METHODS
 from coterie.grouping.peers import LeidenFound, agglomerative_labels, leiden_partition, random_partition
 from coterie.grouping.rounding import round_solution
 from coterie.grouping.sdp import SdpSolution, solve_sdp
-from coterie.grouping.search import search
-from coterie.grouping.search_groups import search_groups
+from coterie.grouping.search.groups import search_groups
+from coterie.grouping.search.local import search
 from coterie.grouping.spectral import spectral_labels
 
 __all__ = [

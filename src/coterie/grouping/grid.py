@@ -18,6 +18,8 @@ from coterie.grouping.spectral import embed
 
 #: numbers of groups on the grid, at most; above, one group has a few tasks only
 MOST = 256
+#: numbers of groups up to which the relaxation is solved; above, its rank is a large part of the number of tasks
+RELAXED = 32
 #: leading eigenvectors that are clustered, at most
 VECTORS = 48
 #: the grid ends after so many numbers of groups in a row that are worse than the best
@@ -27,7 +29,7 @@ PATIENCE = 3
 def grid_of_k(
     matrix: FloatArray, k_max: int, *, seed: int = 0, progress: Progress | None = None
 ) -> tuple[list[Candidate], float]:
-    """Spectral clusters, improved, at 2, 3, 4, 6, 8, 12, ... groups; the relaxation at the best number of groups.
+    """Spectral clusters, improved, at 2, 3, 4, 6, 8, 12, ... groups; then the relaxation at the best of them, up to 32.
 
     Args:
         matrix: (T, T) symmetric affinity, its diagonal set on purpose.
@@ -48,7 +50,7 @@ def grid_of_k(
     candidates = [Candidate(labels) for labels in found.values()]
     best = max(worth, key=lambda k: worth[k])
     bound = _free_bound(matrix, None)
-    if not 1 < best <= MOST:
+    if not 1 < best <= RELAXED:
         return candidates, bound
     solution = solve_sdp(matrix, best, eps=max(2e-2, len(matrix) / 250_000), progress=say)
     labels = round_solution(solution.X, matrix, best, seed=seed, random_starts=0)

@@ -14,7 +14,7 @@ from coterie.grouping.grouping import Grouping
 from coterie.grouping.matrix import Problem, canonical_order, check_count, check_seed, read_problem
 from coterie.grouping.methods import METHODS, ORDERED, RELAXED, Request
 from coterie.grouping.objective import DensityObjective, GainObjective
-from coterie.grouping.search_groups import search_groups
+from coterie.grouping.search.groups import search_groups
 
 
 def group(
@@ -35,7 +35,8 @@ def group(
             better), a data frame of it (task names are its columns; rows are ordered by its index), or a
             :class:`~coterie.affinity.GainModel`. Only the symmetric part of a matrix counts.
         k: exact number of groups, 1..T; None chooses it.
-        method: ``"sdp"`` (trace-k relaxation, rounding, local improvement), ``"sdp-penalty"`` (a price for each group),
+        method: ``"sdp"`` (trace-k relaxation, rounding, local improvement), ``"sdp-penalty"`` (a price for each group);
+            with a gain model, :func:`~coterie.grouping.search_groups` goes on from there.
             ``"exhaustive"`` (at most 12 tasks), ``"intervals"`` (of ordered tasks, exactly). To compare with,
             each as it comes: ``"spectral"``, ``"agglomerative"``, ``"leiden"``, ``"random"``, ``"all-in-one"``,
             ``"single-task"``.
@@ -62,7 +63,8 @@ def group(
         MissingDependencyError: ``"leiden"`` without graspologic-native.
 
     Cost:
-        0.02 s at 14 tasks, about 1 s at 100 with k given; minutes at 400. Choosing k takes up to ten times as long.
+        About 1 s at 400 tasks with k given, 10 s at 2,000, one or two minutes at 5,000. Choosing k takes up to ten
+        times as long up to 500 tasks; beyond, numbers of groups are compared by spectral clustering and moves.
 
     Source:
         Li et al., "Scalable Multitask Learning Using Gradient-based Estimation of Task Affinity" (arXiv 2409.06091).

@@ -10,8 +10,8 @@ import numpy as np
 from coterie._progress import Progress, silent
 from coterie.grouping.choose import Candidate, describe, near, penalty_for, penalty_path
 from coterie.grouping.exhaustive import exhaustive
-from coterie.grouping.interval_costs import affinity_costs
-from coterie.grouping.intervals import every_k
+from coterie.grouping.intervals.costs import affinity_costs
+from coterie.grouping.intervals.programme import every_k
 from coterie.grouping.matrix import FloatArray
 from coterie.grouping.objective import DensityObjective, Objective
 from coterie.grouping.peers.agglomerative import cut, merge_tree
@@ -19,7 +19,7 @@ from coterie.grouping.peers.constant import all_in_one_labels, single_task_label
 from coterie.grouping.peers.leiden import leiden_partition
 from coterie.grouping.peers.random_groups import random_partition
 from coterie.grouping.rounding import round_solution
-from coterie.grouping.sdp import solve_sdp
+from coterie.grouping.sdp import SdpSolution, solve_sdp
 from coterie.grouping.spectral import spectral_labels
 
 
@@ -61,9 +61,10 @@ def trace_k(request: Request) -> Proposals:
         return penalty_path(request.matrix, request.k_max, seed=request.seed, progress=request.progress)
     found: list[Candidate] = []
     bound = -np.inf
+    solution: SdpSolution | None = None
     for done, k in enumerate(request.ks):
         request.progress("grouping: SDP", done, len(request.ks))
-        solution = solve_sdp(request.matrix, k)
+        solution = solve_sdp(request.matrix, k, start=solution)
         bound = max(bound, solution.bound)
         labels = round_solution(solution.X, request.matrix, k, seed=request.seed)
         found.append(Candidate(labels, describe(solution)))
@@ -76,7 +77,8 @@ def penalised(request: Request) -> Proposals:
     if request.penalty is None and request.k is None:
         return penalty_path(request.matrix, request.k_max, seed=request.seed, progress=request.progress)
     if request.penalty is not None:
-        solution, price = solve_sdp(request.matrix, penalty=request.penalty), request.penalty
+        solution = solve_sdp(request.matrix, penalty=request.penalty, progress=request.progress)
+        price = request.penalty
     else:
         solution, price = penalty_for(request.matrix, request.ks[0])
     ks = {request.k} if request.k is not None else near(solution.trace, request.k_max)

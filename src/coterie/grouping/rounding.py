@@ -6,11 +6,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from coterie.errors import SettingError
-from coterie.grouping.density import as_labels, membership, sum_of_densities
+from coterie.grouping.density import as_labels, sum_of_densities
 from coterie.grouping.eigenvectors import leading_pairs
 from coterie.grouping.improve import improve_from
 from coterie.grouping.kmeans import cluster_rows
 from coterie.grouping.matrix import FloatArray, IntArray, as_symmetric, centred
+from coterie.grouping.resize import to_k_groups
 from coterie.grouping.spectral import spectral_labels
 
 #: above so many tasks the threshold rule is left out: it is exact only where k-means is, too, and takes T^2 a group
@@ -68,12 +69,10 @@ def round_kmeans(x: FloatArray, k: int, seed: int = 0) -> IntArray:
 def round_greedy(x: FloatArray, matrix: FloatArray, k: int, factor: float = 0.9) -> IntArray:
     """The threshold rule of the authors, repaired: X[u, v] > factor / T means "together".
 
-    Three changes: the factor is below 1, because with one group all entries equal 1/T and a strict comparison would
-        be decided by
-    the solver's noise; groups are opened by the unassigned task with the most mass on unassigned tasks instead of in
-    the order of the rows, so that nothing hangs on that order; a task without partners is a group of its own instead
-    of being lost. Then the two groups whose union costs least are merged, or the task that gains most is taken out,
-    until k are left.
+    Three changes: the factor is below 1, because with one group all entries equal 1/T and a strict comparison would be
+    decided by the solver's noise; groups are opened by the unassigned task with the most mass on unassigned tasks
+    instead of in the order of the rows, so that nothing hangs on that order; a task without partners is a group of its
+    own instead of being lost. Then groups are merged or tasks taken out until k are left.
     """
     n = len(x)
     near = x > factor / n
@@ -86,38 +85,4 @@ def round_greedy(x: FloatArray, matrix: FloatArray, k: int, factor: float = 0.9)
         leader = int(np.argmax(np.where(free, mass, -np.inf)))
         labels[free & near[leader]] = group
         labels[leader] = group
-    while labels.max() + 1 > k:
-        labels = _merge(matrix, labels)
-    while labels.max() + 1 < k:
-        labels = _split(matrix, labels)
-    return labels
-
-
-def _sums(matrix: FloatArray, labels: IntArray) -> tuple[FloatArray, FloatArray]:
-    """(groups, groups) sums between groups and (groups,) sizes."""
-    member = membership(labels)
-    return member.T @ matrix @ member, member.sum(axis=0)
-
-
-def _merge(matrix: FloatArray, labels: IntArray) -> IntArray:
-    """Join the two groups for which the sum of densities falls least."""
-    between, sizes = _sums(matrix, labels)
-    inner = np.diag(between)
-    joint = (inner[:, None] + inner[None, :] + 2 * between) / (sizes[:, None] + sizes[None, :])
-    change = joint - inner[:, None] / sizes[:, None] - inner[None, :] / sizes[None, :]
-    np.fill_diagonal(change, -np.inf)
-    first, second = divmod(int(np.argmax(change)), len(sizes))
-    return as_labels(np.where(labels == second, first, labels), len(labels))
-
-
-def _split(matrix: FloatArray, labels: IntArray) -> IntArray:
-    """Make a group of the task whose leaving raises the sum of densities most."""
-    between, sizes = _sums(matrix, labels)
-    inner, size = np.diag(between)[labels], sizes[labels]
-    own = (matrix * (labels[:, None] == labels[None, :])).sum(axis=1)
-    diagonal = np.diag(matrix)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        change = (inner - 2 * own + diagonal) / (size - 1) - inner / size + diagonal
-    result = labels.copy()
-    result[int(np.argmax(np.where(size > 1, change, -np.inf)))] = labels.max() + 1
-    return result
+    return to_k_groups(matrix, labels, k)

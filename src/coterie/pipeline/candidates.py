@@ -8,7 +8,7 @@ from coterie._progress import Progress
 from coterie.affinity import Affinity, Estimate
 from coterie.grouping import Grouping, group
 from coterie.grouping.cover import select_groups
-from coterie.grouping.search_groups import search_groups
+from coterie.grouping.search.groups import search_groups
 
 #: numbers of groups that are tried beside the one that the estimate prefers
 USUAL = (2, 3, 5)

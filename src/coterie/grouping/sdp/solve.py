@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from coterie._progress import Progress, silent
 from coterie.errors import NumericsWarning, SettingError
@@ -148,10 +149,13 @@ def _closed_form(problem: Scaled) -> SdpSolution | None:
 
 @dataclass
 class _Best:
-    """The best of both sides so far, in the units of U."""
+    """The best of both sides so far, in the units of U; X can be made again from what it was made of."""
 
     bound: float
-    primal: Primal
+    value: float
+    trace: float
+    rows: NDArray[Any]
+    weights: FloatArray
 
     def range(self, problem: Scaled) -> float:
         """Bound less the worth of treating all tasks alike.
@@ -160,12 +164,12 @@ class _Best:
         then a small part of the norm, or the root mean square eigenvalue, takes its place.
         """
         floor = problem.norm / problem.n if problem.k is not None else problem.norm / np.sqrt(problem.n)
-        return max(self.bound - problem.uniform(self.primal.trace), floor)
+        return max(self.bound - problem.uniform(self.trace), floor)
 
     def gap(self, problem: Scaled) -> float:
         """Relative to the range."""
         width = self.range(problem)
-        return max(self.bound - self.primal.value, 0.0) / width if width > 0 else 0.0
+        return max(self.bound - self.value, 0.0) / width if width > 0 else 0.0
 
 
 class _Run:
@@ -176,6 +180,7 @@ class _Run:
         self.deadline = np.inf if seconds is None else time.monotonic() + seconds
         self.every = 10 if problem.n <= 1000 else 20
         self.best: _Best | None = None
+        self.primal: Primal | None = None  # of the last look; one matrix of float64 is enough
         self.looked_at, self.loss_then, self.work = 0, np.inf, 0.0
 
     def through(self, iteration: Iteration) -> SdpSolution:
@@ -218,15 +223,15 @@ class _Run:
 
     def _look(self, iteration: Iteration, done: int, residuals: Residuals) -> float:
         """Certify both sides, keep the better of each, and return the gap."""
-        problem = self.problem
+        problem, self.primal = self.problem, None
         bound = bound_of_state(problem, iteration.state, iteration.weight)
-        primal = feasible(problem, iteration.vectors, iteration.weights)
-        if self.best is None:
-            self.best = _Best(bound, primal)
+        primal = self.primal = feasible(problem, iteration.vectors, iteration.weights)
+        if self.best is None or primal.value > self.best.value:
+            known = np.inf if self.best is None else self.best.bound
+            rows = iteration.vectors.copy()
+            self.best = _Best(min(bound, known), primal.value, primal.trace, rows, iteration.weights)
         else:
             self.best.bound = min(bound, self.best.bound)
-            if primal.value > self.best.primal.value:
-                self.best.primal = primal
         self.looked_at, self.loss_then, self.work = done, self._loss(residuals), 0.0
         return self.best.gap(problem)
 
@@ -237,14 +242,17 @@ class _Run:
         gap = best.gap(problem)
         if gap > self.eps:
             best.bound = min(best.bound, bound_of_state(problem, None, 0.0))
+        primal = self.primal
+        if primal is None or primal.value < best.value:
+            primal = feasible(problem, best.rows, best.weights)
         status = "optimal" if best.gap(problem) <= self.eps else "optimal_inaccurate"
         self.say("grouping: SDP", done, done)
         return SdpSolution(
-            X=best.primal.X,
-            value=problem.in_units_of_given(best.primal.value),
+            X=primal.X,
+            value=problem.in_units_of_given(primal.value),
             status=status,
             bound=problem.in_units_of_given(best.bound),
-            trace=best.primal.trace,
+            trace=primal.trace,
             iterations=done,
             range=problem.factor * best.range(problem),
             start=iteration.warm(),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from coterie._progress import Progress, silent
 from coterie.grouping.density import as_labels, membership
 from coterie.grouping.matrix import IntArray
-from coterie.grouping.moves import Limits, Partition, climb
 from coterie.grouping.objective import Objective
+from coterie.grouping.search.moves import Limits, Partition, climb
 
 
 def search(
@@ -15,7 +15,7 @@ def search(
     """Move one task at a time while that gains; when no move does, exchange two tasks; stop when neither helps.
 
     Works for any worth that adds up over groups, such as the gain that a model predicts; it need not come from pairs.
-    For a search that also changes the number of groups see :func:`coterie.grouping.search_groups.search_groups`.
+    For a search that also changes the number of groups see :func:`coterie.grouping.search.groups.search_groups`.
 
     Args:
         objective: its `totals` say what single groups are worth; asked for many groups at once.

@@ -10,14 +10,14 @@ from numpy.typing import ArrayLike
 
 from coterie._progress import Progress, silent
 from coterie.errors import SettingError
-from coterie.grouping.confidence import Cautious, confidence
 from coterie.grouping.density import as_labels
 from coterie.grouping.grouping import Grouping
 from coterie.grouping.improve import random_labels
 from coterie.grouping.matrix import BoolArray, GainModelLike, IntArray, check_count, check_seed
-from coterie.grouping.moves import Limits, Partition
 from coterie.grouping.objective import GainObjective
-from coterie.grouping.reshape import Reshaper, ascend
+from coterie.grouping.search.confidence import Cautious, confidence
+from coterie.grouping.search.moves import Limits, Partition
+from coterie.grouping.search.reshape import Reshaper, ascend
 
 #: random partitions among the starts, up to so many tasks; with more tasks plain and given starts are enough
 RANDOM, SMALL = 2, 20
@@ -57,8 +57,8 @@ def search_groups(
     Returns:
         A partition; `objective` is its mean predicted gain over tasks. `details` say, where the model knows how sure
         it is: ``gain_over_all_in_one``, its standard error, ``probability_beats_all_in_one``, the same for
-        ``single_task``, and what ``uncertainty`` covers. See :func:`coterie.grouping.confidence.confidence` for what
-        the probabilities are worth.
+        ``single_task``, and what ``uncertainty`` covers. What the probabilities are worth is said in
+        :func:`coterie.grouping.search.confidence.confidence`.
 
         The order of the tasks does not matter, except among groupings that are predicted to be equally good.
 

@@ -8,8 +8,8 @@ from math import erf, sqrt
 import numpy as np
 
 from coterie.grouping.matrix import BoolArray, FloatArray
-from coterie.grouping.moves import Limits, Partition
 from coterie.grouping.objective import GainObjective
+from coterie.grouping.search.moves import Limits, Partition
 
 #: changes whose standard errors are looked at in a step of the cautious search, those with the best means
 LOOKED_AT = 24

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from coterie.grouping.matrix import BoolArray, FloatArray, IntArray
-from coterie.grouping.moves import Limits, Partition, climb
 from coterie.grouping.objective import Objective
+from coterie.grouping.search.moves import Limits, Partition, climb
 
 #: steps in which half of a group leaves for the second part, and tasks that are tried for each place of a step
 STEPS, TRIED = 6, 4
@@ -21,7 +21,7 @@ class Reshaper:
 
     Args:
         objective: what groups are worth.
-        swaps: see :func:`coterie.grouping.moves.climb`.
+        swaps: see :func:`coterie.grouping.search.moves.climb`.
     """
 
     def __init__(self, objective: Objective, swaps: int | None = None) -> None:

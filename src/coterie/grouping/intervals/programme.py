@@ -1,7 +1,7 @@
 """Contiguous intervals of ordered tasks, such as the time steps of a diffusion model: the best ones, exactly.
 
 A cost is a (T, T) matrix: entry [first, last] is what the interval first..last, both ends included, costs. Three ways
-lead to one, see :mod:`coterie.grouping.interval_costs`.
+lead to one, see :mod:`coterie.grouping.intervals.costs`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from coterie.errors import SettingError
-from coterie.grouping.interval_costs import read_table
+from coterie.grouping.intervals.costs import read_table
 from coterie.grouping.matrix import FloatArray, IntArray, check_count
 
 #: entries of a table that a pass works on at once, so that it stays in the processor's cache
@@ -79,7 +79,7 @@ def best_intervals(cost: ArrayLike, k: int, *, minimum: int = 1) -> Intervals:
         Dynamic programme of Bellman, Communications of the ACM 4 (1961), as in Go et al., arXiv 2306.00354.
 
     Example:
-        >>> from coterie.grouping.interval_costs import affinity_costs
+        >>> from coterie.grouping.intervals.costs import affinity_costs
         >>> best_intervals(affinity_costs(np.kron(np.eye(2), np.ones((3, 3)))), 2).spans
         ((0, 2), (3, 5))
     """
@@ -97,7 +97,7 @@ def every_k(cost: ArrayLike, k_max: int, *, minimum: int = 1) -> tuple[Intervals
         k_max T^2: a second for all numbers at T = 1,000.
 
     Example:
-        >>> from coterie.grouping.interval_costs import affinity_costs
+        >>> from coterie.grouping.intervals.costs import affinity_costs
         >>> [found.starts for found in every_k(affinity_costs(np.eye(3)), 3)]
         [(0,), (0, 1), (0, 1, 2)]
     """
