@@ -49,7 +49,7 @@ def test_costs_equal_loops(kind, n):
 def test_costs_in_several_blocks_equal_those_in_one(monkeypatch):
     a = random_matrix(4, 30)
     whole, found = centre_costs(a), best_intervals(affinity_costs(a), 4)
-    for module in ("interval_costs", "intervals"):
+    for module in ("intervals.costs", "intervals.programme"):
         monkeypatch.setattr(f"coterie.grouping.{module}._BLOCK", 70)
     assert np.array_equal(centre_costs(a), whole)
     assert best_intervals(affinity_costs(a), 4) == found
