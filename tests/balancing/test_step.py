@@ -393,3 +393,27 @@ def test_task_means_have_no_poisonous_derivative():
     get_balancer("equal", 3).backward(means)
     np.testing.assert_allclose(rows.grad.numpy()[:, 2], [0.75, 0.75, 0, 0])
     assert bool(rows.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("name", ["equal", "uncertainty", "dwa", "rlw", "famo", "marigold", "marigold-next"])
+def test_a_batch_without_labels_changes_nothing(name):
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    balancer = get_balancer(name, 2)
+    before = [p.detach().clone() for p in model.parameters()]
+    x = torch.ones(4, 3)
+    found = balancer.step(lambda: model(x).mean(0) * torch.nan, optimizer)
+    assert found.isnan().all()
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    balancer.step(lambda: model(x).square().mean(0), optimizer)
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_losses_are_a_function_of_a_tensor():
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    balancer = get_balancer("equal", 2)
+    with pytest.raises(SettingError, match="lambda"):
+        balancer.step(model(torch.ones(4, 3)).mean(0), optimizer)
+    with pytest.raises(SettingError, match=r"torch\.stack"):
+        balancer.step(lambda: list(model(torch.ones(4, 3)).mean(0)), optimizer)

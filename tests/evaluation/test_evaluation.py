@@ -12,6 +12,7 @@ from coterie.errors import SettingError
 from coterie.evaluation import (
     Comparison,
     LabelLosses,
+    advise,
     all_in_one,
     helped_and_harmed,
     mix,
@@ -129,6 +130,28 @@ def test_single_task_wins_only_within_the_budget() -> None:
         recommend(comparison, budget=0)
 
 
+def test_a_budget_takes_the_best_guess_and_says_that_it_is_one() -> None:
+    close = make(joint=1.0, pairs=0.999, single=1.2, noise=0.05)
+    assert close.total("pairs", "validation", against="all-in-one").low < 0  # within the noise
+    favoured = close.total("pairs", "validation", against="all-in-one").mean > 0
+    assert recommend(close).candidate == "all-in-one"
+    advice = recommend(close, budget=2)
+    assert advice.candidate == ("pairs" if favoured else "all-in-one")
+    assert ("best guess, within the noise" in advice.text) is favoured
+    assert "beyond the noise (95 %" not in advice.reason
+    equal = make(joint=1.0, pairs=1.0, single=1.0, noise=0.0)
+    assert recommend(equal, budget=4).candidate == "all-in-one"  # fewer models among equals
+
+
+def test_single_tasks_within_the_noise_are_no_certainty() -> None:
+    comparison = make(joint=1.0, pairs=1.2, single=0.999, noise=0.05)
+    advice = advise(comparison, "single-task", budget=4)
+    assert "beyond the noise" not in advice.text
+    assert "best guess, within the noise" in advice.text
+    sure = advise(make(joint=1.0, pairs=1.2, single=0.5), "single-task", budget=4)
+    assert "beyond the noise" in sure.text
+
+
 def test_one_seed_recommends_the_fewest_models() -> None:
     assert recommend(make(joint=1.0, pairs=0.5, single=0.9, seeds=1)).candidate == "all-in-one"
 
@@ -200,7 +223,7 @@ def test_one_label_gives_no_interval() -> None:
 def test_a_budget_that_excludes_the_better_says_so() -> None:
     advice = recommend(make(joint=1.0, pairs=0.9, single=0.5), budget=1)
     assert advice.candidate == "all-in-one"
-    assert "Within a budget of 1: single-task (4 models) does better" in advice.text
+    assert "Beyond the budget of 1: single-task (4 models) would do better" in advice.text
 
 
 def test_one_seed_is_called_undecided() -> None:

@@ -1,6 +1,7 @@
 """Selection under a budget: published values, every selection tried, and properties."""
 
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coterie.affinity import Affinity, PairwiseGainModel
-from coterie.errors import SettingError
+from coterie.errors import DataWarning, SettingError
 from coterie.grouping import Grouping
 from coterie.grouping.cover import Costs, Limit, select_groups
 from reference.cover import all_groups, best, best_of_matrix, best_three, rows, score
@@ -88,7 +89,7 @@ def test_limits_are_kept(case, total):
     matrix, sizes = random_matrix(seed, n), np.random.default_rng(seed).uniform(0.2, 1.5, n)
     expected = best_of_matrix(matrix, budget, limit=total, sizes=sizes)
     if np.isinf(expected):
-        with pytest.raises(SettingError, match="no groups with groups of at most"):
+        with pytest.raises(SettingError, match="no selection of groups of at most"):
             select_groups(matrix, budget, limit=Limit(total, tuple(sizes)))
         return
     found = select_groups(matrix, budget, limit=Limit(total, tuple(sizes)))
@@ -259,3 +260,28 @@ def test_a_missing_diagonal_matters_only_where_it_is_read():
 def test_exact_has_a_limit_that_is_said():
     with pytest.raises(SettingError, match="at most 14 tasks"):
         select_groups(random_matrix(0, 15), 2, solver="exact")
+
+
+def test_forced_companions_are_said():
+    gains = np.array([[0, 0.5, -3], [0.5, 0, -3], [-3, -3, 0]])
+    with pytest.warns(DataWarning, match="task 2"):
+        select_groups(gains, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert select_groups(gains, 2, singletons="zero").groups == ((0, 1), (2,))
+        select_groups(gains + np.eye(3), 2)  # a diagonal that says something else
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e-6, 1e6])
+def test_units_do_not_matter(scale):
+    a = np.random.default_rng(0).standard_normal((9, 9))
+    one, other = select_groups(a, 2), select_groups(a * scale, 2)
+    assert one.groups == other.groups
+    assert other.objective == pytest.approx(one.objective * scale, rel=1e-9)
+
+
+def test_bound_of_small_affinities_beside_a_forced_singleton():
+    limit = Limit(4.0, (4.0,) + (1.0,) * 15)
+    a = np.random.default_rng(1).standard_normal((16, 16)) * 1e-6
+    found = [select_groups(a, 5, limit=limit, seed=seed, time_limit=3) for seed in range(3)]
+    assert min(one.bound for one in found) >= max(one.objective for one in found) - 1e-9

@@ -260,3 +260,23 @@ def test_details_have_the_types_of_json():
     assert details["k_given"] is True
     assert type(details["sdp_iterations"]) is int
     assert group(BLOCKS).to_dict()["details"]["k_given"] is False
+
+
+def test_many_groups_are_found_where_few_are_worth_less_than_none():
+    n, groups = 600, 40
+    labels = np.arange(n) % groups
+    a = np.where(labels[:, None] == labels[None, :], 0.2, -0.1) + 0.02 * np.random.default_rng(0).normal(size=(n, n))
+    np.fill_diagonal(a, 0)
+    found = group(a)
+    planted = sum(a[np.ix_(labels == c, labels == c)].sum() / (labels == c).sum() for c in range(groups))
+    assert found.objective > 0.9 * planted
+
+
+def test_bound_of_a_price_covers_all_numbers_of_groups():
+    found = group(np.kron(np.eye(2), np.ones((3, 3))), method="sdp-penalty", penalty=10.0)
+    assert found.bound >= 6.0 - 1e-6
+
+
+def test_k_beyond_k_max_is_refused():
+    with pytest.raises(SettingError, match="k_max"):
+        group(np.eye(5), 3, k_max=2)

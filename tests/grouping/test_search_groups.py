@@ -336,3 +336,8 @@ def test_cautious_worth_of_one_group_is_zero():
 def test_bad_settings_are_named(options, message):
     with pytest.raises(SettingError, match=message):
         search_groups(Smooth(0, 5), **options)
+
+
+def test_a_matrix_is_no_model():
+    with pytest.raises(SettingError, match="PairwiseGainModel"):
+        search_groups(np.eye(3))

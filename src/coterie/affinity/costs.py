@@ -63,11 +63,13 @@ class Costs:
 
 
 def training_flops(workload: Workload, fit: Fit, unit: UnitCost) -> float:
-    """FLOPs of one finished training: its steps and its validation checks."""
+    """FLOPs of one finished training: its steps, with the passes that balancing adds, and its validation checks."""
     checked = len(workload.rows_of(fit.job.subset, "validation"))
     rows, batch = len(workload.rows_of(fit.job.subset, "train")), workload.recipe.batch_size
     step = rows / max(1, -(-rows // batch))  # the last batch of an epoch may be smaller
-    return fit.steps * step * unit.training + len(fit.history) * checked * unit.forward
+    balancing = fit.job.balancing
+    example = unit.step() if balancing is None else unit.step(balancing.passes(len(fit.job.subset)))
+    return fit.steps * step * example + len(fit.history) * checked * unit.forward
 
 
 def timed(

@@ -123,14 +123,22 @@ class Balancer(nn.Module, ABC):
             max_norm: clip the norm of the balanced gradient to this.
 
         Returns:
-            (tasks,) losses before the step, detached; NaN where missing.
+            (tasks,) losses before the step, detached; NaN where missing. Nothing is changed when all are missing.
 
         Raises:
             SettingError: when the losses have another shape, or the method cannot use them.
         """
+        if not callable(losses):
+            raise SettingError(
+                f"Parameter `losses` should be a function that gives the losses. Found a value of type "
+                f"{type(losses).__name__}. Write lambda: losses_of(batch); some methods call it a second time."
+            )
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         replay = Replay(losses, model, keep=self.due)
         values = replay()
+        self.check(values)
+        if bool(values.isnan().all()):  # a batch without any label has nothing to teach
+            return values.detach()
         optimizer.zero_grad()
         self.backward(values, parameters, shared=shared, scaler=scaler)
         if scaler is not None:
@@ -148,6 +156,11 @@ class Balancer(nn.Module, ABC):
 
     def check(self, losses: Tensor) -> None:
         """Raise SettingError unless these can be the losses of a batch."""
+        if not isinstance(losses, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise SettingError(
+                f"Parameter `losses` should give a tensor of shape {self.shape}. Found a value of type "
+                f"{type(losses).__name__}. Give one loss a task, for example torch.stack([...])."
+            )
         if losses.shape != self.shape or not losses.is_floating_point():
             raise SettingError(
                 f"Parameter `losses` should be a floating-point tensor of shape {self.shape}. Found shape "

@@ -79,7 +79,7 @@ class Balancing:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description."""
-        return {"name": self.name, "options": dict(self.options)}
+        return {"name": self.name, "options": {option: _listed(value) for option, value in self.options}}
 
     def __str__(self) -> str:
         said = ", ".join(f"{option}={value}" for option, value in self.options)
@@ -107,6 +107,11 @@ def as_balancing(value: Balancing | str | None) -> Balancing | None:
     return Balancing(value)
 
 
+def balancing_key(balancing: Balancing | None) -> dict[str, Any]:
+    """What a balancing adds to settings and to the key of a unit: nothing without one, so that older runs go on."""
+    return {} if balancing is None else {"balancing": balancing.to_dict()}
+
+
 def _plain(name: str, value: Any) -> Any:
     if isinstance(value, list | tuple):
         items: Sequence[Any] = value  # pyright: ignore[reportUnknownVariableType]
@@ -117,3 +122,8 @@ def _plain(name: str, value: Any) -> Any:
         f"Option `{name}` of a balancing should be a number, a text, a boolean or a list of them, so that it can be "
         f"compared and written down. Found {type(value).__name__}."
     )
+
+
+def _listed(value: Any) -> Any:
+    """With lists in place of tuples, as JSON gives them back."""
+    return [_listed(item) for item in value] if isinstance(value, tuple) else value  # pyright: ignore[reportUnknownVariableType]

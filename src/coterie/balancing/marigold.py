@@ -43,7 +43,10 @@ class Marigold(Weighting):
             same relative `distance`.
         fresh: True computes the losses before the move again as well (one more forward pass), instead of taking those
             of the training pass; for mixed precision.
-        learning_rate, decay, rho, adaptive, smoothing: see :class:`LowerLevel`.
+        learning_rate: of the shares, for each move. With rare probes the shares move less a step; a larger rate makes
+            up for it where a batch tells enough, but where many labels are missing it follows the noise of single
+            batches.
+        decay, rho, adaptive, smoothing: see :class:`LowerLevel`.
         floor: lowest value that a loss can take, for ``phi="log"``.
         members: see :class:`Balancer`.
 

@@ -22,12 +22,15 @@ def benchmark(
         list[str] | None,
         typer.Argument(
             metavar="[WORKLOAD]...",
-            help="Built-in data (yeast, water, chemicals, mhc, mhc2, digits) or [bold]file.py:name[/bold]; several.",
+            help="Built-in data (yeast, water, chemicals, mhc, mhc2, digits) or [bold]file.py:name[/bold]; several. "
+            "With [bold]balancing[/bold] first, methods of balancing are compared on them instead.",
             show_default=False,
         ),
     ] = None,
     methods: Annotated[
-        str | None, typer.Option("--methods", "-m", help="Entries or methods, with commas; --list names them.")
+        str | None, typer.Option(
+            "--methods", "-m", help="Entries or methods, with commas; --list names them. For balancing: famo, ..."
+        ),
     ] = None,
     list_only: Annotated[bool, typer.Option("--list", help="List what can be measured and stop.")] = False,
     subsets: Annotated[int, typer.Option("--subsets", min=2, help="Random subsets of the truth.")] = 120,
@@ -60,12 +63,22 @@ def benchmark(
     """Measure methods against really trained subsets: skill, cost, and what their groups are worth.
 
     Training the truth is the long part. It is kept in the run directory: a benchmark that was stopped goes on there.
+    With the word balancing first, one model of all tasks is trained with each method of balancing, against single tasks
+    (--methods, --replicates, --out, --seed, --memory).
 
     Example: [bold]coterie benchmark yeast --methods tag,task-vectors[/bold]
+
+    Example: [bold]coterie benchmark balancing yeast --methods pooled,famo,marigold[/bold]
     """
     with session(as_json=as_json, quiet=quiet, debug=debug) as s:
         if list_only:
             _list(s)
+            return
+        from coterie.cli.benchmark_balancing import WORD, run_balancing
+
+        if workloads and workloads[0] == WORD:
+            named = None if methods is None else _names(methods)
+            run_balancing(s, workloads[1:], named, range(seed, seed + replicates), out, memory, overwrite)
             return
         from coterie.benchmark import Options
 

@@ -9,6 +9,7 @@ import typer
 
 from coterie.cli.options import (
     GIBIBYTE,
+    Balancing,
     Budget,
     Debug,
     Json,
@@ -22,6 +23,7 @@ from coterie.cli.options import (
 from coterie.cli.session import Session, session
 
 if TYPE_CHECKING:
+    from coterie.balancing import Balancing as Balanced
     from coterie.grouping import Grouping
 
 
@@ -34,6 +36,7 @@ def compare(
     seeds: Seeds = 5,
     budget: Budget = None,
     runs: Runs = None,
+    balancing: Balancing = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Run directory, to go on after an interruption.", file_okay=False),
@@ -52,12 +55,14 @@ def compare(
     Example: [bold]coterie compare yeast --grouping G.json --seeds 5[/bold]
     """
     with session(as_json=as_json, quiet=quiet, debug=debug) as s:
+        from coterie.balancing import as_balancing
         from coterie.cli.groupings import read_groupings
         from coterie.workload import load_workload
 
+        chosen = as_balancing(balancing)
         loaded = load_workload(workload)
         candidates = read_groupings(grouping or [], loaded.task_names)
-        result = _compare(s, loaded, candidates, seeds, budget, runs, out, memory, overwrite)
+        result = _compare(s, loaded, candidates, seeds, budget, runs, chosen, out, memory, overwrite)
         if as_json:
             s.emit(result)
             return
@@ -75,10 +80,12 @@ def _compare(
     seeds: int,
     budget: int | None,
     runs: int | None,
+    balancing: Balanced | None,
     out: Path | None,
     memory: int,
     overwrite: bool,
 ) -> dict[str, Any]:
+    from coterie.balancing import balancing_key
     from coterie.evaluation import compare as train_and_compare
     from coterie.evaluation import recommend, veto
     from coterie.store import open_run
@@ -89,6 +96,7 @@ def _compare(
         "verb": "compare",
         "seeds": seeds,
         "candidates": {name: candidate.to_dict() for name, candidate in candidates.items()},
+        **balancing_key(balancing),
     }
     if runs is not None:  # candidates that the budget of models excludes do not race
         settings |= {"runs": runs, "budget": budget}
@@ -96,8 +104,8 @@ def _compare(
         out, fingerprint=fingerprint(workload), settings=settings, overwrite=overwrite, workload=workload
     ) as run:
         trained = train_and_compare(
-            workload, candidates, seeds=range(seeds), runs=runs, budget=budget, memory=memory, store=run,
-            progress=s.progress,
+            workload, candidates, seeds=range(seeds), runs=runs, budget=budget, balancing=balancing, memory=memory,
+            store=run, progress=s.progress,
         )  # fmt: skip
         result = {
             "workload": {"name": workload.name, "reference": workload.reference},

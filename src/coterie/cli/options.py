@@ -54,7 +54,21 @@ Runs = Annotated[
     ),
 ]
 Groups = Annotated[int | None, typer.Option("--groups", "-k", min=1, help="Number of groups; chosen when left out.")]
-Budget = Annotated[int | None, typer.Option("--budget", min=1, help="Largest number of models that may be served.")]
+Budget = Annotated[
+    int | None,
+    typer.Option(
+        "--budget", min=1, help="Largest number of models that may be served; the best guess within it is taken."
+    ),
+]
+Balancing = Annotated[
+    str | None,
+    typer.Option(
+        "--balancing",
+        metavar="NAME",
+        help="How tasks are balanced while a group is trained: equal, uncertainty, dwa, rlw, famo, marigold, mgda, "
+        "pcgrad, cagrad, upgrad, ...; by default the loss is pooled over labels.",
+    ),
+]
 Bases = Annotated[
     int | None, typer.Option("--bases", min=1, help="Base models to average over; the method chooses when left out.")
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from coterie.cli.options import (
     GIBIBYTE,
+    Balancing,
     Bases,
     Budget,
     Debug,
@@ -27,6 +28,7 @@ def plan(
     seeds: Seeds = 5,
     runs: Runs = None,
     method: Method = "fused",
+    balancing: Balancing = None,
     bases: Bases = None,
     memory: Memory = GIBIBYTE,  # pyright: ignore[reportArgumentType]  # the parser turns it into bytes
     as_json: Json = False,
@@ -46,10 +48,9 @@ def plan(
             groups=groups,
             budget=budget,
             seeds=seeds,
-            compare_runs=runs,
             memory=memory,
             progress=s.progress,
-            **given(bases=bases),
+            **given(bases=bases, compare_runs=runs, balancing=balancing),
         )
         if as_json:
             s.emit(found)

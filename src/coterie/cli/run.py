@@ -9,6 +9,7 @@ import typer
 
 from coterie.cli.options import (
     GIBIBYTE,
+    Balancing,
     Bases,
     Budget,
     Debug,
@@ -35,6 +36,7 @@ def run(
     seeds: Seeds = 5,
     runs: Runs = None,
     method: Method = "fused",
+    balancing: Balancing = None,
     bases: Bases = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Run directory.", show_default="runs/NAME", file_okay=False)
@@ -61,13 +63,12 @@ def run(
             groups=groups,
             budget=budget,
             seeds=seeds,
-            compare_runs=runs,
             out=out or run_directory(workload),
             memory=memory,
             overwrite=overwrite,
             seed=seed,
             progress=s.progress,
-            **given(bases=bases),
+            **given(bases=bases, compare_runs=runs, balancing=balancing),
         )
         finish(s, result)
 

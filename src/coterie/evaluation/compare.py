@@ -12,6 +12,7 @@ from torch import Tensor
 
 from coterie._progress import Progress, silent
 from coterie._units import NoStore, UnitStore
+from coterie.balancing import Balancing, as_balancing, balancing_key
 from coterie.errors import CoterieWarning
 from coterie.evaluation.comparison import BASELINE, JOINT, Comparison
 from coterie.evaluation.entry import Entry
@@ -45,13 +46,13 @@ class TrainedComparison:
         raced: trainings of the rungs of successive halving, without their parameters; they serve nothing.
     """
 
-    comparison: Comparison
-    workload: Workload
-    fits: Mapping[tuple[Subset, int], Fit]
-    losses: Mapping[tuple[Subset, int, str], NDArray[np.float32]]
-    index: Mapping[str, LabelIndex]
+    comparison: Comparison = field(repr=False)
+    workload: Workload = field(repr=False)
+    fits: Mapping[tuple[Subset, int], Fit] = field(repr=False)
+    losses: Mapping[tuple[Subset, int, str], NDArray[np.float32]] = field(repr=False)
+    index: Mapping[str, LabelIndex] = field(repr=False)
     seconds: float = 0.0
-    raced: Mapping[tuple[Subset, int], Fit] = field(default_factory=dict[tuple[Subset, int], Fit])
+    raced: Mapping[tuple[Subset, int], Fit] = field(default_factory=dict[tuple[Subset, int], Fit], repr=False)
 
     def extended(
         self, name: str, grouping: Grouping, losses: Mapping[str, NDArray[np.float32]] | None = None
@@ -73,7 +74,7 @@ class TrainedComparison:
         if best.state:
             return best.state
         jobs = [best.job]
-        unit = {"subset": list(key), "seed": best.job.seed}
+        unit = {"subset": list(key), "seed": best.job.seed, **balancing_key(best.job.balancing)}
         payload = store.unit("served", unit, lambda: pack_fits(fit(self.workload, jobs, memory=memory)))
         return unpack_fits(jobs, payload)[0].state
 
@@ -95,6 +96,7 @@ def compare(
     seeds: int | Sequence[int] = 3,
     runs: int | None = None,
     budget: int | None = None,
+    balancing: Balancing | str | None = None,
     memory: int = 2**30,
     store: UnitStore | None = None,
     progress: Progress | None = None,
@@ -118,6 +120,9 @@ def compare(
             it is small, the finalists get fewer seeds, but two at least.
         budget: largest number of models that may be served; with `runs`, none is spent on candidates with more models,
             which could not be recommended.
+        balancing: how tasks are balanced inside every group, all-in-one included: a name of
+            :data:`coterie.balancing.METHODS` or a :class:`coterie.balancing.Balancing`; None for the recipe's loss,
+            pooled over labels. A single-task model has nothing to balance.
         memory: working memory of population training in bytes.
         store: where finished units are kept.
         progress: called with the number of finished seeds.
@@ -126,21 +131,22 @@ def compare(
         The comparison and the trained models.
 
     Raises:
-        SettingError: `runs` is too small; the message has the smallest useful number.
+        SettingError: `runs` is too small, and the message has the smallest useful number; or `balancing` is unknown.
 
     Cost: (distinct subsets) x (seeds) ordinary trainings, and never more than `runs`.
     """
-    progress, store = progress or silent, store or NoStore()
+    progress, store, balancing = progress or silent, store or NoStore(), as_balancing(balancing)
     names, wanted = workload.task_names, as_seeds(seeds)
     everything = {JOINT: all_in_one(names), **as_groupings(candidates, names), BASELINE: single_task(names)}
     halved, choose = halve_validation(workload)
     index = {"validation": LabelIndex.of(workload, choose), "test": LabelIndex.of(workload, workload.split.test)}
-    rungs = Trainings(halved, {"validation": index["validation"]}, memory, store, "halving")
+    chosen = {"validation": index["validation"]}
+    rungs = Trainings(halved, chosen, memory, store, "halving", balancing=balancing)
     halving = None
     if runs is not None:
         halving = _eliminate(everything, wanted, whole_number(runs, "runs", low=1), budget, rungs, progress)
         everything, wanted = {name: everything[name] for name in halving.finalists}, list(halving.seeds)
-    final = Trainings(halved, index, memory, store, "compare")
+    final = Trainings(halved, index, memory, store, "compare", balancing=balancing)
     _train(final, subsets_of(everything.values()), wanted, progress)
     labels = {
         part: LabelLosses(np.stack([final.collect(g, wanted, part) for g in everything.values()]), own.task, own.row)

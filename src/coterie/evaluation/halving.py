@@ -196,6 +196,7 @@ def _ranked(names: Sequence[str], labels: LabelLosses, models: Mapping[str, int]
     tasks = range(int(labels.task.max()) + 1)
     means = labels.means(len(tasks))
     logs = np.log(np.maximum(means, TINY)).mean((1, 2))
-    order = sorted(range(len(names)), key=lambda i: (float(logs[i]), models.get(names[i], 0), i))
+    ranks = np.where(np.isnan(logs), np.inf, logs)  # a loss that overflowed is the worst
+    order = sorted(range(len(names)), key=lambda i: (float(ranks[i]), models.get(names[i], 0), i))
     gains = [gain_interval(means, labels, i, order[0], tasks) for i in order]
     return [Standing(names[i], float(np.exp(logs[i])), gain, True) for i, gain in zip(order, gains, strict=True)]

@@ -101,7 +101,7 @@ def advise(comparison: Comparison, chosen: str, budget: int | None = None) -> Re
         reason += f" Before, {left} other candidate{'s' * (left != 1)} left by successive halving, on other seeds."
     words = {JOINT: _one_model, BASELINE: _one_each}.get(chosen, _groups)
     text = words(comparison, chosen)
-    if budget is not None and seeds > 1 and chosen not in (JOINT, BASELINE):
+    if budget is not None and seeds > 1 and chosen != JOINT:
         text += _how_sure(comparison, chosen)
     if seeds < 2:
         text = f"Undecided, so the fewest models: with one seed there is no interval. {text}"
@@ -110,7 +110,9 @@ def advise(comparison: Comparison, chosen: str, budget: int | None = None) -> Re
     if better:
         name = max(better)[1]
         gain = comparison.total(name, "test", against=chosen)
-        text += f" Within a budget of {budget}: {name} ({comparison.n_models(name)} models) does better by {gain}."
+        text += (
+            f" Beyond the budget of {budget}: {name} ({comparison.n_models(name)} models) would do better by {gain}."
+        )
     return Recommendation(text, chosen, models, chosen in (JOINT, BASELINE), reason)
 
 
@@ -140,10 +142,10 @@ def _one_model(comparison: Comparison, chosen: str) -> str:
 
 
 def _one_each(comparison: Comparison, chosen: str) -> str:
-    return (
-        "Do not bother with joint training: one model per task is better than fewer models, beyond the noise "
-        f"(one model for all tasks: {comparison.total(JOINT, 'test', against=chosen)} against it on test data)."
-    )
+    joint = f"(one model for all tasks: {comparison.total(JOINT, 'test', against=chosen)} against it on test data)."
+    if _surely_better(comparison, chosen, JOINT) > 0:
+        return f"Do not bother with joint training: one model per task is better, beyond the noise {joint}"
+    return f"Train one model per task {joint}"
 
 
 def _groups(comparison: Comparison, chosen: str) -> str:
@@ -154,7 +156,7 @@ def _groups(comparison: Comparison, chosen: str) -> str:
         f"tasks and {over_single} against single-task models, on test data."
     )
     if over_single.high < 0:
-        text += " If you can afford one model per task, that does better still."
+        text += " If you can afford one model per task, that does better."
     return text
 
 

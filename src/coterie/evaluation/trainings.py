@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coterie._units import Payload, UnitStore
+from coterie.balancing import Balancing, balancing_key
 from coterie.evaluation.labels import LabelIndex
 from coterie.grouping import Grouping
 from coterie.training import Fit, Job, fit
@@ -57,6 +58,7 @@ class Trainings:
         fits: the training of each (subset, seed).
         losses: (subset, seed, part) -> loss of each label of the subset's tasks.
         seconds: how long the trainings took, in this or an earlier process.
+        balancing: how tasks are balanced in each training; None for the loss pooled over labels.
     """
 
     workload: Workload
@@ -69,11 +71,17 @@ class Trainings:
         default_factory=dict[tuple[Subset, int, str], NDArray[np.float32]]
     )
     seconds: float = 0.0
+    balancing: Balancing | None = None
 
     def train(self, subsets: Sequence[Subset], seed: int, *, keep: bool) -> None:
         """Train subsets with one seed; `keep` says whether their parameters stay in memory and store."""
-        jobs = [Job(subset=subset, seed=seed) for subset in subsets]
-        key = {"subsets": [list(subset) for subset in subsets], "seed": seed, "keep": keep}
+        jobs = [Job(subset=subset, seed=seed, balancing=self.balancing) for subset in subsets]
+        key = {
+            "subsets": [list(subset) for subset in subsets],
+            "seed": seed,
+            "keep": keep,
+            **balancing_key(self.balancing),
+        }
         payload = self.store.unit(self.name, key, lambda: self._compute(jobs, keep))
         self.seconds += float(payload.meta["seconds"])
         for number, done in enumerate(unpack_fits(jobs, payload)):

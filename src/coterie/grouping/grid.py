@@ -38,9 +38,9 @@ def grid_of_k(
         progress: called for each number of groups.
 
     Returns:
-        Candidates, one group and `k_max` groups among them, and a certified upper bound on the sum of densities of ANY
-        partition: with the multiplier of the relaxation, or without one. It may be far above, because many small
-        groups can be worth much in theory.
+        Candidates, one group and `k_max` groups (where these are all tasks or a quarter of them at most) among them,
+        and a certified upper bound on the sum of densities of ANY partition: with the multiplier of the relaxation, or
+        without one. It may be far above, because many small groups can be worth much in theory.
 
     Cost:
         Some 50 eigenvectors, k-means and local moves for each number of groups, and one SDP.
@@ -64,20 +64,22 @@ def _along_the_grid(
     """Labels, and sums of densities of the centred matrix, for each number of groups that was tried."""
     a = centred(matrix)
     n = len(a)
-    numbers = grid(min(k_max, MOST, n // 4))
+    most = min(k_max, MOST, n // 4)
+    numbers = sorted(set(grid(most)) | ({k_max} if 1 < k_max <= most else set[int]()))
     vectors = embed(a, min(VECTORS, max([2, *numbers])))
     found: dict[int, IntArray] = {1: np.zeros(n, dtype=np.int64)}
     if k_max == n:
         found[n] = np.arange(n, dtype=np.int64)
     worth = {k: sum_of_densities(a, labels) for k, labels in found.items()}
-    worse = 0
+    top, worse = -np.inf, 0  # single tasks may be worth more than a few groups, and less than many
     for done, k in enumerate(numbers):
         say("grouping: number of groups", done, len(numbers))
         labels = as_labels(cluster_rows(vectors[:, -min(k, VECTORS) :], k, seed, restarts=1), n)
         found[k] = improved(a, labels)
         worth[k] = sum_of_densities(a, found[k])
-        worse = worse + 1 if worth[k] < max(worth.values()) else 0
-        if worse == PATIENCE:
+        worse = worse + 1 if worth[k] < top else 0
+        top = max(top, worth[k])
+        if worse >= PATIENCE and k_max not in numbers[done + 1 :]:
             break
     say("grouping: number of groups", len(numbers), len(numbers))
     return found, worth

@@ -97,7 +97,11 @@ def group(
         details["sum_of_densities"] = sum_of_densities(problem.matrix, labels)
     if bound is not None:
         details["density_bound"] = float(bound)
-    certified = float(bound) if bound is not None and problem.model is None else None
+    certified = None
+    if bound is not None and problem.model is None:
+        rounding = 1e-12 * problem.n * float(np.abs(matrix).max())
+        best_seen = float(score or 0.0)
+        certified = best_seen if 0 < best_seen - bound <= rounding else float(bound)
     return Grouping.from_labels(
         problem.tasks,
         labels,
@@ -115,6 +119,8 @@ def _check(problem: Problem, k: int | None, k_max: int | None, method: str, pena
     for name, value in (("k", k), ("k_max", k_max)):
         if value is not None:
             check_count(name, value, problem.n)
+    if k is not None and k_max is not None and k > k_max:
+        raise SettingError(f"Parameter `k` should be at most `k_max`. Found k={k}, k_max={k_max}. Give one of them.")
     fixed = {"all-in-one": 1, "single-task": problem.n}.get(method)
     if fixed is not None and k not in (None, fixed):
         raise SettingError(f"Method {method!r} makes {fixed} groups of {problem.n} tasks. Found k={k}. Leave `k` out.")

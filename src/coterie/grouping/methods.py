@@ -83,8 +83,9 @@ def penalised(request: Request) -> Proposals:
         solution, price = penalty_for(request.matrix, request.ks[0])
     ks = {request.k} if request.k is not None else near(solution.trace, request.k_max)
     labels = [round_solution(solution.X, request.matrix, k, seed=request.seed) for k in sorted(ks)]
-    # <A, X> <= penalised optimum + price * tr X for every X with that trace.
-    bound = max(solution.bound + price * k for k in ks)
+    # <A, X> <= penalised optimum + price * tr X for every X; without k, all numbers of groups up to k_max were allowed.
+    allowed = {request.k} if request.k is not None else {1, request.k_max}
+    bound = max(solution.bound + price * k for k in allowed)
     return [Candidate(one, describe(solution, price)) for one in labels], bound
 
 

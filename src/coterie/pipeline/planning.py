@@ -12,11 +12,12 @@ from coterie.affinity import Estimator, GradTAE, get_estimator
 from coterie.affinity.grad_tae import LONG_FORKS
 from coterie.affinity.surrogates.budget import MOST_BASES
 from coterie.affinity.surrogates.fused import Fused
+from coterie.balancing import Balancing, as_balancing
 from coterie.errors import SettingError
 from coterie.features import plan_features
 from coterie.pipeline.candidates import group_counts, has_overlapping
 from coterie.pipeline.check import as_workload, check_settings
-from coterie.training import Job, fit, is_stackable, measure_cost
+from coterie.training import Job, UnitCost, fit, is_stackable, measure_cost
 from coterie.workload import Structure, Workload, find_structure, validate
 from coterie.workload.checks import whole_number
 
@@ -37,8 +38,7 @@ class _Numbers:
     parameters: int
     run: float
     seconds_per_flop: float
-    forward: float
-    jvp: float
+    unit: UnitCost
 
 
 def plan(
@@ -49,6 +49,7 @@ def plan(
     budget: int | None = None,
     seeds: int = 5,
     compare_runs: int | None = None,
+    balancing: Balancing | str | None = None,
     memory: int = 2**30,
     progress: Progress | None = None,
     **options: Any,
@@ -66,6 +67,7 @@ def plan(
     """
     (progress or silent)("plan", 0, 1)
     estimator = get_estimator(method, **options)
+    balancing = as_balancing(balancing)
     workload = as_workload(workload)
     check_settings(workload, groups, budget, seeds, 0, memory)
     check_runs(workload, groups, budget, seeds, compare_runs)
@@ -78,7 +80,7 @@ def plan(
     models = sum(group_counts(workload.n_tasks, groups, budget))
     if budget is not None and has_overlapping(workload.n_tasks, groups, budget):
         models += budget
-    trainings = min(seeds * (1 + workload.n_tasks + models), compare_runs or sys.maxsize)
+    most = min(seeds * (1 + workload.n_tasks + models), compare_runs or sys.maxsize)
     state = _ITEM * numbers.parameters
     rows = _estimate_rows(base, workload, structure, numbers, backend, why, memory)
     if spend is not None:
@@ -88,9 +90,10 @@ def plan(
             _row("real trainings of subsets", f"{runs} ordinary trainings", backend, min(memory, 6 * state * runs),
                  runs * numbers.run, numbers, 8 * runs * workload.n_tasks)
         )  # fmt: skip
+    more = min(seeds * (1 + models), most) * _extra(workload, balancing, numbers)
     rows.append(
-        _row("comparison", f"{trainings} real trainings", f"{backend}: {why}", min(memory, 6 * state * trainings),
-             trainings * numbers.run, numbers, min(2**30, trainings * state))
+        _row("comparison", f"{most} real trainings", _with_balancing(f"{backend}: {why}", balancing),
+             min(memory, 6 * state * most), most * numbers.run + more, numbers, min(2**30, most * state))
     )  # fmt: skip
     linear = sum(head.linear for head in structure.heads)
     heads = f"trunk: {len(structure.trunk)} parameter tensors; heads: {linear} linear of {workload.n_tasks}"
@@ -136,6 +139,20 @@ def _parts(estimator: Estimator) -> tuple[GradTAE, int, float | None]:
     return replace(base, bases=estimator.bases or base.bases), estimator.runs or 0, None
 
 
+def _extra(workload: Workload, balancing: Balancing | None, numbers: _Numbers) -> float:
+    """FLOPs that balancing adds to a training of all tasks; single-task models have nothing to balance."""
+    if balancing is None:
+        return 0.0
+    more = numbers.unit.step(balancing.passes(workload.n_tasks)) - numbers.unit.step()
+    return numbers.epochs * numbers.rows * more
+
+
+def _with_balancing(why: str, balancing: Balancing | None) -> str:
+    if balancing is None:
+        return why
+    return f"{why}; balancing: {balancing}" + ("" if balancing.stackable else ", which trains groups one by one")
+
+
 def _within(rows: list[dict[str, Any]], trainings: float, numbers: _Numbers, why: str) -> dict[str, Any]:
     """One row for an estimate that spends a budget."""
     memory, disk = max(row["memory_bytes"] for row in rows), sum(row["disk_bytes"] for row in rows)
@@ -174,12 +191,13 @@ def _estimate_rows(
         size = _ITEM * int(workload.observed.sum()) * n
         found.append(
             _row("secant features", f"forward passes, d = {n}", "margins at the ends of the short trainings",
-                 2 * size, bases * rows * (1 + n) * numbers.forward, numbers, 2 * bases * size)
+                 2 * size, bases * rows * (1 + n) * numbers.unit.forward, numbers, 2 * bases * size)
         )  # fmt: skip
         return found
     count = estimator.count if estimator.directions == "random" else n
     features = plan_features(workload, structure, count, memory)
-    passes = bases * rows * (numbers.forward + count * (numbers.jvp - numbers.forward))
+    unit = numbers.unit
+    passes = bases * rows * (unit.forward + count * (unit.jvp - unit.forward))
     found.append(
         _row("gradient features", f"{features.mode} mode, d = {count}", features.reason,
              features.bytes + features.feature_bytes, passes, numbers, 2 * bases * features.feature_bytes)
@@ -205,8 +223,7 @@ def _measure(workload: Workload) -> _Numbers:
         parameters=sum(p.numel() for p in workload.build_model(0).parameters()),
         run=workload.recipe.epochs * (rows * unit.training + checks * len(workload.split.validation) * unit.forward),
         seconds_per_flop=seconds / max(flops, 1.0),
-        forward=unit.forward,
-        jvp=unit.jvp,
+        unit=unit,
     )
 
 

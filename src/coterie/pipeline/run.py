@@ -14,6 +14,7 @@ from coterie._progress import Progress, silent
 from coterie._units import NoStore, UnitStore
 from coterie.affinity import Affinity, Estimate, Estimator, GainModel, get_estimator, random_subsets
 from coterie.affinity.costs import training_flops
+from coterie.balancing import Balancing, as_balancing, balancing_key
 from coterie.errors import CoterieWarning, SettingError
 from coterie.evaluation import (
     Comparison,
@@ -34,6 +35,12 @@ from coterie.pipeline.recording import RecordingStore
 from coterie.pipeline.results import describe
 from coterie.workload import Workload, fingerprint, validate
 from coterie.workload.checks import whole_number
+
+#: a note of a run with balancing
+BALANCED = (
+    "Groups were proposed by an estimate for the loss pooled over labels; all candidates were trained and compared "
+    "with balancing: {}."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +86,7 @@ def run(
     budget: int | None = None,
     seeds: int = 5,
     compare_runs: int | None = None,
+    balancing: Balancing | str | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     memory: int = 2**30,
@@ -97,6 +105,10 @@ def run(
         seeds: trainings of every candidate model.
         compare_runs: largest number of real trainings that the comparison may take; with less than it needs for all
             candidates, they are eliminated by successive halving. None for no limit.
+        balancing: how tasks are balanced in the models that are compared and served: a name of
+            :data:`coterie.balancing.METHODS`, or a :class:`coterie.balancing.Balancing` with options. None for the
+            recipe's loss, pooled over labels. The estimate keeps that loss: its short trainings and gradients are
+            about a fixed objective, and what it proposes is decided by the comparison, with balancing.
         out: run directory, which can be resumed after a kill; None writes nothing.
         overwrite: start anew in a run directory that holds another run.
         memory: working memory in bytes.
@@ -122,6 +134,7 @@ def run(
     start = time.perf_counter()
     progress = progress or silent
     estimator = get_estimator(method, **options)
+    balancing = as_balancing(balancing)
     workload = as_workload(workload)
     check_settings(workload, groups, budget, seeds, seed, memory)
     check_runs(workload, groups, budget, seeds, compare_runs)
@@ -134,6 +147,7 @@ def run(
         "seeds": seeds,
         "seed": seed,
         **({} if compare_runs is None else {"compare_runs": compare_runs}),
+        **balancing_key(balancing),
     }
     with _collect_warnings() as caught:
         validate(workload)
@@ -147,6 +161,7 @@ def run(
                 seeds=range(seed, seed + seeds),
                 runs=compare_runs,
                 budget=budget,
+                balancing=balancing,
                 memory=memory,
                 store=store,
                 progress=progress,
@@ -157,6 +172,7 @@ def run(
                 workload, settings, affinity, grouping, served, trained.comparison, recommendation, estimate,
                 [str(w.message) for w in caught if issubclass(w.category, CoterieWarning)], time.perf_counter() - start,
             )  # fmt: skip
+            result["notes"] += [] if balancing is None else [BALANCED.format(balancing)]
             path = None if out is None else Path(out)
             if path is not None:
                 _write(path, workload, trained, affinity, served, result, memory, store)

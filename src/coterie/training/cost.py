@@ -34,6 +34,16 @@ class UnitCost:
     training: float
     jvp: float
 
+    def step(self, passes: tuple[float, float] = (1.0, 1.0)) -> float:
+        """One example in a training step of so many forward and backward passes, as balancing may ask for more.
+
+        Example:
+            >>> UnitCost(forward=2.0, training=6.0, jvp=4.0).step((2.0, 1.0))
+            8.0
+        """
+        forward, backward = passes
+        return self.training + (forward - 1) * self.forward + (backward - 1) * (self.training - self.forward)
+
 
 def measure_cost(workload: Workload) -> UnitCost:
     """Count the FLOPs of one example with torch's FlopCounterMode, on a few rows of the training part.

@@ -31,13 +31,14 @@ def fit(
     """Train a model for each job.
 
     Both backends give the same results up to rounding. On two cores the population is about four times faster than the
-    loop for small multi-layer perceptrons (a hundred members, ten thousand parameters each).
+    loop for small multi-layer perceptrons (a hundred members, ten thousand parameters each). Jobs whose balancing
+    combines gradients (:data:`coterie.balancing.AGGREGATIONS`) are always trained in the loop.
 
     Args:
         workload: tasks, data, model and recipe.
         jobs: what to train.
         backend: ``"population"`` trains many members at once, ``"loop"`` one after the other; ``"auto"`` takes the
-            population when there are several jobs and the model can be stacked, and warns when it cannot.
+            population for what can be stacked when there are several such jobs, and warns about the others.
         memory: bytes that the members trained at once may take.
         progress: called with steps done and steps at most, added up over the jobs.
         keep_states: False leaves `Fit.state` empty, which saves memory when only losses are wanted.
@@ -47,7 +48,7 @@ def fit(
 
     Raises:
         SettingError: for an unknown backend or a job that names an unknown task.
-        ModelError: when training diverges, or the population was asked for and the model cannot be stacked.
+        ModelError: when training diverges, or the population was asked for and a model cannot be stacked.
         ResourceError: when the population was asked for and a member does not fit the memory.
         WorkloadError: when a subset has no label in the training or validation part.
 
@@ -65,9 +66,44 @@ def fit(
     if backend not in BACKENDS:
         raise SettingError(f"Parameter `backend` should be one of {BACKENDS}. Found {backend!r}.")
     jobs = list(jobs)
-    if _population(workload, jobs, backend, memory):
-        return fit_population(workload, jobs, memory=memory, progress=progress, keep_states=keep_states)
-    return _loop(workload, jobs, progress or silent, keep_states)
+    max_steps = [Schedule(workload, job).max_steps for job in jobs]
+    together = [i for i, job in enumerate(jobs) if job.balancing is None or job.balancing.stackable]
+    if len(together) < len(jobs) and backend != "loop":
+        _cannot_stack(jobs, together, backend)
+    if not _population(workload, [jobs[i] for i in together], backend, memory):
+        together = []
+    done, whole = sum(max_steps[i] for i in together), sum(max_steps)
+
+    def tell(stage: str, steps: int, total: int) -> None:
+        del total
+        (progress or silent)(stage, steps, whole)
+
+    stacked = fit_population(
+        workload, [jobs[i] for i in together], memory=memory, progress=tell, keep_states=keep_states
+    )
+    fits = dict(zip(together, stacked, strict=True))
+    for position in (i for i in range(len(jobs)) if i not in fits):
+        fits[position] = _alone(workload, jobs[position], tell, done, keep_states)
+        done += max_steps[position]
+        tell("training", done, whole)
+    return [fits[position] for position in range(len(jobs))]
+
+
+def _cannot_stack(jobs: Sequence[Job], together: Sequence[int], backend: str) -> None:
+    """Say that some jobs combine gradients."""
+    names = sorted({str(job.balancing) for i, job in enumerate(jobs) if i not in set(together)})
+    reason = f"{', '.join(names)} combines the gradients of tasks, which stacked models cannot do"
+    if backend == "population":
+        raise ModelError(
+            f"The models cannot be trained as a population: {reason}. Use backend='loop' (or 'auto'), or a method that "
+            "weights losses."
+        )
+    if len(jobs) > 1:
+        warnings.warn(
+            f"Models are trained one after the other, which is slower than all at once: {reason}",
+            FallbackWarning,
+            stacklevel=3,
+        )
 
 
 def _population(workload: Workload, jobs: Sequence[Job], backend: str, memory: int) -> bool:
@@ -96,16 +132,10 @@ def _population(workload: Workload, jobs: Sequence[Job], backend: str, memory: i
     return False
 
 
-def _loop(workload: Workload, jobs: Sequence[Job], progress: Progress, keep_states: bool) -> list[Fit]:
-    max_steps = [Schedule(workload, job).max_steps for job in jobs]
-    fits: list[Fit] = []
-    for position, job in enumerate(jobs):
-        before = sum(max_steps[:position])
+def _alone(workload: Workload, job: Job, progress: Progress, before: int, keep_states: bool) -> Fit:
+    """One training in the plain loop, after so many steps of others."""
 
-        def tell(stage: str, done: int, total: int, before: int = before) -> None:
-            del total
-            progress(stage, before + done, sum(max_steps))
+    def tell(stage: str, done: int, total: int) -> None:
+        progress(stage, before + done, total)
 
-        fits.append(fit_one(workload, job, progress=tell, keep_states=keep_states))
-        progress("training", before + max_steps[position], sum(max_steps))
-    return fits
+    return fit_one(workload, job, progress=tell, keep_states=keep_states)

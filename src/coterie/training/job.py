@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
+from coterie.balancing import Balancing, as_balancing
 from coterie.errors import ModelError, SettingError, WorkloadError
 from coterie.training.stream import BatchStream
 from coterie.workload.workload import Workload
@@ -32,6 +33,10 @@ class Job:
         early_stopping: False trains to the end and keeps the last state, whatever the validation loss says.
         checks: False does not look at validation or test data at all, which saves their forward passes: the last state
             is kept, `Fit.history` is empty and the losses are NaN. Needs `early_stopping` to be False.
+        balancing: how much each task counts at every step: a name of :data:`coterie.balancing.METHODS`, or a
+            :class:`coterie.balancing.Balancing` with options. ``"equal"`` is the mean of the tasks' mean losses. None
+            is the mean over all labels in the batch, in which a task counts as much as it has labels. A job of one task
+            has nothing to balance, so that its balancing becomes None.
 
     Raises:
         SettingError: when a value is out of range.
@@ -51,6 +56,7 @@ class Job:
     stop_below: float | None = None
     early_stopping: bool = True
     checks: bool = True
+    balancing: Balancing | None = None
 
     def __post_init__(self) -> None:
         subset = tuple(sorted(_whole("subset", task) for task in self.subset))
@@ -61,6 +67,8 @@ class Job:
             )
         object.__setattr__(self, "subset", subset)
         object.__setattr__(self, "seed", _whole("seed", self.seed))
+        balancing = as_balancing(self.balancing)
+        object.__setattr__(self, "balancing", balancing if len(subset) > 1 else None)
         for name in ("order_seed", "max_steps"):
             value = getattr(self, name)
             if value is not None:
@@ -82,7 +90,7 @@ class Job:
     @property
     def _key(self) -> tuple[object, ...]:
         limits = (self.max_steps, self.stop_below, self.early_stopping, self.checks)
-        return (self.subset, self.seed, self.order_seed, *limits)
+        return (self.subset, self.seed, self.order_seed, *limits, self.balancing)
 
     @property
     def order(self) -> int:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from coterie._progress import Progress, silent
 from coterie.errors import ModelError
+from coterie.training.balanced import BalancedStep
 from coterie.training.evaluate import load_state, row_losses, rows_losses, tensors_of
 from coterie.training.heads import put_back
 from coterie.training.job import Fit, Job, Schedule, State, diverged
@@ -20,8 +21,9 @@ from coterie.workload.workload import Workload
 def fit_one(workload: Workload, job: Job, *, progress: Progress | None = None, keep_states: bool = True) -> Fit:
     """Train one model on the tasks of a job.
 
-    Each step minimises the sum of the observed losses of the subset's tasks in the batch over their number. A last
-    batch of a single row is left out of its epoch. The global random numbers are left as they were.
+    Each step minimises the sum of the observed losses of the subset's tasks in the batch over their number, unless the
+    job has a balancing. A last batch of a single row is left out of its epoch. The global random numbers are left as
+    they were.
 
     Args:
         workload: tasks, data, model and recipe.
@@ -59,21 +61,30 @@ class _Run:
         """Run to the end."""
         optimizer = make_optimizer(self.workload.recipe, trainable(self.model))
         self.model.train()
+        balancing = self.job.balancing
+        balanced = balancing and BalancedStep(self.workload, self.schedule, balancing, self.model, optimizer)
         self.check(0)
         step = 0
         while not self.tracker.finished:
             rows = self.schedule.stream.batch(step).to(self.workload.labels.device)
             step += 1
-            loss = batch_loss(self.workload, self.model, rows, self.schedule.tasks)
-            if not torch.isfinite(loss):
-                raise diverged(self.workload, self.job, step, "training loss")
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            if balanced:
+                balanced(step, rows)
+            else:
+                self.step(step, rows, optimizer)
             if step % self.schedule.check_every == 0 or step == self.schedule.max_steps:
                 self.check(step)
                 progress("training", step, self.schedule.max_steps)
         return self.finish(step, keep_states)
+
+    def step(self, step: int, rows: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        """One step on the loss pooled over labels."""
+        loss = batch_loss(self.workload, self.model, rows, self.schedule.tasks)
+        if not torch.isfinite(loss):
+            raise diverged(self.workload, self.job, step, "training loss")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
 
     def check(self, step: int) -> None:
         """Evaluate on the validation part and keep the state when it is the best so far."""

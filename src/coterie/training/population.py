@@ -2,7 +2,8 @@
 
 The members' parameters are stacked, the forward pass is vmapped, the members' losses are added up, and one ordinary
 torch optimiser steps the stacked tensors. As no loss depends on another member's parameters and all optimisers here
-work element by element, each member takes exactly the steps that it would take alone, up to rounding.
+work element by element, each member takes exactly the steps that it would take alone, up to rounding. Where jobs have
+a balancing, the weights of the tasks are stacked as well; members with the same one are trained together.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import torch
 from torch import Tensor
 
 from coterie._progress import Progress, silent
+from coterie.balancing import Balancer, Balancing, Weighting, task_means
 from coterie.errors import ModelError, ResourceError, SettingError
+from coterie.training.balanced import trunk_names
 from coterie.training.footprint import Footprint, measure_footprint
 from coterie.training.heads import put_back
 from coterie.training.job import Fit, Job, Schedule, diverged
@@ -53,6 +56,7 @@ def fit_population(
         One fit a job, in the order of `jobs`.
 
     Raises:
+        SettingError: when the balancing of a job combines gradients, which stacked models cannot do.
         ModelError: when a loss becomes NaN or infinite; names the job by its position.
         ResourceError: when a single member does not fit the memory.
         WorkloadError: when a subset has no label in the training or validation part.
@@ -72,10 +76,12 @@ def fit_population(
         range(len(jobs)), key=lambda i: (jobs[i].order, schedules[i].max_steps, jobs[i].seed, jobs[i].subset)
     )
     fits: dict[int, Fit] = {}
-    for part in np.array_split(np.array(ranked), -(-len(jobs) // at_once)):
-        chunk = _Chunk(architecture, [schedules[i] for i in part], part, footprint.cells(memory))
-        for position, fit in zip(part, chunk.train(tell, keep_states), strict=True):
-            fits[int(position)] = fit
+    for balancing in dict.fromkeys(job.balancing for job in jobs):
+        alike = np.array([i for i in ranked if jobs[i].balancing == balancing])
+        for part in np.array_split(alike, -(-len(alike) // at_once)):
+            chunk = _Chunk(architecture, [schedules[i] for i in part], part, footprint.cells(memory), balancing)
+            for position, fit in zip(part, chunk.train(tell, keep_states), strict=True):
+                fits[int(position)] = fit
     return [fits[position] for position in range(len(jobs))]
 
 
@@ -117,7 +123,12 @@ class _Chunk:
     """
 
     def __init__(
-        self, architecture: Architecture, schedules: Sequence[Schedule], positions: np.ndarray, cells: int
+        self,
+        architecture: Architecture,
+        schedules: Sequence[Schedule],
+        positions: np.ndarray,
+        cells: int,
+        balancing: Balancing | None,
     ) -> None:
         self.architecture, self.workload = architecture, architecture.workload
         self.schedules, self.positions = schedules, positions
@@ -142,6 +153,16 @@ class _Chunk:
         for member, subset in enumerate(subsets):
             self.subsets[member, list(subset)] = True
         self.optimizer = make_optimizer(self.workload.recipe, self.values.trained.values())
+        self.balancer = None if balancing is None else self.balance(balancing)
+
+    def balance(self, balancing: Balancing) -> Balancer:
+        """A balancer for all members."""
+        return balancing.make(
+            self.workload.n_tasks,
+            seeds=[job.seed for job in self.jobs],
+            windows=[schedule.stream.steps_per_epoch for schedule in self.schedules],
+            members=len(self.jobs),
+        )
 
     def train(self, tell: Callable[[np.ndarray, int, np.ndarray], None], keep_states: bool) -> list[Fit]:
         """Run to the end."""
@@ -167,13 +188,30 @@ class _Chunk:
     def step(self, step: int, rows: Tensor, padded: bool) -> None:
         """One step of every member in the stack."""
         self.architecture.train(True)
-        losses, mask = masked_losses(self.architecture, self.values, rows, padded=padded, subsets=self.subsets)
-        means = losses.sum((1, 2)) / mask.sum((1, 2))
-        self.optimizer.zero_grad()
-        means.sum().backward()
-        self.optimizer.step()
+        if self.balancer is None:
+            losses, mask = masked_losses(self.architecture, self.values, rows, padded=padded, subsets=self.subsets)
+            means = losses.sum((1, 2)) / mask.sum((1, 2))
+            self.optimizer.zero_grad()
+            means.sum().backward()
+            self.optimizer.step()
+            finite = torch.isfinite(means.detach())
+        else:
+            finite = self.balanced_step(self.balancer, rows, padded)
         # looked at when a member is checked, so that devices need not wait for each other at every step
-        self.bad = torch.where((self.bad < 0) & ~torch.isfinite(means.detach()), step, self.bad)
+        self.bad = torch.where((self.bad < 0) & ~finite, step, self.bad)
+
+    def balanced_step(self, balancer: Balancer, rows: Tensor, padded: bool) -> Tensor:
+        """One balanced step of every member; (members,) whether its losses before the step were finite."""
+        finite: list[Tensor] = []
+
+        def losses() -> Tensor:
+            values, mask = masked_losses(self.architecture, self.values, rows, padded=padded, subsets=self.subsets)
+            finite.append(values.detach().isfinite().flatten(1).all(1))
+            return task_means(values, mask)
+
+        shared = [self.values.trained[name] for name in trunk_names(self.workload)]
+        balancer.step(losses, self.optimizer, shared=shared)
+        return finite[0]
 
     def check(self, step: int, due: np.ndarray) -> None:
         """Evaluate the members at the given places of the stack, and keep those that are the best so far."""
@@ -218,6 +256,8 @@ class _Chunk:
         stay = np.flatnonzero(~finished)
         index = torch.from_numpy(stay).to(self.device)
         self.ids, self.bad, self.subsets = self.ids[stay], self.bad[index], self.subsets[index]
+        if isinstance(self.balancer, Weighting):
+            self.balancer.select(index)
         self.values.fixed = {name: value[index] for name, value in self.values.fixed.items()}
         for parameter in self.values.trained.values():
             state = self.optimizer.state[parameter]

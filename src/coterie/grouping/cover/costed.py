@@ -87,7 +87,7 @@ def _at_price(sets: ServedSets, price: float, *, worthy: bool = True) -> _Priced
     rest = partitions.at_most(n)
     total, parts = partitions.read(n, sets.everything)
     if not np.isfinite(total):
-        raise problem.out_of_reach("There are")
+        raise problem.out_of_reach("There is")
     groups = np.array([sets.group_for(part, price) for part in parts] if worthy else parts)
     cover = sets.scores[groups].max(axis=0)
     return _Priced(
@@ -110,7 +110,7 @@ def _search_price(sets: ServedSets, progress: Progress) -> tuple[_Priced, _Price
         return free, free
     best = _at_price(sets, 1.0, worthy=False)
     if not problem.affordable(best.cost):
-        raise problem.out_of_reach("There are")
+        raise problem.out_of_reach("There is")
     # The bound is convex in the price; its slope is the budget less the cost. Between two prices, the next one is
     # where their lines meet, as in Newton's method for a Lagrangian dual.
     dual, low, high = free, (free.value, free.cost), (best.value, best.cost)
@@ -125,7 +125,7 @@ def _search_price(sets: ServedSets, progress: Progress) -> tuple[_Priced, _Price
         inside = bool(problem.affordable(found.cost))
         if inside and found.value > best.value:
             best = found
-        if found.value - price * found.cost <= low[0] - price * low[1] + _TOLERANCE * max(1.0, abs(low[0])):
+        if found.value - price * found.cost <= low[0] - price * low[1] + _TOLERANCE * abs(low[0]):
             break
         if inside:
             high = (found.value, found.cost)
@@ -166,6 +166,10 @@ def _integer_program(
     options = {"mip_rel_gap": 0.0}
     if until is not None:
         options["time_limit"] = max(0.1, until - time.monotonic())
+    # Tasks that no group but their own can hold have the same score in every solution, a million below perhaps.
+    together = sets.scores[sets.members.sum(axis=1) > 1]
+    base = np.where(np.isfinite(together).any(axis=0), 0.0, sets.problem.scores.singles)
+    values = values - sets.members[served] @ base
     # HiGHS stops at an absolute gap of 1e-6 and lets rows be off by 1e-6: both are made small by scaling.
     scale = max(float(np.abs(values).max()), 1e-300) / 1e4
     found: Any = milp(
@@ -181,5 +185,5 @@ def _integer_program(
     if found.status == 2:  # infeasible: nothing better than the best seen
         return None, -np.inf
     dual_bound = getattr(found, "mip_dual_bound", None)
-    bound = np.inf if dual_bound is None else -float(dual_bound) * scale
+    bound = np.inf if dual_bound is None else -float(dual_bound) * scale + float(base.sum())
     return (None if found.x is None else found.x > 0.5), bound

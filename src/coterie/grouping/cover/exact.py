@@ -70,7 +70,8 @@ class ServedSets:
         helpers = submasks(self.everything ^ served)
         groups = helpers | served
         values = self.scores[groups][:, self.members[served]].sum(axis=1) - price * self.costs[groups]
-        best = np.flatnonzero(values >= values.max() - 1e-12 * max(1.0, abs(float(values.max()))))
+        top = float(values.max())
+        best = np.flatnonzero(values >= top - 1e-12 * abs(top))
         return int(groups[best[np.argmin(self.members[groups[best]].sum(axis=1))]])
 
 
@@ -124,9 +125,9 @@ def best_cover(problem: CoverProblem, progress: Progress = silent) -> BoolArray:
         T 3^(T-1) + 3^T log2(budget) additions.
     """
     if problem.most_groups < 1:
-        raise problem.out_of_reach("There are")
+        raise problem.out_of_reach("There is")
     sets = ServedSets(problem, progress)
     value, parts = Partitions(sets, sets.worth()).read(problem.most_groups, sets.everything)
     if not np.isfinite(value):
-        raise problem.out_of_reach("There are")
+        raise problem.out_of_reach("There is")
     return sets.members[[sets.group_for(part) for part in parts]]

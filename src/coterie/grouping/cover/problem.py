@@ -110,9 +110,12 @@ class CoverProblem:
 
     def out_of_reach(self, tried: str) -> SettingError:
         """The error for a problem without a cover."""
-        limit = "" if np.isinf(self.limit) else f" with groups of at most {self.limit:g}"
-        cost = f"{self.model_cost:g} a model" + ("" if self.uniform else " and the costs of its tasks")
+        free = np.isinf(self.limit)
+        limit = "" if free else f" of at most {self.limit:g}"
+        prices = [f"{self.model_cost:g} a model"] if self.model_cost else []
+        prices += [] if self.uniform else ["the costs of the tasks"]
+        least = f", {self.model_cost + float(self.task_costs.sum()):g} at least" if free else ", or a larger `limit`"
         return SettingError(
-            f"Parameter `budget` is {self.budget:g} at {cost}. {tried} no groups{limit} that cover all {self.n} tasks. "
-            "Allow more budget, or a larger `limit`."
+            f"Parameter `budget` is {self.budget:g} at {' and '.join(prices)}. {tried} no selection of groups{limit} "
+            f"that covers all {self.n} tasks. Allow more budget{least}."
         )

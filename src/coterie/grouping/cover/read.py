@@ -42,7 +42,9 @@ def read_cover(affinity: Any, budget: Any, singletons: Any, costs: Any, limit: A
     return CoverProblem(
         tasks=tasks,
         scores=scores,
-        budget=_number("budget", budget, "the largest total cost", positive=True),
+        budget=_number(
+            "budget", budget, "the largest total cost" if costs is not None else "the number of models", positive=True
+        ),
         model_cost=model_cost,
         task_costs=task_costs,
         limit=np.inf if limit is None else _number("limit", allowed.total, "the largest sum in a group", positive=True),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+import warnings
 from typing import Any
 
 import numpy as np
 
 from coterie._progress import Progress, silent
-from coterie.errors import SettingError
+from coterie.errors import DataWarning, SettingError
 from coterie.grouping.cover.bound import upper_bound
 from coterie.grouping.cover.costed import best_costed_cover
 from coterie.grouping.cover.exact import EXACT, best_cover
@@ -16,7 +17,7 @@ from coterie.grouping.cover.large import search_cover
 from coterie.grouping.cover.problem import CoverProblem
 from coterie.grouping.cover.read import read_cover
 from coterie.grouping.grouping import Grouping
-from coterie.grouping.matrix import BoolArray, check_seed
+from coterie.grouping.matrix import BoolArray, GainModelLike, as_square, check_seed, is_frame, read_frame
 
 SOLVERS = ("auto", "exact", "search")
 #: share of the time limit that the bound may take
@@ -65,6 +66,9 @@ def select_groups(
         where the result is proven optimal; None for a gain model with more than 16 tasks. `details` has the solver,
         the cost and the gap.
 
+    Warns:
+        DataWarning: `singletons` was left out, the diagonal of the matrix is 0, and a task is served with less.
+
     Raises:
         SettingError: an argument out of range; no groups within budget and limit cover all tasks; too many tasks for
             ``solver="exact"``.
@@ -97,7 +101,29 @@ def select_groups(
         )
     say = progress or silent
     groups, bound = _exact(problem, time_limit, say) if exact else _search(problem, seed, time_limit, say)
-    return _grouping(problem, groups, bound, "exact" if exact else "search")
+    found = _grouping(problem, groups, bound, "exact" if exact else "search")
+    if singletons is None and not isinstance(affinity, GainModelLike):
+        _say_who_is_harmed(problem, found, affinity)
+    return found
+
+
+def _say_who_is_harmed(problem: CoverProblem, found: Grouping, affinity: Any) -> None:
+    """With zeros on the diagonal, the gains of tasks alone, a score below 0 is worse than being left alone."""
+    named = hasattr(affinity, "values") and hasattr(affinity, "tasks")
+    source = read_frame(affinity)[0] if is_frame(affinity) else affinity.values if named else affinity
+    diagonal = np.diag(as_square(source))
+    values = problem.scores.scores(found.subsets)
+    served = values[list(found.serves), np.arange(problem.n)]
+    if diagonal.any() or not (served < 0).any():
+        return
+    names = [problem.tasks[int(task)] for task in np.flatnonzero(served < 0)[:5]]
+    warnings.warn(
+        f"{int((served < 0).sum())} tasks are served by a group with a score below 0, which is what the diagonal says "
+        f"of a task alone: {', '.join(names)}. By default no task stays alone, as in TAG; singletons='zero' (or "
+        "'diagonal') lets them.",
+        DataWarning,
+        stacklevel=3,
+    )
 
 
 def _exact(problem: CoverProblem, time_limit: float | None, progress: Progress) -> tuple[BoolArray, float]:
@@ -128,7 +154,9 @@ def _grouping(problem: CoverProblem, groups: BoolArray, bound: float | None, sol
     values = problem.scores.scores(groups)
     objective = float(values.max(axis=0).mean())
     top = None if bound is None else max(objective, bound / problem.n)
-    if top is not None and top - objective <= 1e-12 * max(abs(objective), float(np.abs(values.max(axis=0)).max())):
+    # of the affinities, not of a score alone, which may be a million below
+    pairs = np.abs(problem.scores.pairs()[~np.eye(problem.n, dtype=bool)])
+    if top is not None and top - objective <= 1e-12 * float(pairs.max()):
         top = objective
     details: dict[str, float | str] = {
         "solver": solver,

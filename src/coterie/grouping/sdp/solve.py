@@ -78,6 +78,7 @@ def solve_sdp(
     given = _read(matrix)
     n = len(given)
     _check(n, k, penalty, eps, start)
+    _check_limits(max_iters, time_limit)
     problem = scale(given, k, penalty or 0.0)
     closed = _closed_form(problem)
     if closed is not None:
@@ -121,6 +122,14 @@ def _check(n: int, k: int | None, penalty: float | None, eps: float | None, star
             f"Parameter `start` should be a solution for the same {n} tasks. Found one for {len(start.X)}. Leave it "
             "out for other tasks."
         )
+
+
+def _check_limits(max_iters: int | None, time_limit: float | None) -> None:
+    """Limits that leave the solver nothing to do."""
+    if max_iters is not None and (isinstance(max_iters, bool) or max_iters < 1):
+        raise SettingError(f"Parameter `max_iters` should be a whole number, at least 1. Found {max_iters!r}.")
+    if time_limit is not None and not time_limit > 0:
+        raise SettingError(f"Parameter `time_limit` should be a positive number of seconds. Found {time_limit!r}.")
 
 
 def _default_eps(n: int) -> float:

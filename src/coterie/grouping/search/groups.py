@@ -80,6 +80,11 @@ def search_groups(
         >>> found.names, round(found.objective, 6)
         ((('a', 'b', 'c'), ('d', 'e', 'f')), 0.1)
     """
+    if not isinstance(model, GainModelLike):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise SettingError(
+            f"Parameter `model` should predict the gain of any subset. Found a value of type {type(model).__name__}. A "
+            "matrix is grouped by coterie.group, or wrapped first: PairwiseGainModel(affinity)."
+        )
     say, n = progress or silent, len(model.tasks)
     limits = _check(n, k, max_groups, caution, seed)
     order = _order(model)
