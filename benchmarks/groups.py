@@ -204,6 +204,20 @@ def percent(interval: dict | None) -> str:
     return f"{interval['mean']:+.1%} ({interval['low']:+.1%} to {interval['high']:+.1%})"
 
 
+def summary(beds: dict) -> None:
+    """Mean gain over the budgets of each bed, and the mean regret over all of them."""
+    regrets = dict(sorted(mean_regrets(beds).items(), key=lambda item: item[1]))
+    print("\n| | " + " | ".join(beds) + " | mean regret |\n" + "|---" * (len(beds) + 2) + "|")
+    for method, regret in regrets.items():
+        gains = [
+            np.mean(
+                [row["gain"]["mean"] for rows in bed["budgets"].values() for row in rows if row["method"] == method]
+            )
+            for bed in beds.values()
+        ]
+        print(f"| {method} | " + " | ".join(f"{100 * gain:+.1f} %" for gain in gains) + f" | {100 * regret:.1f} % |")
+
+
 def mean_regrets(beds: dict) -> dict[str, float]:
     """Over beds and budgets, of methods that are everywhere."""
     tables = [rows for bed in beds.values() for rows in bed["budgets"].values()]
@@ -225,9 +239,7 @@ def main() -> None:
         show(name, beds[name])
         regrets = dict(sorted(mean_regrets(beds).items(), key=lambda item: item[1]))
         RESULTS.write_text(json.dumps({"beds": beds, "mean regret": regrets}, indent=1) + "\n")
-    print("\nmean regret over beds and budgets")
-    for method, regret in regrets.items():
-        print(f"| {method} | {regret:.1%} |")
+    summary(beds)
 
 
 if __name__ == "__main__":
