@@ -29,8 +29,9 @@ $(VENV)/.stamp-docs: $(VENV)/.stamp
 demo: $(VENV)/.stamp ## the main job on real data: groups, a recommendation, report.html
 	@$(BIN)/coterie demo
 
+# Two processes with one thread each: threads of several processes that wait for each other cost more than they bring.
 test: $(VENV)/.stamp ## tests and docstring examples, without the slow ones
-	@$(BIN)/python -m pytest -q -m "not slow" $(TEST_ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow" $(TEST_ARGS)
 
 test-all: $(VENV)/.stamp ## all tests
 	@$(BIN)/python -m pytest -q $(TEST_ARGS)
