@@ -96,3 +96,19 @@ def test_workload_does_not_bring_optional_packages():
     heavy = ("cvxpy", "matplotlib", "pandas", "sklearn", "typer")
     loaded = run_python(f"import sys, coterie; coterie.Workload; print([m for m in {heavy!r} if m in sys.modules])")
     assert loaded == "[]"
+
+
+def test_a_matrix_is_grouped_without_torch():
+    code = (
+        "import sys, numpy as np; from coterie.affinity import Affinity; from coterie.grouping import select_groups; "
+        "a = Affinity(np.ones((3, 3)), tuple('abc')); select_groups(a, 2); print('torch' in sys.modules)"
+    )
+    assert run_python(code) == "False"
+
+
+def test_affinity_loads_what_it_lists():
+    import coterie.affinity
+
+    assert set(coterie.affinity._LAZY) == set(coterie.affinity.__all__)
+    with pytest.raises(AttributeError, match="nonsense"):
+        coterie.affinity.nonsense  # noqa: B018

@@ -1,14 +1,21 @@
-"""How much each task helps each other: estimators, the matrix they give, models that predict any subset."""
+"""How much each task helps each other: estimators, the matrix they give, models that predict any subset.
 
-from coterie.affinity.affinity import Affinity
-from coterie.affinity.estimator import Estimate, Estimator
-from coterie.affinity.gain_model import GainModel
-from coterie.affinity.grad_tae import GradTAE
-from coterie.affinity.grad_tae_model import GradTAEModel
-from coterie.affinity.methods import METHODS, get_estimator
-from coterie.affinity.pairwise import PairwiseGainModel
-from coterie.affinity.sampling import random_subsets
-from coterie.affinity.subsets import as_subsets
+Names are loaded when they are used, so that a matrix can be read and grouped without torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from coterie.affinity.affinity import Affinity
+    from coterie.affinity.estimator import Estimate, Estimator
+    from coterie.affinity.gain_model import GainModel
+    from coterie.affinity.grad_tae import GradTAE
+    from coterie.affinity.grad_tae_model import GradTAEModel
+    from coterie.affinity.methods import METHODS, get_estimator
+    from coterie.affinity.pairwise import PairwiseGainModel
+    from coterie.affinity.sampling import random_subsets
+    from coterie.affinity.subsets import as_subsets
 
 __all__ = [
     "METHODS",
@@ -23,3 +30,27 @@ __all__ = [
     "get_estimator",
     "random_subsets",
 ]
+
+#: which module brings a name
+_LAZY = {
+    "METHODS": "methods",
+    "Affinity": "affinity",
+    "Estimate": "estimator",
+    "Estimator": "estimator",
+    "GainModel": "gain_model",
+    "GradTAE": "grad_tae",
+    "GradTAEModel": "grad_tae_model",
+    "PairwiseGainModel": "pairwise",
+    "as_subsets": "subsets",
+    "get_estimator": "methods",
+    "random_subsets": "sampling",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on first use (PEP 562)."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    globals()[name] = value
+    return value
