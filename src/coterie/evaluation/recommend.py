@@ -94,7 +94,7 @@ def advise(comparison: Comparison, chosen: str, budget: int | None = None) -> Re
         else f"the lowest losses among candidates with at most {budget} model{'s' * (budget != 1)}"
     )
     reason = (
-        f"Chosen on validation examples that no training saw, {seeds} seeds a candidate: {rule}. "
+        f"Chosen on validation examples that no training saw, {seeds} seed{'s' * (seeds != 1)} a candidate: {rule}. "
         "Numbers are test losses."
     )
     if left := len(_eliminated(comparison)):

@@ -30,6 +30,8 @@ def group(
 ) -> Grouping:
     """Partition tasks into groups that are worth training together.
 
+    For a budget of models, and groups that share tasks, see :func:`coterie.grouping.select_groups`.
+
     Args:
         affinity: an :class:`~coterie.affinity.Affinity`, a (T, T) array (rows targets, columns sources, larger is
             better), a data frame of it (task names are its columns; rows are ordered by its index), or a
@@ -123,7 +125,8 @@ def _check(problem: Problem, k: int | None, k_max: int | None, method: str, pena
         raise SettingError(f"Parameter `k` should be at most `k_max`. Found k={k}, k_max={k_max}. Give one of them.")
     fixed = {"all-in-one": 1, "single-task": problem.n}.get(method)
     if fixed is not None and k not in (None, fixed):
-        raise SettingError(f"Method {method!r} makes {fixed} groups of {problem.n} tasks. Found k={k}. Leave `k` out.")
+        made = f"{fixed} group{'s' * (fixed != 1)}"
+        raise SettingError(f"Method {method!r} makes {made} of {problem.n} tasks. Found k={k}. Leave `k` out.")
     if penalty is not None and (method != "sdp-penalty" or not np.isfinite(penalty)):
         raise SettingError(
             f"Parameter `penalty` should be a finite number and belongs to method='sdp-penalty'. "

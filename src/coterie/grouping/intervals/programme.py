@@ -59,6 +59,8 @@ class Intervals:
 def best_intervals(cost: ArrayLike, k: int, *, minimum: int = 1) -> Intervals:
     """The k contiguous intervals with the smallest sum of costs.
 
+    Costs are made from affinities by :func:`coterie.grouping.affinity_costs`: an affinity as it is would be minimised.
+
     Args:
         cost: (T, T); entry [first, last] is the cost of first..last. Entries below the diagonal are not read; infinite
             ones forbid the interval.
