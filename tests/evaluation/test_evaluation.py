@@ -131,13 +131,13 @@ def test_single_task_wins_only_within_the_budget() -> None:
 
 
 def test_a_budget_takes_the_best_guess_and_says_that_it_is_one() -> None:
-    close = make(joint=1.0, pairs=0.999, single=1.2, noise=0.05)
+    close = make(joint=1.0, pairs=0.97, single=1.2, noise=0.05)
     assert close.total("pairs", "validation", against="all-in-one").low < 0  # within the noise
-    favoured = close.total("pairs", "validation", against="all-in-one").mean > 0
+    assert close.total("pairs", "validation", against="all-in-one").mean > 0  # and yet the best guess
     assert recommend(close).candidate == "all-in-one"
     advice = recommend(close, budget=2)
-    assert advice.candidate == ("pairs" if favoured else "all-in-one")
-    assert ("best guess, within the noise" in advice.text) is favoured
+    assert advice.candidate == "pairs"
+    assert "best guess, within the noise" in advice.text
     assert "beyond the noise (95 %" not in advice.reason
     equal = make(joint=1.0, pairs=1.0, single=1.0, noise=0.0)
     assert recommend(equal, budget=4).candidate == "all-in-one"  # fewer models among equals

@@ -109,12 +109,12 @@ def select_groups(
 
 def _say_who_is_harmed(problem: CoverProblem, found: Grouping, affinity: Any) -> None:
     """With zeros on the diagonal, the gains of tasks alone, a score below 0 is worse than being left alone."""
+    served = problem.scores.scores(found.subsets)[list(found.serves), np.arange(problem.n)]
+    if not (served < 0).any():
+        return
     named = hasattr(affinity, "values") and hasattr(affinity, "tasks")
     source = read_frame(affinity)[0] if is_frame(affinity) else affinity.values if named else affinity
-    diagonal = np.diag(as_square(source))
-    values = problem.scores.scores(found.subsets)
-    served = values[list(found.serves), np.arange(problem.n)]
-    if diagonal.any() or not (served < 0).any():
+    if np.diag(as_square(source)).any():
         return
     names = [problem.tasks[int(task)] for task in np.flatnonzero(served < 0)[:5]]
     warnings.warn(
@@ -154,10 +154,10 @@ def _grouping(problem: CoverProblem, groups: BoolArray, bound: float | None, sol
     values = problem.scores.scores(groups)
     objective = float(values.max(axis=0).mean())
     top = None if bound is None else max(objective, bound / problem.n)
-    # of the affinities, not of a score alone, which may be a million below
-    pairs = np.abs(problem.scores.pairs()[~np.eye(problem.n, dtype=bool)])
-    if top is not None and top - objective <= 1e-12 * float(pairs.max()):
-        top = objective
+    if top is not None:
+        # of the affinities, not of a score alone, which may be a million below
+        pairs = np.abs(problem.scores.pairs()[~np.eye(problem.n, dtype=bool)])
+        top = objective if top - objective <= 1e-12 * float(pairs.max()) else top
     details: dict[str, float | str] = {
         "solver": solver,
         "budget": problem.budget,
