@@ -13,7 +13,7 @@ from coterie.grouping.search.groups import search_groups
 #: numbers of groups that are tried beside the one that the estimate prefers
 USUAL = (2, 3, 5)
 #: with a budget, overlapping groups are a candidate, too, up to so many tasks; beyond, their search takes minutes
-OVERLAP_UP_TO = 80
+OVERLAP_UP_TO = 50
 #: mean number of random subsets behind each pair of a higher-order affinity
 COVERAGE = 20
 MOST_SUBSETS = 5000
