@@ -24,6 +24,8 @@ ORDER = (
     "store",
     "serving",
     "report",
+    "diffusion",
+    "adapters",
     "pipeline",
     "benchmark",
     "cli",

@@ -21,7 +21,7 @@ from coterie.cli.options import parse_size, run_directory
 from coterie.cli.progress import Bars
 from coterie.errors import DataWarning, MissingDependencyError, SettingError
 
-VERBS = ("demo", "run", "affinity", "group", "compare", "benchmark", "report", "plan")
+VERBS = ("demo", "run", "affinity", "group", "compare", "benchmark", "diffusion", "report", "plan")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(package.__file__).parents[1]), "COLUMNS": "100"}
 RESULT = {
     "coterie": "0",

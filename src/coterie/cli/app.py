@@ -10,6 +10,7 @@ from coterie.cli.affinity import affinity
 from coterie.cli.benchmark import benchmark
 from coterie.cli.compare import compare
 from coterie.cli.demo import demo
+from coterie.cli.diffusion import diffusion
 from coterie.cli.group import group
 from coterie.cli.plan import plan
 from coterie.cli.report import report
@@ -28,7 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _verb in (demo, run, affinity, group, compare, benchmark, report, plan):
+for _verb in (demo, run, affinity, group, compare, benchmark, diffusion, report, plan):
     app.command(_verb.__name__)(_verb)
 
 

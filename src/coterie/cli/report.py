@@ -30,7 +30,14 @@ def report(
         read_manifest(run)
         path = out or run / "report.html"
         need_directory(path)
-        write_report(read_json(run / "result.json"), path)
+        result = read_json(run / "result.json")
+        if isinstance(result, dict) and "diffusion" in result:
+            from coterie.diffusion.page import write_page
+            from coterie.diffusion.study import Study
+
+            write_page(Study.load(run), path)
+        else:
+            write_report(result, path)
         if as_json:
             s.emit({"report": str(path)})
         else:

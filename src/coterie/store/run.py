@@ -42,6 +42,9 @@ _FILES = (
     "benchmark.html",
     "serve.json",
     "serve.safetensors",
+    "samples.safetensors",
+    "affinity.png",
+    "samples.png",
 )
 
 

@@ -1,0 +1,84 @@
+"""Diffusion models: time steps as tasks (ANT).
+
+1. :func:`step_affinity` asks a denoiser which of its time steps want the same change of the parameters.
+2. :func:`step_intervals` cuts the steps into k intervals by affinity, log SNR or time: an exact dynamic programme.
+3. :class:`IntervalTasks` makes each interval a task of the training that any method of :mod:`coterie.balancing` weighs.
+
+Names are loaded when they are used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from coterie.diffusion.affinity import StepAffinity, average, step_affinity
+    from coterie.diffusion.config import DiffusionConfig
+    from coterie.diffusion.denoising import as_output, denoising_losses
+    from coterie.diffusion.evaluate import negative_transfer_gap, step_losses
+    from coterie.diffusion.frechet import frechet_distance
+    from coterie.diffusion.images import load_images
+    from coterie.diffusion.intervals import step_intervals
+    from coterie.diffusion.lookahead import lookahead_affinity
+    from coterie.diffusion.sample import draw_samples
+    from coterie.diffusion.schedule import NoiseSchedule
+    from coterie.diffusion.sketch import CountSketch
+    from coterie.diffusion.study import run_study
+    from coterie.diffusion.tasks import IntervalTasks
+    from coterie.diffusion.train import Trained, train_denoiser
+    from coterie.diffusion.unet import make_unet
+
+__all__ = [
+    "CountSketch",
+    "DiffusionConfig",
+    "IntervalTasks",
+    "NoiseSchedule",
+    "StepAffinity",
+    "Trained",
+    "as_output",
+    "average",
+    "denoising_losses",
+    "draw_samples",
+    "frechet_distance",
+    "load_images",
+    "lookahead_affinity",
+    "make_unet",
+    "negative_transfer_gap",
+    "run_study",
+    "step_affinity",
+    "step_intervals",
+    "step_losses",
+    "train_denoiser",
+]
+
+#: which module brings a name
+_LAZY = {
+    "CountSketch": "sketch",
+    "DiffusionConfig": "config",
+    "IntervalTasks": "tasks",
+    "NoiseSchedule": "schedule",
+    "StepAffinity": "affinity",
+    "Trained": "train",
+    "as_output": "denoising",
+    "average": "affinity",
+    "denoising_losses": "denoising",
+    "draw_samples": "sample",
+    "frechet_distance": "frechet",
+    "load_images": "images",
+    "lookahead_affinity": "lookahead",
+    "make_unet": "unet",
+    "negative_transfer_gap": "evaluate",
+    "run_study": "study",
+    "step_affinity": "affinity",
+    "step_intervals": "intervals",
+    "step_losses": "evaluate",
+    "train_denoiser": "train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on first use (PEP 562)."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,125 @@
+"""Affinity of time steps by looking ahead: what one step of gradient descent on each does for every other."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from coterie._progress import Progress, silent
+from coterie.diffusion.affinity import StepAffinity
+from coterie.diffusion.gradients import Probe, check_gradient, probed_steps, probing
+from coterie.diffusion.schedule import NoiseSchedule
+from coterie.errors import ModelError, SettingError
+from coterie.grouping.matrix import FloatArray, IntArray
+
+
+def lookahead_affinity(
+    model: nn.Module,
+    images: Tensor,
+    schedule: NoiseSchedule,
+    *,
+    learning_rate: float,
+    steps: Sequence[int] | IntArray | None = None,
+    stride: int = 25,
+    examples: int = 256,
+    batch: int = 64,
+    seed: int = 0,
+    condition: Sequence[Tensor] | None = None,
+    parameters: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> StepAffinity:
+    """Share of each step's loss that one step of gradient descent on another step's loss saves.
+
+    Z[target, source] = 1 - L_target(theta - learning_rate g_source) / L_target(theta), with the same images and the
+    same noise in both losses and for all steps. To first order it is learning_rate <g_target, g_source> / L_target:
+    unlike a cosine it depends on how large gradients and losses are. The model is left as it was, bit for bit.
+
+    Args:
+        learning_rate: size of the step. Small ones give the first-order value, but below about 1e-6 of change the
+            losses' rounding errors show.
+        model: see :func:`coterie.diffusion.affinity.step_affinity`, as for all other arguments.
+        images: (n, C, H, W), scaled as in training.
+        schedule: noise schedule.
+        steps: steps to probe, all as target and as source.
+        stride: distance between probed steps.
+        examples: number of images.
+        batch: images in one pass.
+        seed: draws images and noise.
+        condition: tensors with one row for each image.
+        parameters: names of parameters or modules that move.
+        progress: called as ``progress("lookahead", done, total)``.
+
+    Raises:
+        ModelError: for a gradient or a loss that is zero or not finite; the latter also after a step that was too long.
+        SettingError: for an argument that is out of range.
+
+    Cost:
+        For m steps m backward and m (m + 2) forward passes over the examples. A second copy of the parameters.
+
+    Source:
+        Fifty et al., "Efficiently Identifying Task Groupings for Multi-Task Learning", arXiv 2109.04617, eq. 1, applied
+        to time steps. Go et al., arXiv 2306.00354, use cosines instead.
+
+    Example:
+        >>> class Denoiser(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.scale = nn.Parameter(torch.tensor(0.5))
+        ...
+        ...     def forward(self, x, t):
+        ...         return self.scale * x
+        >>> images = torch.zeros(16, 1, 4, 4)
+        >>> found = lookahead_affinity(Denoiser(), images, NoiseSchedule.linear(1000), learning_rate=0.1, stride=999)
+        >>> [[f"{value:+.2f}" for value in row] for row in found.values]
+        [['+0.00', '+0.00'], ['+0.01', '+0.33']]
+    """
+    if not (math.isfinite(learning_rate) and learning_rate > 0):
+        raise SettingError(f"Parameter `learning_rate` should be above 0. Found {learning_rate!r}.")
+    probed, report = probed_steps(schedule.n_steps, steps, stride), progress or silent
+    options: dict[str, Any] = {"examples": examples, "batch": batch, "seed": seed}
+    options |= {"condition": condition, "parameters": parameters}
+    values = np.empty((len(probed), len(probed)))
+    with probing(model, images, schedule, **options) as probe:
+        before = _losses(probe, probed)
+        for column, source in enumerate(probed.tolist()):
+            gradient = probe.gradient(source)
+            check_gradient(torch.stack([value.double().norm() for value in gradient.values()]), source)
+            with moved(probe.parameters, gradient, learning_rate):
+                values[:, column] = 1 - _losses(probe, probed) / before
+            report("lookahead", column + 1, len(probed))
+        facts = {"examples": len(probe.images), "seed": seed, "learning_rate": learning_rate}
+    facts |= {"parameters": sum(probe.sizes.values()), "prediction": schedule.prediction}
+    return StepAffinity(probed, values, schedule.n_steps, "lookahead", facts)
+
+
+@contextlib.contextmanager
+def moved(parameters: Mapping[str, nn.Parameter], direction: Mapping[str, Tensor], size: float) -> Generator[None]:
+    """Parameters less `size` times a direction; afterwards copies of what they were, not what adding up would give."""
+    before = {name: value.detach().clone() for name, value in parameters.items()}
+    try:
+        with torch.no_grad():
+            for name, value in parameters.items():
+                value.sub_(direction[name], alpha=size)
+        yield
+    finally:
+        with torch.no_grad():
+            for name, value in parameters.items():
+                value.copy_(before[name])
+
+
+def _losses(probe: Probe, steps: IntArray) -> FloatArray:
+    values = np.array([probe.loss(step) for step in steps.tolist()])
+    wrong = ~(np.isfinite(values) & (values > 0))
+    if wrong.any():
+        step = int(steps[wrong][0])
+        raise ModelError(
+            f"The loss at step {step} is {values[wrong][0]}, so that no share of it can be saved. A `learning_rate` "
+            "that is too large, a training that diverged, or images that are all the same are likely causes."
+        )
+    return values

@@ -1,0 +1,70 @@
+"""A plane with ticks, for the plots of the page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Where numbers lie in a plot.
+
+    Attributes:
+        left: number at the left edge.
+        right: at the right edge.
+        bottom: at the lower edge.
+        top: at the upper edge.
+
+    Example:
+        >>> plane = Plane.over([0, 10], [0, 0.93])
+        >>> plane.across(5), plane.top, [words for _, words in plane.ticks_y]
+        (0.5, 1.0, ['0', '0.2', '0.4', '0.6', '0.8', '1'])
+    """
+
+    left: float
+    right: float
+    bottom: float
+    top: float
+
+    @classmethod
+    def over(cls, x: Sequence[float], y: Sequence[float]) -> Plane:
+        """The plane that holds all finite numbers; its upper and lower edges are ticks."""
+        xs, ys = ([v for v in values if math.isfinite(v)] or [0.0] for values in (x, y))
+        left, right, bottom, top = min(xs), max(xs), min(ys), max(ys)
+        step = _step(bottom, top)
+        bottom, top = math.floor(bottom / step + 1e-9) * step, math.ceil(top / step - 1e-9) * step
+        return cls(left, right if right > left else left + 1.0, bottom, top if top > bottom else bottom + step)
+
+    def across(self, x: float) -> float:
+        """From left (0) to right (1)."""
+        return (x - self.left) / (self.right - self.left)
+
+    def up(self, y: float) -> float:
+        """From bottom (0) to top (1)."""
+        return (y - self.bottom) / (self.top - self.bottom)
+
+    @property
+    def ticks_x(self) -> list[tuple[float, str]]:
+        """Ticks of the horizontal axis: number, and text."""
+        return _ticks(self.left, self.right)
+
+    @property
+    def ticks_y(self) -> list[tuple[float, str]]:
+        """Ticks of the vertical axis."""
+        return _ticks(self.bottom, self.top)
+
+
+def _step(low: float, high: float) -> float:
+    """1, 2 or 5 times a power of ten that cuts a range into about five."""
+    rough = (high - low) / 5 or 1.0
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
+
+
+def _ticks(low: float, high: float) -> list[tuple[float, str]]:
+    step = _step(low, high)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    found = [round(i * step, 10) + 0.0 for i in range(first, last + 1)]
+    return [(value, f"{value:g}".replace("-", "−")) for value in found]
