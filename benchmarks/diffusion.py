@@ -1,6 +1,6 @@
 """Do intervals of time steps as tasks help a denoiser? Vanilla training against ANT, with intervals over seeds.
 
-    python benchmarks/diffusion.py [--fashion FOLDER] [--size 16] [--steps 4000] [--seeds 3]
+    python benchmarks/diffusion.py [--fashion FOLDER] [--size 16] [--steps 2000] [--seeds 3]
                                    [--methods equal,uncertainty,pcgrad,nash-mtl,marigold] [--criterion snr]
 
 Data are the images of Fashion-MNIST (Debian's package dataset-fashion-mnist puts its four files where --fashion looks
@@ -17,7 +17,7 @@ the validation images in the features of a small classifier trained on the data,
 only, as a bootstrap over samples would add its bias a second time. The time of a step is measured in short blocks of
 all methods, one after the other; ratios to vanilla are formed within a round, and the median over rounds is reported.
 
-nash-mtl needs the solver ecos; without it FairGrad with alpha = 1, which solves the same equation at every step, takes
+nash-mtl needs the solver ecos, which is under GPL-3 and in no extra of ours (pip install ecos); without it FairGrad with alpha = 1, which solves the same equation at every step, takes
 its place and is called so.
 
 Every training is kept under --work, so that a run that was stopped goes on. Writes benchmarks/results/diffusion.json
@@ -406,8 +406,8 @@ def read_options():
     parser.add_argument("--prediction", choices=("epsilon", "v", "sample"), default="epsilon")
     parser.add_argument("--work", type=Path, default=Path("runs/diffusion-benchmark"))
     parser.add_argument("--into", type=Path, help="folder for result and figure")
-    numbers = {"size": 16, "steps": 4000, "batch": 40, "k": 5, "seeds": 3, "images": 1000, "draws": 4, "samples": 2000,
-               "sampling-steps": 50, "stride": 25, "affinity-images": 256, "rounds": 31}  # fmt: skip
+    numbers = {"size": 16, "steps": 2000, "batch": 40, "k": 5, "seeds": 3, "images": 1000, "draws": 4, "samples": 1000,
+               "sampling-steps": 25, "stride": 25, "affinity-images": 256, "rounds": 31}  # fmt: skip
     for name, value in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     return parser.parse_args()
