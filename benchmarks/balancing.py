@@ -23,7 +23,6 @@ import os
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
 import argparse
-import gzip
 import json
 import warnings
 from pathlib import Path
@@ -35,12 +34,12 @@ import torch
 from coterie.balancing import Balancing
 from coterie.benchmark.balancing import POOLED, compare_balancing
 from coterie.datasets.beds import bed
+from coterie.datasets.images import FOLDER, read_idx
 from coterie.errors import FallbackWarning
 from coterie.evaluation.intervals import t_interval
 from coterie.workload import Recipe, Task, Workload, from_arrays
 
 RESULT = Path(__file__).resolve().parent / "results" / "balancing.json"
-FASHION = Path("/usr/share/datasets/fashion-mnist")
 CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 #: rates of the methods as they come
 DEFAULTS = {"famo": 0.025, "marigold": 0.025, "marigold, every step": 0.025, "marigold-next": 0.025}
@@ -74,11 +73,7 @@ def fashion(folder: Path) -> Workload | None:
     """Ten one-against-rest tasks on images, as large as the other beds; None when the files are not there."""
     if not folder.is_dir():
         return None
-
-    def read(name: str, header: int) -> np.ndarray:
-        return np.frombuffer(gzip.decompress((folder / name).read_bytes()), np.uint8, offset=header)
-
-    images, labels = read("train-images-idx3-ubyte.gz", 16), read("train-labels-idx1-ubyte.gz", 8)
+    images, labels = (read_idx(folder / f"train-{name}-ubyte.gz") for name in ("images-idx3", "labels-idx1"))
     rows = np.random.default_rng(0).permutation(len(labels))[:10_000]
     x = images.reshape(-1, 784)[rows].astype(np.float32) / 255
     y = (labels[rows, None] == np.arange(10)).astype(float)
@@ -149,7 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--beds", default="yeast,chemicals,mhc,fashion")
-    parser.add_argument("--fashion", type=Path, default=FASHION)
+    parser.add_argument("--fashion", type=Path, default=FOLDER)
     parser.add_argument("--tune", action="store_true", help="choose the learning rate anew")
     options = parser.parse_args()
     torch.set_num_threads(1)

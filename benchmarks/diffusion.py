@@ -17,8 +17,8 @@ the validation images in the features of a small classifier trained on the data,
 only, as a bootstrap over samples would add its bias a second time. The time of a step is measured in short blocks of
 all methods, one after the other; ratios to vanilla are formed within a round, and the median over rounds is reported.
 
-nash-mtl needs the solver ecos, which is under GPL-3 and in no extra of ours (pip install ecos); without it FairGrad with alpha = 1, which solves the same equation at every step, takes
-its place and is called so.
+nash-mtl needs the solver ecos, which is under GPL-3 and in no extra of ours (pip install ecos); without it FairGrad
+with alpha = 1, which solves the same equation at every step, takes its place and is called so.
 
 Every training is kept under --work, so that a run that was stopped goes on. Writes benchmarks/results/diffusion.json
 and docs/figures/diffusion.png, or into the folder --into.
@@ -42,12 +42,12 @@ from torch import nn
 
 from coterie._units import Payload
 from coterie.affinity.digest import digest
+from coterie.datasets.images import FOLDER, load_images
 from coterie.diffusion.affinity import StepAffinity, average, step_affinity
 from coterie.diffusion.ema import moving_average
 from coterie.diffusion.evaluate import mean_difference, negative_transfer_gap, step_losses
 from coterie.diffusion.extractor import train_extractor
 from coterie.diffusion.frechet import frechet_distance
-from coterie.diffusion.images import FOLDER, load_images
 from coterie.diffusion.intervals import step_intervals
 from coterie.diffusion.sample import draw_samples
 from coterie.diffusion.schedule import NoiseSchedule

@@ -4,7 +4,8 @@ import torch
 from accelerate import Accelerator
 from diffusers import DDPMScheduler, UNet2DModel
 
-from coterie.diffusion import IntervalTasks, NoiseSchedule, load_images, step_intervals
+from coterie.datasets.images import load_images
+from coterie.diffusion import IntervalTasks, NoiseSchedule, step_intervals
 
 torch.manual_seed(0)
 accelerator = Accelerator(cpu=True)

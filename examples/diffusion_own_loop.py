@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from coterie.diffusion import IntervalTasks, NoiseSchedule, denoising_losses, load_images, step_intervals
+from coterie.datasets.images import load_images
+from coterie.diffusion import IntervalTasks, NoiseSchedule, denoising_losses, step_intervals
 
 images = load_images("digits").train  # (N, 1, 8, 8) in [-1, 1]
 schedule = NoiseSchedule.cosine(1000)

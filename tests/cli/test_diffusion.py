@@ -8,9 +8,9 @@ import typer
 from typer.testing import CliRunner
 
 from coterie.cli.diffusion import diffusion
+from coterie.datasets.images import load_images
 from coterie.diffusion.config import DiffusionConfig
 from coterie.diffusion.extractor import train_extractor
-from coterie.diffusion.images import load_images
 
 app = typer.Typer()
 app.command()(diffusion)

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coterie.datasets.images import load_images
 from coterie.diffusion.extractor import train_extractor
 from coterie.diffusion.frechet import frechet_distance
-from coterie.diffusion.images import load_images
 from coterie.errors import SettingError
 from coterie.store import MemoryRun
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from coterie._units import Payload
+from coterie.datasets.images import load_images
 from coterie.diffusion import NoiseSchedule, StepAffinity
 from coterie.diffusion.config import DiffusionConfig
 from coterie.diffusion.extractor import train_extractor
-from coterie.diffusion.images import load_images
 from coterie.diffusion.quality import Judge
 from coterie.diffusion.study import Study, make_schedule, run_study
 from coterie.diffusion.summary import against_gap, method_rows

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from coterie.balancing import get_balancer
+from coterie.datasets.images import load_images
 from coterie.diffusion.denoising import denoising_losses
 from coterie.diffusion.ema import moving_average
-from coterie.diffusion.images import load_images
 from coterie.diffusion.schedule import NoiseSchedule
 from coterie.diffusion.tasks import IntervalTasks
 from coterie.diffusion.train import batches, train_denoiser

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from coterie.diffusion.denoising import as_output, denoising_losses
     from coterie.diffusion.evaluate import negative_transfer_gap, step_losses
     from coterie.diffusion.frechet import frechet_distance
-    from coterie.diffusion.images import load_images
     from coterie.diffusion.intervals import step_intervals
     from coterie.diffusion.lookahead import lookahead_affinity
     from coterie.diffusion.sample import draw_samples
@@ -39,7 +38,6 @@ __all__ = [
     "denoising_losses",
     "draw_samples",
     "frechet_distance",
-    "load_images",
     "lookahead_affinity",
     "make_unet",
     "negative_transfer_gap",
@@ -63,7 +61,6 @@ _LAZY = {
     "denoising_losses": "denoising",
     "draw_samples": "sample",
     "frechet_distance": "frechet",
-    "load_images": "images",
     "lookahead_affinity": "lookahead",
     "make_unet": "unet",
     "negative_transfer_gap": "evaluate",

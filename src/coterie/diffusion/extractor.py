@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from coterie._units import NoStore, Payload, UnitStore
 from coterie.affinity.digest import digest
-from coterie.diffusion.images import Images
+from coterie.datasets.images import Images
 from coterie.diffusion.train import batches
 from coterie.workload.checks import whole_number
 

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from coterie._units import Payload, UnitStore
+from coterie.datasets.images import Images
 from coterie.diffusion.config import DiffusionConfig
 from coterie.diffusion.evaluate import step_losses
 from coterie.diffusion.extractor import Extractor, train_extractor
 from coterie.diffusion.frechet import frechet_distance
-from coterie.diffusion.images import Images
 from coterie.diffusion.sample import draw_samples
 from coterie.diffusion.schedule import NoiseSchedule
 from coterie.errors import SettingError

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from coterie._progress import Progress, silent
 from coterie._units import Payload
 from coterie.balancing import get_balancer
+from coterie.datasets.images import Images, load_images
 from coterie.diffusion.affinity import StepAffinity, average, step_affinity
 from coterie.diffusion.config import DiffusionConfig
-from coterie.diffusion.images import Images, load_images
 from coterie.diffusion.intervals import step_intervals
 from coterie.diffusion.lookahead import lookahead_affinity
 from coterie.diffusion.quality import Judge

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from coterie.diffusion.images import load_images, read_idx
+from coterie.datasets.images import load_images, read_idx
 from coterie.errors import SettingError, WorkloadError
 
 
