@@ -23,8 +23,11 @@ task gets a head, and with adapters an embedding and a column of Omega. Without 
 with TROA as similar as their gradients are, which a tenth of the steps in a copy tells. The last row trains a decoder
 of its own on the frozen backbone.
 
-Every training is kept under --work, so a run that was stopped goes on where it was. Writes
-benchmarks/results/adapters.json and docs/figures/adapters.png, and prints the tables of docs/adapters.md.
+Every training is kept under --work, so a run that was stopped goes on where it was. It is found again by the numbers of
+steps, the seed and its name alone: after a change of the recipe, the scenes, the backbone or the adapters, give another
+--work.
+
+Writes benchmarks/results/adapters.json and docs/figures/adapters.png, and prints the tables of docs/adapters.md.
 """
 
 from __future__ import annotations
@@ -81,6 +84,15 @@ LATER_METHODS = {
     "later troa": "head and embedding, adapters with TROA",
     "later decoder": "head and decoder of its own, frozen backbone",
 }
+MEMORY = "parameters, gradients, moments, MiB"
+NOTE = (
+    "Memory is that of all parameters, frozen or not, and of gradients and both moments of the trained ones; with TROA",
+    "also of its mean gradients, one of the shared parameters a task. Activations come on top.",
+)
+LATER_NOTE = (
+    "The row with TROA leaves out what its similarities take: a tenth of the steps more, in a copy of the model, and",
+    "the mean gradients of the known tasks.",
+)
 
 
 @dataclass(frozen=True)
@@ -283,6 +295,12 @@ def compared(seeds: list[dict[str, Any]], method: str, tasks: list[str], base: s
     return row
 
 
+def troa_bytes(bench: Bench) -> int:
+    """Memory of TROA's mean gradients, one of the shared parameters a task; trainings keep the rest in `bytes`."""
+    shared = bench.adapted(TASKS).shared_parameters()
+    return len(TASKS) * sum(parameter.numel() * parameter.element_size() for parameter in shared)
+
+
 def text(interval: dict[str, Any], digits: int = 3, sign: bool = False) -> str:
     numbers = [interval[key] for key in ("mean", "low", "high")]
     shown = [f"{x:+.{digits}f}" if sign else f"{x:.{digits}f}" for x in numbers if x is not None]
@@ -311,17 +329,16 @@ def tables(result: dict[str, Any]) -> str:
         row = result["methods"][name]
         deltas = [text(row[f"delta m, {base}"], 1, sign=True) for base in ("heads", "single tasks")]
         lines.append(f"| {title} | " + " | ".join([cell(row, task) for task in TASKS] + deltas) + " |")
-    lines += ["", "| | trained parameters | memory, MiB | seconds a step |", "|---|---|---|---|"]
+    lines += ["", f"| | trained parameters | {MEMORY} | seconds a step |", "|---|---|---|---|"]
     lines += [f"| {title} | {costs(result['methods'][name])} |" for name, title in METHODS.items()]
-    lines += [
-        "",
-        f"| {LATER} added later | {measures(LATER)} | difference | trained parameters | memory, MiB | s a step |",
-    ]
+    lines += ["", *NOTE, ""]
+    lines += [f"| {LATER} added later | {measures(LATER)} | difference | trained parameters | {MEMORY} | s a step |"]
     lines += ["|---|---|---|---|---|---|"]
     for name, title in LATER_METHODS.items():
         row = result["later"][name]
         difference = text(row["differences"][LATER], sign=True)
         lines.append(f"| {title} | {text(row['metrics'][LATER])} | {difference} | {costs(row)} |")
+    lines += ["", *LATER_NOTE]
     lines += ["", "| Omega: source, target | " + " | ".join(TASKS) + " |", "|---" * (len(TASKS) + 1) + "|"]
     lines += [
         f"| {task} | " + " | ".join(f"{value:.2f}" for value in row) + " |"
@@ -355,11 +372,8 @@ def main() -> None:
     recipe = DenseRecipe(steps=arguments.steps, batch_size=8)
     # other numbers of steps are other trainings
     work = arguments.work / f"{arguments.pretraining}-{arguments.steps}"
-    folders = [work / f"seed-{seed}" for seed in range(arguments.seeds)]
-    seeds = [
-        run_seed(Bench(seed, recipe, train, test, folder), arguments.pretraining, single_scenes)
-        for seed, folder in enumerate(folders)
-    ]
+    benches = [Bench(seed, recipe, train, test, work / f"seed-{seed}") for seed in range(arguments.seeds)]
+    seeds = [run_seed(bench, arguments.pretraining, single_scenes) for bench in benches]
     result = {
         "steps": arguments.steps,
         "pretraining steps": arguments.pretraining,
@@ -370,10 +384,12 @@ def main() -> None:
         "later columns": [seed["later troa"]["column"] for seed in seeds],
         "later similarities": [seed["later troa"]["similarities"] for seed in seeds],
     }
+    result["troa bytes"] = troa_bytes(benches[0])
+    result["methods"]["troa"]["bytes"] += result["troa bytes"]
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
     print(tables(result))
-    draw(folders[0], test)
+    draw(benches[0].folder, test)
 
 
 if __name__ == "__main__":

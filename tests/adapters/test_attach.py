@@ -2,10 +2,11 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 
-from coterie.adapters import Dense, Image, attach, summary
+from coterie.adapters import Dense, Image, PlainModel, attach, grow, summary
 from coterie.adapters.sites import find_sites
 from coterie.errors import ModelError, SettingError
 from reference.adapters import IMAGE, backbone, naive_attention, shake
@@ -228,9 +229,72 @@ def test_around_a_classifier():
     import transformers
 
     model = transformers.ViTForImageClassification(backbone("vit").config)
+    frozen = model.classifier.bias.requires_grad_(False)
+    flags = {name: p.requires_grad for name, p in model.named_parameters()}
     adapted = attach(model, {"a": Image(2)})
     assert adapted(pixels(), task="a").shape == (2, 2)
-    assert not any(p.requires_grad for p in model.base_model.parameters())
+    assert not any(p.requires_grad for p in model.parameters())
+    own = {id(p) for _, p in adapted.own_parameters()}
+    assert {id(p) for p in adapted.trainable()} == own
+    assert summary(adapted).trainable == sum(p.numel() for _, p in adapted.own_parameters())
+    grow(adapted, "b", Image(1), similarities={"a": 1.0})
+    adapted.detach()
+    assert {name: p.requires_grad for name, p in model.named_parameters()} == flags
+    assert not frozen.requires_grad
+
+
+def test_detach_restores_the_mode_of_every_part():
+    model = backbone("vit").train()
+    still = find_sites(model)[1].attention.eval()
+    modes = {name: m.training for name, m in model.named_modules()}
+    adapted = attach(model, ["a"])
+    assert not any(m.training for m in model.modules())
+    adapted.train().detach()
+    assert {name: m.training for name, m in model.named_modules()} == modes
+    assert model.training
+    assert not still.training
+
+
+def test_one_precision_and_nothing_else():
+    """What is around the base keeps its own, and a base of two is refused, by both kinds of models."""
+    import transformers
+
+    model = transformers.ViTForImageClassification(backbone("vit").config)
+    model.classifier.double()
+    adapted = attach(model, {"a": Image(2)})
+    assert {p.dtype for p in model.classifier.parameters()} == {torch.float64}
+    assert {p.dtype for _, p in adapted.own_parameters()} == {torch.float32}
+    mixed = backbone("swin")
+    mixed.encoder.layers[0].bfloat16()
+    types = {name: p.dtype for name, p in mixed.named_parameters()}
+    for build in (lambda: attach(mixed, ["a"]), lambda: PlainModel(mixed, {"a": Image(2)})):
+        with pytest.raises(SettingError, match=r"one precision. Found torch.bfloat16 on cpu, torch.float32 on cpu"):
+            build()
+        assert {name: p.dtype for name, p in mixed.named_parameters()} == types
+        assert all(p.requires_grad for p in mixed.parameters())
+        assert not mixed._forward_pre_hooks
+
+
+@pytest.mark.parametrize("kind", ["swin", "swinv2", "vit"])
+def test_bfloat16_starts_as_the_frozen_model(kind):
+    model, x = backbone(kind).bfloat16(), pixels().bfloat16()
+    before = outputs(model, x)
+    adapted = attach(model, {"a": Image(2), "b": None}, layers=[0, 1, 2])
+    assert {p.dtype for p in adapted.parameters()} == {torch.bfloat16}
+    with adapted.task("b"):
+        assert same(outputs(model, x), before)
+    assert adapted(x, task="a").dtype == torch.bfloat16
+
+
+def test_the_state_has_omega():
+    adapted = shake(attach(backbone("vit"), ["a", "b"]))
+    adapted.embeddings.set_omega(np.array([[0.9, 0.2], [0.3, 0.8]]))
+    again = attach(backbone("vit"), ["a", "b"])
+    again.load_state_dict(adapted.state_dict())
+    np.testing.assert_array_equal(again.embeddings.omega, adapted.embeddings.omega)
+    assert torch.equal(again.embeddings(["a"]), adapted.embeddings(["a"]))
+    with pytest.raises(SettingError, match=r"\['b', 'a'\], in this order. Found \['a', 'b'\]"):
+        attach(backbone("vit"), ["b", "a"]).load_state_dict(adapted.state_dict())
 
 
 def test_the_same_seed_gives_the_same_start_and_leaves_random_numbers_alone():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from coterie.adapters import Dense, Image, Troa, attach, flat_gradients, grow
-from coterie.errors import SettingError
+from coterie.errors import ModelError, SettingError
 from reference.adapters import IMAGE, backbone, shake
 
 pytest.importorskip("transformers")
@@ -81,6 +81,14 @@ def test_only_the_new_task_is_trained():
     assert [name for name, p in without.own_parameters() if p.requires_grad] == ["embeddings.vectors.2"]
 
 
+def test_a_detached_model_does_not_grow():
+    adapted = known("vit")
+    model = adapted.detach()
+    with pytest.raises(ModelError, match="detached"):
+        grow(adapted, "new", similarities={"a": 1.0})
+    assert all(p.requires_grad for p in model.parameters())
+
+
 def test_similarities_from_gradients_of_labelled_examples():
     """A new task that is a known one again is most similar to it."""
     adapted, x = shake(attach(backbone("swin"), {"a": Image(1), "b": Image(1)}, layers=[1])), pixels(4)
@@ -107,6 +115,10 @@ def test_similarities_from_gradients_of_labelled_examples():
         ("new", {"similarities": {"a": -1.0}}, "similarities"),
         ("new", {"similarities": {"a": 0.0}}, "positive"),
         ("new", {"similarities": {}}, "positive"),
+        (3, {"similarities": {"a": 1.0}}, "new name"),
+        ("new", {"similarities": {"a": "much"}}, "similarities"),
+        ("new", {"similarities": {"a": float("nan")}}, "similarities"),
+        ("new", {"similarities": ["a"]}, "similarities"),
         ("new", {"similarities": {"a": 1.0}, "own": 0}, "own"),
         ("new", {"similarities": {"a": 1.0}, "neighbours": 0}, "neighbours"),
         ("new", {"similarities": {"a": 1.0}, "head": 3}, "head"),

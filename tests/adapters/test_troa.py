@@ -146,6 +146,11 @@ def test_bad_input():
         troa.update(torch.ones(3, 3))
     with pytest.raises(SettingError, match="finite"):
         troa.update(torch.full((2, 3), torch.nan))
+    troa.update(torch.ones(2, 3))
+    omega = troa.omega
+    with pytest.raises(SettingError, match=r"seen so far, \(2, 3\). Found \(2, 4\)"):
+        troa.update(torch.ones(2, 4))
+    assert troa.omega is omega
     with pytest.raises(SettingError, match="losses"):
         troa.observe({"c": torch.ones(())}, [])
     with pytest.raises(SettingError, match="affinity"):

@@ -126,6 +126,14 @@ def test_the_truth_is_best_and_the_direction_is_right(kind):
     assert (best > other) == chosen.higher_is_better
 
 
+def test_a_prediction_without_a_direction_is_not_right():
+    _, normals = problem("normals")
+    assert mean_angle(torch.zeros_like(normals), normals) == pytest.approx(90)
+    half = torch.where(torch.arange(normals.shape[-1]) < 3, normals.nan_to_num(), 0.0)
+    share = float(normals[..., 3:].isfinite().all(1).sum() / normals.isfinite().all(1).sum())
+    assert mean_angle(half, normals) == pytest.approx(90 * share, abs=1e-5)
+
+
 @given(scale=st.floats(0.1, 100), shift=st.floats(-5, 5))
 def test_invariances(scale, shift):
     predicted, normals = problem("normals")

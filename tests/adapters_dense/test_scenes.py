@@ -134,6 +134,10 @@ def test_rows_and_device():
         ({"smallest": 12}, "smallest=12"),
         ({"classes": 2}, "classes"),
         ({"objects": (0, 2)}, "objects"),
+        ({"labels": torch.tensor([0, -1, 1])}, "classes from 0 on. Found -1"),
+        ({"count": 0}, "count"),
+        ({"count": 2.5}, "count"),
+        ({"garments": torch.ones(0, 28, 28), "labels": torch.zeros(0)}, "at least one image"),
     ],
 )
 def test_bad_input(change, told):

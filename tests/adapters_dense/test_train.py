@@ -8,7 +8,7 @@ from coterie.adapters import Image, Troa, attach, flat_gradients, grow
 from coterie.adapters.dense import dense_task
 from coterie.adapters.plain import PlainModel
 from coterie.adapters.predict import evaluate_dense, predict_dense, shared_gradient
-from coterie.adapters.recipe import DenseRecipe, batches
+from coterie.adapters.recipe import DenseRecipe, batches, one_cycle
 from coterie.adapters.scenes import compose_scenes
 from coterie.adapters.train import train_dense
 from coterie.errors import NumericsWarning, SettingError
@@ -55,12 +55,17 @@ def fit(model, scenes, recipe=RECIPE, tasks=TASKS, **more):
     return train_dense(model, scenes.images, scenes.targets, tasks, recipe, **more)
 
 
+def tensors(model):
+    """The state without Omega, which is no tensor."""
+    return [(name, value) for name, value in model.state_dict().items() if not name.endswith("_extra_state")]
+
+
 def state(model):
-    return {name: value.clone() for name, value in model.state_dict().items()}
+    return {name: value.clone() for name, value in tensors(model)}
 
 
 def moved(model, before):
-    return {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    return {name for name, value in tensors(model) if not torch.equal(value, before[name])}
 
 
 def test_batches_are_epochs():
@@ -156,6 +161,67 @@ def test_counts_by_hand(scenes):
     assert done.seconds > 0
 
 
+def test_what_troa_keeps_is_counted(scenes):
+    model, troa = adapted(), Troa(list(TASKS))
+    done = fit(model, scenes, troa=troa)
+    shared = sum(p.numel() for p in model.shared_parameters())
+    assert done.troa_bytes == 3 * 4 * shared
+    assert done.bytes == fit(adapted(), scenes).bytes
+    assert fit(adapted(), scenes).troa_bytes == 0
+
+
+@pytest.mark.parametrize("steps", range(1, 13))
+def test_short_trainings_have_a_learning_rate(steps):
+    recipe = DenseRecipe(steps=steps)
+    adam = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=recipe.learning_rate)
+    schedule, rates = one_cycle(adam, recipe), []
+    for _ in range(steps):
+        rates.append(adam.param_groups[0]["lr"])
+        adam.step()
+        schedule.step()
+    top = rates.index(max(rates))
+    assert top <= 1  # a tenth of these is at most one step
+    assert max(rates) <= recipe.learning_rate
+    assert max(rates) > 0.95 * recipe.learning_rate
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert 0 < adam.param_groups[0]["lr"] < 1e-5 * recipe.learning_rate
+
+
+@pytest.mark.parametrize("steps", [50, 500])
+def test_a_long_warm_up_is_that_of_pytorch(steps):
+    def rates(make):
+        adam = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=1e-3)
+        schedule = make(adam)
+        for _ in range(steps):
+            yield adam.param_groups[0]["lr"]
+            adam.step()
+            schedule.step()
+
+    cycle = torch.optim.lr_scheduler.OneCycleLR
+    want = list(rates(lambda adam: cycle(adam, 1e-3, total_steps=steps + 1, pct_start=0.1, cycle_momentum=False)))
+    assert list(rates(lambda adam: one_cycle(adam, DenseRecipe(steps=steps)))) == want
+
+
+def test_a_plain_model_leaves_no_hook(scenes):
+    model = plain(frozen=False)
+    hooks = [m._forward_pre_hooks for m in model.backbone.modules()]
+    fit(model, scenes)
+    assert not any(hooks)
+    with pytest.raises((RuntimeError, ValueError), match="channel"):
+        model(scenes.images.repeat(1, 2, 1, 1))
+    assert not any(hooks)
+
+
+def test_what_is_around_the_backbone_does_not_move(scenes):
+    config = swin().config
+    torch.manual_seed(0)
+    model = transformers.SwinForImageClassification(config)
+    before = state(model)
+    with_adapters = attach(model, HEADS, layers=[0, 1], decoder=6)
+    fit(with_adapters, scenes, troa=Troa(list(TASKS)))
+    assert not moved(model, before)
+
+
 def test_predictions_do_not_depend_on_the_batch(scenes):
     model = adapted()
     whole = predict_dense(model, scenes.images, TASKS)
@@ -215,10 +281,60 @@ def test_bad_input(scenes):
         train_dense(plain(), scenes.images, {"depth": scenes.depth[:3]}, {"depth": TASKS["depth"]}, RECIPE)
     with pytest.raises(SettingError, match="nothing to train"):
         fit(plain(), scenes, tasks={})
-    with pytest.raises(SettingError, match="steps"):
-        DenseRecipe(steps=0)
+    with pytest.raises(SettingError, match="at least one image"):
+        train_dense(plain(), scenes.images[:0], {"depth": scenes.depth[:0]}, {"depth": TASKS["depth"]}, RECIPE)
+    with pytest.raises(SettingError, match="images"):
+        predict_dense(plain(), scenes.images[:0], TASKS)
+    with pytest.raises(SettingError, match="batch_size=0"):
+        predict_dense(plain(), scenes.images, TASKS, batch_size=0)
+    with pytest.raises(SettingError, match=r"task.*Found 'other'"):
+        plain()(scenes.images, task="other")
+    with pytest.raises(SettingError, match="heads"):
+        PlainModel(swin(), {"depth": 3})
+    with pytest.raises(SettingError, match="head in the model"):
+        fit(attach(swin(), ["depth"]), scenes, tasks={"depth": TASKS["depth"]})
     with pytest.raises(SettingError, match="labelled image"):
         shared_gradient(adapted(), scenes.images[:0], scenes.edges[:0], "edges", TASKS["edges"])
+
+
+def test_a_grown_model_trains_its_new_task_alone(scenes):
+    model = adapted()
+    grow(model, "later", HEADS["edges"], similarities={"depth": 1.0})
+    before = state(model)
+    targets = {**scenes.targets, "later": scenes.edges}
+    tasks = {**TASKS, "later": TASKS["edges"]}
+    with pytest.raises(SettingError, match=r"trains something.*grown"):
+        fit(model, scenes)
+    with pytest.raises(SettingError, match=r"troa.*frozen.*grown"):
+        train_dense(model, scenes.images, targets, tasks, RECIPE, troa=Troa(list(tasks)))
+    assert not moved(model, before)
+    train_dense(model, scenes.images, targets, tasks, RECIPE)  # together with known ones is no error
+    assert {name.split(".")[0] for name in moved(model, before)} == {"embeddings", "heads"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("steps", 0),
+        ("steps", 2.5),
+        ("steps", True),
+        ("batch_size", "8"),
+        ("learning_rate", float("inf")),
+        ("learning_rate", 0),
+        ("weight_decay", -0.1),
+        ("weight_decay", float("nan")),
+        ("betas", (0.9, 1.0)),
+        ("betas", 0.9),
+        ("betas", (0.9,)),
+        ("warm_up", 1),
+        ("max_norm", 0),
+        ("max_norm", float("nan")),
+    ],
+)
+def test_bad_recipes(name, value):
+    with pytest.raises(SettingError, match=f"`{name}` of a recipe should be .* Found"):
+        DenseRecipe(**{"steps": 2, name: value})
+    assert DenseRecipe(steps=np.int64(2), max_norm=float("inf"), betas=[0.5, 0]).steps == 2
 
 
 @pytest.mark.gpu

@@ -16,7 +16,7 @@ from coterie.adapters.decoder import Decoder
 from coterie.adapters.heads import Dense, Head, make_head
 from coterie.adapters.hooks import Call, install
 from coterie.adapters.maps import feature_maps, map_widths
-from coterie.adapters.sites import Site, base_of
+from coterie.adapters.sites import Site, base_of, place_of
 from coterie.adapters.task_embedding import TaskEmbeddings
 from coterie.affinity import Affinity
 from coterie.errors import ModelError, SettingError
@@ -31,10 +31,11 @@ class AdaptedModel(nn.Module):
     ``adapted(pixels, task=["depth", "edges"])`` predicts several tasks in one pass and returns a mapping; the blocks
     before the first adapter run once, from there on the batch has its rows once a task. ``with adapted.task("depth"):``
     sets the task for the calls inside, also for calls of the backbone itself. Without a task the backbone does what it
-    did before. The backbone stays in evaluation mode: dropout and stochastic depth of frozen blocks are off.
+    did before. The backbone stays in evaluation mode: dropout and stochastic depth of frozen blocks are off. A model
+    takes one call at a time: the hooks keep what a pass carries along, so several threads need a model each.
 
     Attributes:
-        backbone: the model that was given.
+        backbone: the model that was given, all of it frozen, also what it has around its base model.
         adapters: one :class:`BlockAdapter` a layer.
         embeddings: of the tasks, with their affinities Omega.
         projection: z to z', shared by the bottlenecks.
@@ -69,9 +70,12 @@ class AdaptedModel(nn.Module):
         self.call: Call | None = None
         self._active: tuple[str, ...] = ()
         self._maps: list[Tensor] | None = None
-        self._before = ({name: p.requires_grad for name, p in base.named_parameters()}, bool(model.training))
-        base.requires_grad_(False)
-        model.eval()
+        # of the whole model: a classifier around the base is frozen too
+        self._before = (
+            {name: parameter.requires_grad for name, parameter in model.named_parameters()},
+            {name: module.training for name, module in model.named_modules()},
+        )
+        model.requires_grad_(False).eval()
         self._handles = [
             base.register_forward_pre_hook(self._begin, with_kwargs=True),
             base.register_forward_hook(self._end, prepend=True, always_call=True, with_kwargs=True),
@@ -148,8 +152,7 @@ class AdaptedModel(nn.Module):
 
     def features(self, pixel_values: Tensor, task: Tasks) -> tuple[list[Tensor], Any]:
         """Maps (tasks * rows, features, h, w) of all stages, finest first, and the backbone's output."""
-        if not self._handles:
-            raise ModelError("The adapters were detached. Attach new ones, or use the backbone itself.")
+        self.need_attached()
         self._maps = []
         try:
             with self.task(task):
@@ -174,15 +177,33 @@ class AdaptedModel(nn.Module):
             for index, name in enumerate(chosen)
         }
 
+    def need_attached(self) -> None:
+        """Refuse a model whose adapters were taken out.
+
+        Raises:
+            ModelError: after :meth:`detach`.
+        """
+        if not self._handles:
+            raise ModelError("The adapters were detached. Attach new ones, or use the backbone itself.")
+
+    def place_own(self) -> AdaptedModel:
+        """Move all but the backbone to its device and precision; the backbone is not touched."""
+        device, dtype = place_of(base_of(self.backbone))
+        for name, child in self.named_children():
+            if name != "backbone":
+                child.to(device, dtype)
+        return self
+
     def detach(self) -> Any:
-        """Take the adapters out and return the backbone as it was: no hooks, gradients and mode as before."""
+        """Take the adapters out and return the backbone as it was: no hooks, the gradients and modes of every part."""
         for handle in self._handles:
             handle.remove()
         if self._handles:
-            flags, training = self._before
-            for name, parameter in base_of(self.backbone).named_parameters():
-                parameter.requires_grad_(flags.get(name, True))
-            self.backbone.train(training)
+            flags, modes = self._before
+            for name, parameter in self.backbone.named_parameters():
+                parameter.requires_grad_(flags.get(name, parameter.requires_grad))
+            for name, module in self.backbone.named_modules():
+                module.training = modes.get(name, module.training)
         self._handles = []
         return self.backbone
 

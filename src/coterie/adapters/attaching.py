@@ -10,7 +10,7 @@ import torch
 from coterie.adapters.adapted import AdaptedModel
 from coterie.adapters.blocks import block_size
 from coterie.adapters.heads import Dense, Head, Image
-from coterie.adapters.sites import Site, base_of, find_sites
+from coterie.adapters.sites import Site, base_of, find_sites, place_of
 from coterie.errors import SettingError
 
 #: length of the embeddings for windows of 7 x 7 tokens, as in the source
@@ -30,11 +30,12 @@ def attach(
     """Freeze a Swin, Swin-V2 or ViT of Hugging Face transformers and put adapters into some of its blocks.
 
     The model is not edited: adapters work through hooks, which :meth:`AdaptedModel.detach` removes. At first the
-    adapted model computes exactly what the frozen one does, for every task. Only adapters, embeddings, decoder and
-    heads have gradients.
+    adapted model computes what the frozen one does, for every task: bit by bit where PyTorch takes the same kernels,
+    which it does but for a ViT with ``scaled_dot_product_attention`` on CUDA, where a bias of zeros may bring another
+    one and equality is up to rounding. Only adapters, embeddings, decoder and heads have gradients.
 
     Args:
-        model: the backbone, or a model around one, whose backbone is used.
+        model: the backbone, or a model around one, whose backbone is used. All of it is frozen.
         tasks: names, or a mapping from names to heads (:class:`Dense`, :class:`Image`, None).
         layers: indices of the blocks that get an adapter, counted over all stages. None is the last quarter of the
             blocks, at least two: 6 of the 24 blocks of the source.
@@ -49,7 +50,8 @@ def attach(
         The adapted model, on the device and in the precision of the backbone.
 
     Raises:
-        SettingError: for another kind of model, or settings that do not fit it.
+        SettingError: for another kind of model, one with weights on several devices or in several precisions, or
+            settings that do not fit it.
 
     Cost: a pass for one task is a pass of the backbone plus the adapters. Several tasks at once share
     the blocks before the first adapter; later blocks run once a task. With ``scaled_dot_product_attention``, PyTorch
@@ -73,9 +75,8 @@ def attach(
         >>> vit is adapted.detach()
         True
     """
+    check_backbone(model)
     base = base_of(model)
-    if any(getattr(hook, "__self__", None).__class__ is AdaptedModel for hook in base._forward_pre_hooks.values()):
-        raise SettingError("Parameter `model` has adapters already. Detach them first, or grow them by a task.")
     specs = _checked(tasks)
     sites = find_sites(base)
     chosen = [sites[index] for index in _layers(layers, len(sites))]
@@ -83,12 +84,23 @@ def attach(
     size = min(EMBEDDING, max(site.tokens * b for site, b in zip(chosen, blocks, strict=True)))
     if (embedding is not None and embedding < 1) or decoder < 1:
         raise SettingError(f"Parameters `embedding` and `decoder` should be at least 1. Found {embedding}, {decoder}.")
-    like = next(base.parameters())
     with torch.random.fork_rng(devices=[]):
         # the generator of the CPU alone: the same numbers on every device
         torch.default_generator.manual_seed(seed)
         adapted = AdaptedModel(model, chosen, blocks, specs, embedding or size, decoder)
-    return adapted.to(like.device, like.dtype)
+    return adapted.place_own()
+
+
+def check_backbone(model: Any) -> None:
+    """Refuse a model that adapters do not fit, whatever their settings.
+
+    Raises:
+        SettingError: for another kind of model, one that has adapters, or one in several places or precisions.
+    """
+    base = base_of(model)
+    if any(getattr(hook, "__self__", None).__class__ is AdaptedModel for hook in base._forward_pre_hooks.values()):
+        raise SettingError("Parameter `model` has adapters already. Detach them first, or grow them by a task.")
+    place_of(base)
 
 
 def _checked(tasks: Sequence[str] | Mapping[str, Any]) -> dict[str, Head | None]:

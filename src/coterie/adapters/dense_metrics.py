@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -56,6 +58,8 @@ def average_precision(logits: Tensor, edges: Tensor) -> float:
 def mean_angle(predicted: Tensor, normals: Tensor) -> float:
     """Mean angle between predicted and true normals in degrees, from 0 to 180; lower is better.
 
+    A prediction of length 0 has no direction; it counts 90 degrees, as far from right as from opposite.
+
     Example:
         >>> right, up = torch.eye(3)[0].reshape(1, 3, 1, 1), torch.eye(3)[2].reshape(1, 3, 1, 1)
         >>> round(mean_angle(2 * right, up), 3)
@@ -64,5 +68,6 @@ def mean_angle(predicted: Tensor, normals: Tensor) -> float:
     known = normals.isfinite().all(1)
     a, b = (values.movedim(1, -1)[known].double() for values in (predicted, normals))
     # the sine from the cross product: the arc cosine alone loses half the digits near 0
-    angles = torch.atan2(torch.linalg.cross(a, b).norm(dim=1), (a * b).sum(1))
+    sine, cosine = torch.linalg.cross(a, b).norm(dim=1), (a * b).sum(1)
+    angles = torch.where((sine == 0) & (cosine == 0), math.pi / 2, torch.atan2(sine, cosine))
     return float(angles.rad2deg().mean())

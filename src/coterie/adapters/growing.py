@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 
 from coterie.adapters.adapted import AdaptedModel
 from coterie.adapters.heads import Dense, Head, Image
-from coterie.adapters.sites import base_of
 from coterie.errors import SettingError
 
 
@@ -44,6 +44,7 @@ def grow(
 
     Raises:
         SettingError: when the task is known, or no similarity is positive, or a value is out of range.
+        ModelError: when the adapters were detached.
 
     Source: zero-shot task transfer of D. Bhattacharjee et al., ICCV 2023, arXiv 2308.12372. That columns of similar
     tasks are reused is a reconstruction.
@@ -60,6 +61,7 @@ def grow(
         >>> [name for name, p in adapted.own_parameters() if p.requires_grad]
         ['embeddings.vectors.2', 'heads.2.linear.weight', 'heads.2.linear.bias']
     """
+    adapted.need_attached()
     _check(adapted, task, head, similarities)
     if not isinstance(neighbours, int) or neighbours < 1 or not 0 < own <= 1:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise SettingError(f"`neighbours` should be from 1 on, `own` in (0, 1]. Found {neighbours!r}, {own!r}.")
@@ -79,24 +81,29 @@ def grow(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         adapted.add_head(task, head)
-    like = next(base_of(adapted.backbone).parameters())
+    # where the other own parts are, which may have been moved since they were attached
+    like = adapted.projection.weight
     adapted.heads[-1].to(like.device, like.dtype).train(adapted.training)
     if adapted.decoder is not None and not had_decoder:
         adapted.decoder.to(like.device, like.dtype).train(adapted.training)
 
 
-def _check(adapted: AdaptedModel, task: str, head: Head | None, similarities: Mapping[str, float]) -> None:
-    if not task.strip() or task in adapted.tasks:
+def _check(adapted: AdaptedModel, task: Any, head: Any, similarities: Any) -> None:
+    if not isinstance(task, str) or not task.strip() or task in adapted.tasks:
         raise SettingError(f"Parameter `task` should be a new name. Found {task!r} among {list(adapted.tasks)}.")
-    if not isinstance(head, Dense | Image | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(head, Dense | Image | None):
         raise SettingError(f"Parameter `head` should be Dense, Image or None. Found {head!r}.")
-    values = np.array(list(similarities.values()), dtype=float)
-    if not set(similarities) <= set(adapted.tasks) or not np.isfinite(values).all() or (values < 0).any():
+    if not isinstance(similarities, Mapping) or not all(
+        name in adapted.tasks
+        and isinstance(value, int | float | np.integer | np.floating)
+        and 0 <= float(value) < np.inf
+        for name, value in similarities.items()
+    ):
         raise SettingError(
             f"Parameter `similarities` should map some of {list(adapted.tasks)} to numbers from 0 on. "
-            f"Found {dict(similarities)}."
+            f"Found {similarities!r}."
         )
-    if not (values > 0).any():
+    if not any(value > 0 for value in similarities.values()):
         raise SettingError(
             "Parameter `similarities` has no positive number: no known task is related to the new one. Name the tasks "
             "to start from, or train adapters of its own with `attach`."

@@ -31,14 +31,14 @@ _SETTINGS = (
 
 
 def describe_backbone(model: Any) -> dict[str, Any]:
-    """JSON-ready: name, settings, checksum.
+    """JSON-ready: class, settings, checksum.
 
-    The checksum is of names, types and bits of parameters and buffers. Cost: one pass over them.
+    The name that the backbone was loaded by is left out: it may be a path on somebody's disk. The checksum is of names,
+    types and bits of parameters and buffers. Cost: one pass over them.
     """
     base = base_of(model)
     settings: dict[str, Any] = base.config.to_dict()
     return {
-        "name": str(getattr(base.config, "_name_or_path", "") or ""),
         "class": type(base).__name__,
         "settings": {name: to_plain(settings[name]) for name in _SETTINGS if name in settings},
         "sha256": _checksum(base),

@@ -12,15 +12,15 @@ from coterie.adapters.film import Film
 class TaskScaledNorm(nn.Module):
     """Layer normalisation with the frozen weight w modulated by the task: weight ``(1 + gamma) * w + beta``.
 
-    The frozen bias stays as it is. That is the form of the released code. The authors' slides have another one,
-    ``gamma' * gamma_t + beta'`` with the pretrained weight gamma' and bias beta'. It is not offered: no start of it
-    gives back the frozen model, whose bias is added and not part of the scale.
+    The weight has the form of the released code. That code trains the bias as well; here the frozen bias stays as it
+    is. The authors' slides have another weight, ``gamma' * gamma_t + beta'`` with the pretrained weight gamma' and bias
+    beta'. It is not offered: no start of it gives back the frozen model, whose bias is added and not part of the scale.
 
     Args:
         embedding: length of z.
         width: number of features.
 
-    Source: D. Bhattacharjee et al., ICCV 2023, arXiv 2308.12372, task-scaled norm, in the form of its code.
+    Source: D. Bhattacharjee et al., ICCV 2023, arXiv 2308.12372, task-scaled norm, its weight in the form of its code.
 
     Example:
         >>> frozen, x = nn.LayerNorm(4), torch.randn(2, 3, 4)

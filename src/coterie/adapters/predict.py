@@ -17,7 +17,16 @@ from coterie.errors import SettingError
 def predict_dense(
     model: AdaptedModel | PlainModel, images: Tensor, tasks: Mapping[str, DenseTask], batch_size: int = 64
 ) -> dict[str, Tensor]:
-    """Predictions of the tasks for all images, on the CPU."""
+    """Predictions of the tasks for all images, on the CPU.
+
+    Raises:
+        SettingError: without images, or for an unknown task.
+    """
+    if not len(images) or batch_size < 1:
+        raise SettingError(
+            "Parameter `images` should hold at least one image, `batch_size` should be from 1 on. "
+            f"Found {len(images)} images and batch_size={batch_size!r}."
+        )
     model.eval()
     parts: list[dict[str, Tensor]] = [model(part, task=list(tasks)) for part in images.split(batch_size)]
     return {name: torch.cat([part[name].cpu() for part in parts]) for name in tasks}

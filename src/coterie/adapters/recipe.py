@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,19 +14,26 @@ from torch import Tensor
 
 from coterie.errors import SettingError
 
+#: the height over the learning rate after the last step, that of OneCycleLR
+_LAST = 25 * 1e4
+
 
 @dataclass(frozen=True)
 class DenseRecipe:
     """How dense tasks are trained: AdamW with one cycle of the learning rate, as in the source.
 
     Attributes:
-        steps: number of steps.
-        batch_size: images a step.
-        learning_rate: at its height, after `warm_up` of the steps.
-        weight_decay: of AdamW.
-        betas: of AdamW.
-        warm_up: share of the steps.
-        max_norm: to which gradients are clipped.
+        steps: number of steps, at least 1.
+        batch_size: images a step, at least 1.
+        learning_rate: at its height, after `warm_up` of the steps; above 0.
+        weight_decay: of AdamW, from 0 on.
+        betas: of AdamW, two numbers from 0 to below 1.
+        warm_up: share of the steps, between 0 and 1. Where it comes to no step (with 0.1, up to 9 steps), the learning
+            rate starts at its height.
+        max_norm: to which gradients are clipped, above 0; infinity clips nothing.
+
+    Raises:
+        SettingError: for a value that is out of range or of another type.
     """
 
     steps: int
@@ -37,11 +45,20 @@ class DenseRecipe:
     max_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1 or not self.learning_rate > 0 or not 0 < self.warm_up < 1:
-            raise SettingError(
-                "A recipe should have steps and batch_size of at least 1, a positive learning rate and a warm-up "
-                f"between 0 and 1. Found {self}."
-            )
+        betas: Any = self.betas
+        pair = isinstance(betas, tuple | list) and len(betas) == 2
+        wanted = {
+            "steps": (_whole(self.steps), "a whole number from 1 on"),
+            "batch_size": (_whole(self.batch_size), "a whole number from 1 on"),
+            "learning_rate": (_number(self.learning_rate) and 0 < self.learning_rate < math.inf, "above 0 and finite"),
+            "weight_decay": (_number(self.weight_decay) and 0 <= self.weight_decay < math.inf, "from 0 on and finite"),
+            "betas": (pair and all(_number(b) and 0 <= b < 1 for b in betas), "two numbers from 0 to below 1"),
+            "warm_up": (_number(self.warm_up) and 0 < self.warm_up < 1, "between 0 and 1"),
+            "max_norm": (_number(self.max_norm) and self.max_norm > 0, "above 0; infinity clips nothing"),
+        }
+        for name, (good, words) in wanted.items():
+            if not good:
+                raise SettingError(f"Parameter `{name}` of a recipe should be {words}. Found {getattr(self, name)!r}.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +71,7 @@ class DenseTraining:
         seconds: a step, the median.
         trainable: numbers that were trained.
         bytes: memory of all parameters, trained or not, and of gradients and both moments of the trained ones.
+        troa_bytes: memory of TROA's mean gradients, one of the shared parameters a task, which come on top; 0 without.
         omega: (steps, sources, targets) of TROA after each step; None without.
     """
 
@@ -63,6 +81,7 @@ class DenseTraining:
     trainable: int
     bytes: int
     omega: NDArray[np.float64] | None = None
+    troa_bytes: int = 0
 
 
 def batches(count: int, size: int, steps: int, seed: int) -> Iterator[Tensor]:
@@ -82,8 +101,20 @@ def batches(count: int, size: int, steps: int, seed: int) -> Iterator[Tensor]:
 
 
 def one_cycle(adam: torch.optim.Optimizer, recipe: DenseRecipe) -> Any:
-    """The learning rate of every step: up to the recipe's, then down by a cosine."""
+    """The learning rate of every step: up to the recipe's, then down by a cosine; down at once without a warm-up."""
     # one step more than are made: the scheduler itself steps once at its start
+    total = recipe.steps + 1
+    if recipe.warm_up * total <= 1:
+        # the height would lie at the first step or before it, where OneCycleLR divides by 0 or starts on the way down
+        return torch.optim.lr_scheduler.CosineAnnealingLR(adam, recipe.steps, eta_min=recipe.learning_rate / _LAST)
     return torch.optim.lr_scheduler.OneCycleLR(
-        adam, recipe.learning_rate, total_steps=recipe.steps + 1, pct_start=recipe.warm_up, cycle_momentum=False
+        adam, recipe.learning_rate, total_steps=total, pct_start=recipe.warm_up, cycle_momentum=False
     )
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) >= 1
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)

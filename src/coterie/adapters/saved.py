@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,19 +12,22 @@ import torch
 from torch import Tensor
 
 from coterie.adapters.adapted import AdaptedModel
-from coterie.adapters.attaching import attach
+from coterie.adapters.attaching import attach, check_backbone
 from coterie.adapters.heads import head_from_dict, head_to_dict
 from coterie.adapters.identity import describe_backbone, differences
 from coterie.errors import SettingError, StoreError
 from coterie.store.arrays import decode, encode, plain_arrays
 from coterie.store.files import atomic_write, digest, directory_error, read_json, write_json
 
-FORMAT = 1
+#: 1 had no checksum of the description and no list of what is frozen
+FORMAT = 2
 DESCRIPTION, TENSORS = "adapters.json", "adapters.safetensors"
 
 
 def save(adapted: AdaptedModel, path: str | Path) -> None:
     """Write ``adapters.json`` and ``adapters.safetensors`` into a directory, which is made.
+
+    What is frozen, as after :func:`grow`, is kept along.
 
     Raises:
         StoreError: when it cannot be written.
@@ -52,19 +57,23 @@ def save(adapted: AdaptedModel, path: str | Path) -> None:
         "embedding": adapted.embeddings.size,
         "decoder": adapted.decoder_width,
         "omega": adapted.embeddings.omega.tolist(),
+        "frozen": [name for name, parameter in adapted.own_parameters() if not parameter.requires_grad],
         "backbone": describe_backbone(adapted.backbone),
     }
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise directory_error(error, path) from error
-    # the description is written last: its checksum says that both belong together
+    # the description is written last: its checksums say that both belong together, and that it is whole itself
     atomic_write(path / TENSORS, data)
-    write_json(path / DESCRIPTION, {**description, "sha256": digest(data)})
+    description["sha256"] = digest(data)
+    write_json(path / DESCRIPTION, {**description, "checksum": digest(description)})
 
 
 def load(path: str | Path, model: Any, *, check_weights: bool = True) -> AdaptedModel:
-    """Attach what :func:`save` wrote to the backbone it was trained on.
+    """Attach what :func:`save` wrote to the backbone it was trained on; what was frozen is frozen again.
+
+    When it fails, the backbone is left as it was.
 
     Args:
         path: the directory.
@@ -78,14 +87,42 @@ def load(path: str | Path, model: Any, *, check_weights: bool = True) -> Adapted
     """
     path = Path(path)
     description, tensors = _read(path)
-    found = differences(description["backbone"], describe_backbone(model), weights=check_weights)
-    if found:
+    check_backbone(model)
+    found = describe_backbone(model)
+    with _described(path):
+        words = differences(description["backbone"], found, weights=check_weights)
+        kind = str(description["backbone"]["class"])
+    if words:
         raise SettingError(
-            f"The adapters in {str(path)!r} belong to another backbone, {description['backbone']['class']} "
-            f"{description['backbone']['name']!r}: {'; '.join(found)}. Load them onto that one."
+            f"The adapters in {str(path)!r} belong to another backbone, {kind}: {'; '.join(words)}. "
+            "Load them onto that one."
         )
+    with _described(path):
+        adapted = _attached(description, model)
+        try:
+            _fill(adapted, description, tensors)
+        except BaseException:
+            adapted.detach()
+            raise
+    return adapted
+
+
+@contextmanager
+def _described(path: Path) -> Generator[None]:
+    """Whatever a description that does not fit leads to is a damaged file."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise StoreError(
+            f"The file {str(path / DESCRIPTION)!r} does not describe adapters that fit its tensors and backbone "
+            f"({type(error).__name__}: {error}). It was changed by hand, or by another program. Save them again."
+        ) from error
+
+
+def _attached(description: dict[str, Any], model: Any) -> AdaptedModel:
+    """Fresh adapters of the shape that is described."""
     specs = {task["name"]: head_from_dict(task["head"]) for task in description["tasks"]}
-    adapted = attach(
+    return attach(
         model,
         specs,
         layers=description["layers"],
@@ -93,15 +130,19 @@ def load(path: str | Path, model: Any, *, check_weights: bool = True) -> Adapted
         embedding=description["embedding"],
         decoder=description["decoder"],
     )
+
+
+def _fill(adapted: AdaptedModel, description: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Numbers, Omega, and what is frozen."""
     own = dict(adapted.own_parameters())
     if {name: p.shape for name, p in own.items()} != {name: value.shape for name, value in tensors.items()}:
-        adapted.detach()
-        raise StoreError(f"The tensors in {str(path)!r} are not those that {DESCRIPTION} describes. Save them again.")
+        raise ValueError("the tensors have other names or shapes")
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(tensors[name])
     adapted.embeddings.set_omega(np.array(description["omega"], dtype=np.float64))
-    return adapted
+    for name in description.get("frozen", []):
+        own[name].requires_grad_(False)
 
 
 def _common(blocks: list[int]) -> int | None:
@@ -113,12 +154,21 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not (path / DESCRIPTION).exists():
         raise StoreError(f"There are no adapters in {str(path)!r}: it has no {DESCRIPTION}. Check the path.")
     description = read_json(path / DESCRIPTION)
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise StoreError(f"The file {str(path / DESCRIPTION)!r} is not of the format {FORMAT} that this version reads.")
+    if not isinstance(description, dict) or description.get("format") not in (1, FORMAT):
+        raise StoreError(
+            f"The file {str(path / DESCRIPTION)!r} is not of a format that this version reads, 1 or {FORMAT}. Another "
+            "version wrote it: load it with that one, or save the adapters again."
+        )
+    described = cast("dict[str, Any]", description)
+    rest = {name: value for name, value in described.items() if name != "checksum"}
+    if described["format"] != 1 and described.get("checksum") != digest(rest):
+        raise StoreError(
+            f"The file {str(path / DESCRIPTION)!r} is damaged or was changed: its checksum is not that of its content."
+        )
     try:
         data = (path / TENSORS).read_bytes()
     except OSError as error:
         raise StoreError(f"Cannot read {str(path / TENSORS)!r}: {error.strerror or error}.") from error
-    if digest(data) != description["sha256"]:
+    if digest(data) != described.get("sha256"):
         raise StoreError(f"The file {str(path / TENSORS)!r} is damaged: its checksum is not that of {DESCRIPTION}.")
-    return cast("dict[str, Any]", description), cast("dict[str, Tensor]", decode(data, None))
+    return described, cast("dict[str, Tensor]", decode(data, None))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from coterie.errors import SettingError
@@ -49,6 +50,23 @@ def base_of(model: Any) -> Any:
             f"{BACKBONES}). Found {found!r}."
         )
     return model.base_model
+
+
+def place_of(base: Any) -> tuple[torch.device, torch.dtype]:
+    """The device and the precision of a backbone's weights.
+
+    Raises:
+        SettingError: when there are several, among which adapters could not choose.
+    """
+    found = {(parameter.device, parameter.dtype) for parameter in base.parameters()}
+    if len(found) != 1:
+        words = sorted(f"{dtype} on {device}" for device, dtype in found)
+        raise SettingError(
+            "Parameter `model` should have all of its weights on one device and in one precision. Found "
+            f"{', '.join(words) or 'no weights'}. The likely cause is a `device_map`, or a precision that was set for "
+            "some parts only. Move the whole backbone with `model.to(device, dtype)`."
+        )
+    return found.pop()
 
 
 def stages_of(base: Any) -> list[Any]:

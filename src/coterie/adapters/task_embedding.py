@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,8 @@ class TaskEmbeddings(nn.Module):
     """One learnt vector E_s a task, and z_t, the mean of all with the weights of column t of Omega.
 
     Omega, ``omega[source, target]`` as in the source, is the identity at first: z_t = E_t, which is what the released
-    code does. It holds numbers, not parameters: no gradient passes through it.
+    code does. It holds numbers, not parameters: no gradient passes through it. The state of the module has it all the
+    same, with the names of the tasks.
 
     Args:
         tasks: names.
@@ -80,6 +82,23 @@ class TaskEmbeddings(nn.Module):
                 "their order."
             )
         self.omega, self.weights = omega, column_weights(omega)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What `state_dict` has besides the vectors: the tasks' names and Omega."""
+        return {"tasks": list(self.tasks), "omega": self.omega.tolist()}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """The inverse of :meth:`get_extra_state`.
+
+        Raises:
+            SettingError: for other tasks, or the same in another order.
+        """
+        if list(state["tasks"]) != list(self.tasks):
+            raise SettingError(
+                f"The state should be of the tasks {list(self.tasks)}, in this order. Found {list(state['tasks'])}. "
+                "Attach adapters for those tasks, in their order, and load it into them."
+            )
+        self.set_omega(np.array(state["omega"], dtype=np.float64))
 
     def forward(self, tasks: Sequence[str]) -> Tensor:
         """(tasks, size): z of every task asked for."""

@@ -47,7 +47,8 @@ def train_dense(
         troa: of the model's tasks, in their order.
 
     Raises:
-        SettingError: TROA without adapters, tasks without labels or heads, or nothing to train.
+        SettingError: TROA without adapters or with frozen ones, no images, tasks without labels or heads, or nothing
+            to train.
 
     Example:
         >>> transformers = __import__("pytest").importorskip("transformers")
@@ -93,7 +94,9 @@ def train_dense(
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     size += 3 * sum(p.numel() * p.element_size() for p in trained)
     path = np.stack(omegas) if omegas else None
-    return DenseTraining(np.stack(losses), tuple(tasks), float(np.median(seconds)), count, size, path)
+    means = None if troa is None else troa.means
+    extra = 0 if means is None else means.numel() * means.element_size()
+    return DenseTraining(np.stack(losses), tuple(tasks), float(np.median(seconds)), count, size, path, extra)
 
 
 def _together(
@@ -102,6 +105,11 @@ def _together(
     """Gradients of the sum, in one pass for all tasks; the losses."""
     predicted = model(images, task=list(tasks))
     losses = torch.stack([task.loss(predicted[name], labels[name]) for name, task in tasks.items()])
+    if not losses.requires_grad:
+        raise SettingError(
+            f"Parameter `tasks` should have a task that trains something. Found {list(tasks)}, whose losses depend on "
+            "frozen parameters only. The likely cause is that the model was grown: then the new task alone is trained."
+        )
     for parameter in trained:
         parameter.grad = None
     losses.sum().backward()
@@ -151,8 +159,10 @@ def _check(
     tasks: Mapping[str, DenseTask],
     troa: Troa | None,
 ) -> None:
+    if not len(images):
+        raise SettingError("Parameter `images` should hold at least one image. Found none.")
     for name in tasks:
-        if name not in model.tasks or len(targets.get(name, ())) != len(images):
+        if name not in model.tasks or model.specs[name] is None or len(targets.get(name, ())) != len(images):
             raise SettingError(
                 f"Task {name!r} should have a head in the model and labels for all {len(images)} images. The model "
                 f"has heads for {list(model.tasks)}; labels are there for "
@@ -167,4 +177,10 @@ def _check(
             "Parameter `troa` needs an adapted model and all of its tasks, in their order. "
             f"Found a {type(model).__name__} of {list(model.tasks)}, trained on {list(tasks)}, and Omega of "
             f"{list(troa.tasks)}."
+        )
+    shared = model.shared_parameters() if isinstance(model, AdaptedModel) else []
+    if troa is not None and not any(parameter.requires_grad for parameter in shared):
+        raise SettingError(
+            "Parameter `troa` needs gradients of the adapters' shared parameters. Found all of them frozen. The likely "
+            "cause is that the model was grown, whose new task is trained without TROA: leave `troa` out."
         )

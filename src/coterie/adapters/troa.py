@@ -110,13 +110,19 @@ class Troa:
         """Update from (tasks, numbers) gradients of a batch; a row of zeros is a task without a gradient.
 
         Raises:
-            SettingError: for another number of rows, or gradients that are not finite.
+            SettingError: for another number of rows or columns, or gradients that are not finite.
         """
         gradients = gradients.detach()
         if gradients.dim() != 2 or len(gradients) != len(self.tasks) or not bool(gradients.isfinite().all()):
             raise SettingError(
                 f"Parameter `gradients` should be ({len(self.tasks)}, numbers) and finite. Found shape "
                 f"{tuple(gradients.shape)}. Gradients that are not finite mean that the training diverged."
+            )
+        if self.means is not None and gradients.shape != self.means.shape:
+            raise SettingError(
+                f"Parameter `gradients` should have the shape of those seen so far, {tuple(self.means.shape)}. Found "
+                f"{tuple(gradients.shape)}. The likely cause is a model with other shared parameters, or some of them "
+                "frozen. Take a new Troa for it."
             )
         means = torch.zeros_like(gradients) if self.means is None else self.means
         present = gradients.any(1).cpu().numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -36,7 +37,7 @@ def compose_scenes(
     Args:
         garments: (m, h, h) grey images in [0, 1] on black.
         labels: (m,) class of each, from 0.
-        count: number of scenes.
+        count: number of scenes, at least 1.
         seed: seed of everything that is drawn.
         classes: K; by default the largest label plus 1.
         side: S, pixels of the canvas.
@@ -56,7 +57,8 @@ def compose_scenes(
         >>> tuple(scenes.images.shape), scenes.segmentation.unique().tolist()
         ((2, 1, 56, 56), [0, 1])
     """
-    _check(garments, labels, classes, side, largest, smallest, objects)
+    _check(garments, labels, count, classes)
+    _check_sizes(side, largest, smallest, objects)
     garments, labels = garments.detach().cpu().float(), labels.detach().cpu().long()
     classes = classes or int(labels.max()) + 1
     generator = torch.Generator().manual_seed(seed)
@@ -103,19 +105,23 @@ def _cover(garment: Tensor) -> Tensor:
     return torch.from_numpy(ndimage.binary_fill_holes((garment > _COVERED).numpy()))
 
 
-def _check(
-    garments: Tensor,
-    labels: Tensor,
-    classes: int | None,
-    side: int,
-    largest: int,
-    smallest: int,
-    objects: tuple[int, int],
-) -> None:
+def _check(garments: Tensor, labels: Tensor, count: object, classes: int | None) -> None:
+    if not isinstance(count, int | np.integer) or isinstance(count, bool) or count < 1:
+        raise SettingError(f"Parameter `count` should be a whole number of scenes from 1 on. Found {count!r}.")
     if garments.ndim != 3 or garments.shape[1] != garments.shape[2] or len(garments) != len(labels):
         raise SettingError(
             "Parameters `garments` and `labels` should be (m, h, h) grey images and their (m,) classes. Found shapes "
             f"{tuple(garments.shape)} and {tuple(labels.shape)}. Drop a dimension of channels with `garments[:, 0]`."
+        )
+    if not len(garments):
+        raise SettingError(
+            "Parameter `garments` should hold at least one image. Found none. The likely cause is a selection of a "
+            "class that the data do not have."
+        )
+    if int(labels.min()) < 0:
+        raise SettingError(
+            f"Parameter `labels` should be classes from 0 on. Found {int(labels.min())}. Leave out images without a "
+            "class."
         )
     if classes is not None and classes <= int(labels.max()):
         raise SettingError(
@@ -127,6 +133,9 @@ def _check(
             "Parameter `garments` should lie in [0, 1]. Found values between "
             f"{float(garments.min())} and {float(garments.max())}; bytes are divided by 255."
         )
+
+
+def _check_sizes(side: int, largest: int, smallest: int, objects: tuple[int, int]) -> None:
     if not (0 < smallest <= largest <= side and largest < BACKGROUND * smallest):
         raise SettingError(
             f"Parameters should have 0 < smallest <= largest <= side and largest < {BACKGROUND:g} x smallest (the "
