@@ -2,20 +2,30 @@
 
     python benchmarks/diffusion.py [--fashion FOLDER] [--size 16] [--steps 2000] [--seeds 3]
                                    [--methods equal,uncertainty,pcgrad,nash-mtl,marigold] [--criterion snr]
+                                   [--experts equal-examples,equal-batch]
 
 Data are the images of Fashion-MNIST (Debian's package dataset-fashion-mnist puts its four files where --fashion looks
-by default), or with --data digits those of scikit-learn. A small U-Net is trained with the same steps, images and noise
-by
+by default), or with --data digits those of scikit-learn. A small U-Net is trained by
 
 * vanilla: all time steps with the same chance, mean of the losses;
 * each method: k intervals as tasks, the same number of examples from each; "equal" is that and nothing else;
-* experts: one for each interval, with the k-th part of the batch, so that all of them together see as many examples.
+* experts: one for each interval, with as many steps of the optimiser as the others.
+
+Vanilla and the methods of a seed see the same images and the same noise, step by step. Of experts there are two kinds,
+each with a negative-transfer gap of its own, since the sign of the gap can depend on the kind. "Equal examples" have
+the k-th part of the batch, so that all together see as many examples as vanilla; their batches are other ones than
+those of vanilla, and their gradients are noisier. "Equal batch" have the whole batch and the images and noise of
+vanilla, so that each sees as many examples of its interval as vanilla of all time steps: k times the work. Neither is
+the one fair comparison; a sign on which both agree does not depend on it.
 
 Losses are those of the averaged weights on validation images, with time steps and noise that are the same for every
 model, relative to vanilla of the same seed; intervals (95 %) cover seeds and images. The Frechet distance is that to
 the validation images in the features of a small classifier trained on the data, not FID; its intervals cover seeds
-only, as a bootstrap over samples would add its bias a second time. The time of a step is measured in short blocks of
-all methods, one after the other; ratios to vanilla are formed within a round, and the median over rounds is reported.
+only, as a bootstrap over samples would add its bias a second time. The distance of real training images is for
+orientation: the classifier was fitted to them, so it is somewhat too large. The time of a step is measured in blocks of
+50 steps of all methods, one after the other; ratios to vanilla are formed within a round, and the median over rounds is
+reported. Nash-MTL solves its problem every 25 steps and MARIGOLD probes every 10, so every block has its share of the
+expensive steps; in shorter blocks the median would leave them out.
 
 nash-mtl needs the solver ecos, which is under GPL-3 and in no extra of ours (pip install ecos); without it FairGrad
 with alpha = 1, which solves the same equation at every step, takes its place and is called so.
@@ -62,7 +72,9 @@ HERE = Path(__file__).resolve().parent
 METHODS = "equal,uncertainty,pcgrad,nash-mtl,marigold"
 CHANNELS, LEARNING_RATE, EMA = (16, 32, 32), 2e-3, 0.995
 FAIRGRAD = "fairgrad (alpha=1) for nash-mtl"
-BLOCK = 5
+#: a multiple of the periods of Nash-MTL (25) and MARIGOLD (10), so that all blocks of a method cost the same
+BLOCK = 50
+EXPERTS = {"equal-examples": "experts, equal examples", "equal-batch": "experts, equal batch"}
 
 
 class Router(nn.Module):
@@ -114,9 +126,9 @@ class Study:
         """With intervals as tasks."""
         return self.train(seed, tasks=self.tasks(name))
 
-    def experts(self, seed):
-        """One for each interval."""
-        part = max(1, self.options.batch // self.intervals.k)
+    def experts(self, seed, kind):
+        """One for each interval, of a kind of EXPERTS."""
+        part = max(1, self.options.batch // self.intervals.k) if kind == "equal-examples" else self.options.batch
         return [self.train(seed, span=span, batch=part) for span in self.intervals.spans]
 
     def tasks(self, name):
@@ -201,34 +213,39 @@ def measure_losses(study, methods):
     losses = {"vanilla": np.stack([study.validation(study.vanilla(seed).state) for seed in study.seeds])}
     for name in methods:
         losses[name] = np.stack([study.validation(study.balanced(name, seed).state) for seed in study.seeds])
-    experts = []
-    for seed in study.seeds:
-        parts = [study.validation(one.state, only=[i]) for i, one in enumerate(study.experts(seed))]
-        experts.append(np.stack([part[:, i] for i, part in enumerate(parts)], 1))
-    losses["experts"] = np.stack(experts)
+    experts = study.options.experts
+    for kind in experts:
+        losses[EXPERTS[kind]] = np.stack([experts_losses(study, seed, kind) for seed in study.seeds])
     losses = {name: with_all(value) for name, value in losses.items()}
     rows = {}
     for name, value in losses.items():
         change = mean_difference(value, losses["vanilla"], relative=True)
         row = {"loss": value.mean((0, 1)).tolist(), "against_vanilla": [found.to_dict() for found in change]}
-        if name != "experts":
-            gaps = negative_transfer_gap(losses["experts"], value)
-            relative = mean_difference(losses["experts"], value, relative=True)
-            row["gap"] = [found.to_dict() for found in gaps]
-            row["gap_relative"] = [found.to_dict() for found in relative]
+        if name not in EXPERTS.values():
+            gaps = {kind: negative_transfer_gap(losses[EXPERTS[kind]], value) for kind in experts}
+            relative = {kind: mean_difference(losses[EXPERTS[kind]], value, relative=True) for kind in experts}
+            row["gap"] = {kind: [found.to_dict() for found in gap] for kind, gap in gaps.items()}
+            row["gap_relative"] = {kind: [found.to_dict() for found in gap] for kind, gap in relative.items()}
         rows[name] = row
     return rows
 
 
+def experts_losses(study, seed, kind):
+    """(images, k) losses, each column from the expert of that interval."""
+    parts = [study.validation(one.state, only=[i]) for i, one in enumerate(study.experts(seed, kind))]
+    return np.stack([part[:, i] for i, part in enumerate(parts)], 1)
+
+
 def measure_samples(study, methods):
-    """Frechet distances to the validation images, and what they are between real images."""
+    """Frechet distances to the validation images, and between real images for orientation."""
     extractor = train_extractor(study.images, store=study.store)
     real = extractor.features(study.images.validation)
     rng = np.random.default_rng(0)
     rows = rng.permutation(len(study.images.train))[: study.options.samples]
     order = rng.permutation(len(real))
-    trained = {"vanilla": lambda seed: [study.vanilla(seed)], "experts": study.experts}
+    trained = {"vanilla": lambda seed: [study.vanilla(seed)]}
     trained |= {name: lambda seed, name=name: [study.balanced(name, seed)] for name in methods}
+    trained |= {EXPERTS[kind]: lambda seed, kind=kind: study.experts(seed, kind) for kind in study.options.experts}
     by_seed = {}
     for name, states in trained.items():
         drawn = [study.features([one.state for one in states(seed)], extractor) for seed in study.seeds]
@@ -237,7 +254,8 @@ def measure_samples(study, methods):
         "accuracy of the classifier": extractor.accuracy,
         "features": extractor.width,
         "samples": study.options.samples,
-        "floor": frechet_distance(extractor.features(study.images.train[torch.from_numpy(rows)]), real),
+        "training images used": len(rows),
+        "training images": frechet_distance(extractor.features(study.images.train[torch.from_numpy(rows)]), real),
         "two halves": frechet_distance(real[order[::2]], real[order[1::2]]),
         "distances": {
             name: {
@@ -335,13 +353,11 @@ def show(found):
     """The tables, in Markdown."""
     spans = [*(f"{first}-{last}" for first, last in found["intervals"]["spans"]), "all steps"]
     losses, frechet = found["losses"], found["frechet"]
-    titles = {
-        "against_vanilla": "Validation loss relative to vanilla (below 0 is better)",
-        "gap_relative": "Negative-transfer gap: experts' loss relative to the model's (below 0 is negative transfer)",
-    }
-    for key, title in titles.items():
-        left_out = "vanilla" if key == "against_vanilla" else "experts"
-        rows = [[name, *map(percent, row[key])] for name, row in losses.items() if name != left_out]
+    rows = [[name, *map(percent, row["against_vanilla"])] for name, row in losses.items() if name != "vanilla"]
+    print(table("Validation loss relative to vanilla (below 0 is better)", ["method", *spans], rows))
+    for kind in found["settings"]["experts"]:
+        rows = [[name, *map(percent, row["gap_relative"][kind])] for name, row in losses.items() if "gap" in row]
+        title = f"Negative-transfer gap, {EXPERTS[kind]}: loss relative to the model's (below 0: negative transfer)"
         print(table(title, ["method", *spans], rows))
     rows = [[name, *(f"{value:.4f}" for value in row["loss"])] for name, row in losses.items()]
     print(table("Mean validation loss", ["method", *spans], rows))
@@ -350,8 +366,9 @@ def show(found):
     ]
     print(table("Frechet distance (lower is better)", ["method", "distance", "less that of vanilla"], rows))
     print(
-        f"\nfloor: {frechet['floor']:.3f} from {frechet['samples']} training images, {frechet['two halves']:.3f} "
-        "between the halves of the validation images; the classifier is right on "
+        f"\nfor orientation: {frechet['training images']:.3f} from {frechet['training images used']} training images "
+        "(the classifier knows these, so it is somewhat too large), "
+        f"{frechet['two halves']:.3f} between the halves of the validation images; the classifier is right on "
         f"{frechet['accuracy of the classifier']:.1%}"
     )
     rows = [
@@ -402,15 +419,20 @@ def read_options():
     parser.add_argument("--data", choices=("fashion-mnist", "digits"), default="fashion-mnist")
     parser.add_argument("--fashion", type=Path, default=FOLDER)
     parser.add_argument("--methods", default=METHODS)
+    parser.add_argument("--experts", default=",".join(EXPERTS), help="kinds of experts, or nothing")
     parser.add_argument("--criterion", choices=("snr", "time", "gradient"), default="snr")
     parser.add_argument("--prediction", choices=("epsilon", "v", "sample"), default="epsilon")
     parser.add_argument("--work", type=Path, default=Path("runs/diffusion-benchmark"))
     parser.add_argument("--into", type=Path, help="folder for result and figure")
     numbers = {"size": 16, "steps": 2000, "batch": 40, "k": 5, "seeds": 3, "images": 1000, "draws": 4, "samples": 1000,
-               "sampling-steps": 25, "stride": 25, "affinity-images": 256, "rounds": 31}  # fmt: skip
+               "sampling-steps": 25, "stride": 25, "affinity-images": 256, "rounds": 9}  # fmt: skip
     for name, value in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=value)
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.experts = [kind for kind in options.experts.split(",") if kind]
+    if not set(options.experts) <= set(EXPERTS):
+        parser.error(f"--experts takes {', '.join(EXPERTS)}; found {', '.join(options.experts)}")
+    return options
 
 
 def main():

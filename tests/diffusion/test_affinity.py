@@ -1,6 +1,7 @@
 """Affinities of time steps against all gradients kept, and what may be done with them."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 from coterie.diffusion import step_intervals
 from coterie.diffusion.affinity import StepAffinity, average, step_affinity
+from coterie.diffusion.lookahead import lookahead_affinity
 from coterie.diffusion.schedule import NoiseSchedule
 from coterie.errors import ModelError, SettingError, StoreError
 from reference.diffusion import TinyDenoiser, cosine_matrix, drawn, hat_value
@@ -133,7 +135,15 @@ class Flat(nn.Module):
         ({"stride": 0}, "stride"),
         ({"examples": 0}, "examples"),
         ({"batch": 0}, "batch"),
-        ({"sketch": 0}, "size"),
+        ({"stride": "a"}, "`stride`"),
+        ({"stride": 2.5}, "`stride`"),
+        ({"examples": 2.5}, "`examples`"),
+        ({"batch": 1.5}, "`batch`"),
+        ({"seed": 0.5}, "`seed`"),
+        ({"sketch": 0}, "`sketch`"),
+        ({"sketch": 10.5}, "`sketch`"),
+        ({"parameters": []}, "`parameters` is empty"),
+        ({"images": IMAGES.numpy()}, "ndarray"),
         ({"parameters": ["encoder"]}, "used, idle"),
         ({"condition": (LABELS[:3],)}, "Found 3 rows"),
         ({"images": IMAGES[:0]}, "images"),
@@ -146,6 +156,19 @@ def test_bad_arguments(options, word):
     given_ = {"model": Flat(), "images": IMAGES, "schedule": SCHEDULE, **options}
     with pytest.raises((SettingError, ModelError), match=word):
         step_affinity(**given_)
+
+
+class Detached(Flat):
+    """Its output has no graph."""
+
+    def forward(self, x, t):
+        return (self.used * x).detach()
+
+
+@pytest.mark.parametrize("measure", [step_affinity, partial(lookahead_affinity, learning_rate=0.1)])
+def test_a_loss_that_depends_on_no_parameter(measure):
+    with pytest.raises(ModelError, match=r"step 0 depends on none of the parameters"):
+        measure(Detached(), IMAGES, SCHEDULE)
 
 
 @settings(max_examples=40)

@@ -132,6 +132,20 @@ def test_interval_covers_images_for_one_seed_and_seeds_for_several(relative):
     assert all(hit / 120 > 0.88 for hit in hits.values()), hits
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_modes_are_put_back_one_by_one(fails):
+    model = Constant().train()
+    model.dropout.eval()
+    if fails:
+        model.forward = lambda x, t: 1 / 0
+        with pytest.raises(ZeroDivisionError):
+            step_losses(model, IMAGES, SCHEDULE, INTERVALS)
+    else:
+        step_losses(model, IMAGES, SCHEDULE, INTERVALS)
+    assert model.training
+    assert not model.dropout.training
+
+
 def test_wrong_losses_are_refused():
     one, other = losses()
     with pytest.raises(SettingError, match="same shape"):
@@ -143,5 +157,13 @@ def test_wrong_losses_are_refused():
         step_losses(Constant(), IMAGES, SCHEDULE, Intervals((0,), 50, 0.0))
     with pytest.raises(SettingError, match="`draws`"):
         step_losses(Constant(), IMAGES, SCHEDULE, INTERVALS, draws=0)
+    with pytest.raises(SettingError, match="different lengths"):
+        mean_difference([[1.0], [1.0, 2.0]], [[1.0], [1.0]])
+    with pytest.raises(SettingError, match="`images`"):
+        step_losses(Constant(), IMAGES.numpy(), SCHEDULE, INTERVALS)
+    with pytest.raises(SettingError, match="`model`"):
+        step_losses(lambda x, t: x, IMAGES, SCHEDULE, INTERVALS)
+    with pytest.raises(SettingError, match="`seed`"):
+        step_losses(Constant(), IMAGES, SCHEDULE, INTERVALS, seed=-1)
     with pytest.raises(SettingError, match="`only`"):
         step_losses(Constant(), IMAGES, SCHEDULE, INTERVALS, only=[3])

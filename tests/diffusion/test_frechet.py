@@ -69,10 +69,24 @@ def test_wrong_features_are_refused():
         frechet_distance(sample(0), sample(0)[:, :4])
     with pytest.raises(SettingError, match="two samples"):
         frechet_distance(sample(0)[:1], sample(0))
+    for wrong in ([[1.0], [1.0, 2.0]], [["a"], ["b"]]):
+        with pytest.raises(SettingError, match=r"`b` should be an array"):
+            frechet_distance(sample(0), wrong)
     broken = sample(0)
     broken[3, 2] = np.nan
     with pytest.raises(SettingError, match="Found 1 that"):
         frechet_distance(sample(0), broken)
+
+
+def test_no_other_generator_is_seeded(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("seeded")
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", refuse)
+    monkeypatch.setattr("coterie.diffusion.extractor._fit", lambda *_: None)
+    before = torch.get_rng_state()
+    train_extractor(load_images("digits"))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.slow

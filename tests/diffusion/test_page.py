@@ -11,7 +11,7 @@ import pytest
 
 from coterie.diffusion.config import DiffusionConfig
 from coterie.diffusion.figures import NAMES, tiled, write_figures
-from coterie.diffusion.page import findings, grid, render, write_page
+from coterie.diffusion.page import _figures, findings, grid, render, write_page
 from coterie.diffusion.plane import Plane
 from coterie.diffusion.study import Study
 from report.browser import chromium, inspect
@@ -130,6 +130,24 @@ def test_findings_claim_no_more_than_the_intervals():
     assert "may be chance" in findings(made_study(1).facts)[-1]
 
 
+def test_the_best_of_several_methods_is_said_to_be_that():
+    labels = [figure["label"] for figure in _figures(made_study(methods=("a", "b", "c")).facts)]
+    assert labels[1:3] == ["loss, a (best of 3)", "Frechet distance, a (best of 3)"]
+    labels = [figure["label"] for figure in _figures(made_study(methods=("a",)).facts)]
+    assert labels[1:3] == ["loss, a", "Frechet distance, a"]
+
+
+def test_the_distance_of_training_images_is_no_floor():
+    """The classifier was fitted to them; and there may be fewer than samples."""
+    study = made_study()
+    study.facts["frechet"]["count"] = 2000
+    words = " ".join(Reader(render(study)).words)
+    assert "For orientation: 1400 training images have 5.4" in words
+    assert "the classifier knows these images" in words
+    assert "below" not in words.split("For orientation")[1].split(".")[0]
+    assert "no model is expected" not in words
+
+
 def test_grid_is_the_images():
     images = np.random.default_rng(0).integers(0, 255, (11, 3, 5)).astype(np.uint8)
     canvas = tiled(images)
@@ -147,7 +165,9 @@ def test_grid_is_the_images():
     np.testing.assert_array_equal(lines[:, 1:], canvas)
 
 
-@pytest.mark.parametrize("values", [[0.0, 0.93], [-0.2, 1.0], [0.0, 0.0], [-3e-4, 2e-4], [math.nan, 5.0], [0, 12345]])
+@pytest.mark.parametrize(
+    "values", [[0.0, 0.93], [-0.2, 1.0], [0.0, 0.0], [-3e-4, 2e-4], [math.nan, 5.0], [0, 12345], [0, 0.3], [0.1, 0.7]]
+)
 def test_planes_hold_their_numbers(values):
     plane = Plane.over([0, 10], values)
     for value in values:

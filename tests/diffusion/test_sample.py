@@ -118,6 +118,45 @@ def test_samples_do_not_depend_on_the_batch_and_the_model_is_left_as_it_was():
         draw_samples(model, schedule, 0, (1, 4, 4))
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_modes_are_put_back_one_by_one(fails):
+    """A part that was kept in evaluation mode stays there, also when the model fails on the way."""
+    model = Denoiser().train()
+    model.layer.eval()
+    if fails:
+        model.forward = lambda x, t: 1 / 0
+        with pytest.raises(ZeroDivisionError):
+            draw_samples(model, NoiseSchedule.cosine(50), 2, (1, 4, 4), steps=2)
+    else:
+        draw_samples(model, NoiseSchedule.cosine(50), 2, (1, 4, 4), steps=2)
+    assert model.training
+    assert not model.layer.training
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"schedule": None}, "`schedule`"),
+        ({"schedule": [0.1, 0.2]}, "`schedule`"),
+        ({"model": None}, "`model`"),
+        ({"shape": (1, 4.5, 4)}, "`shape`"),
+        ({"shape": 16}, "`shape`"),
+        ({"steps": 2.5}, "`steps`"),
+        ({"batch": 1.5}, "`batch`"),
+    ],
+)
+def test_wrong_arguments_are_refused(change, word):
+    given = {"model": Denoiser(), "schedule": NoiseSchedule.cosine(50), "count": 2, "shape": (1, 4, 4), "steps": 2}
+    with pytest.raises(SettingError, match=word):
+        draw_samples(**{**given, **change})
+
+
+@pytest.mark.parametrize("channels", [16, (16.0,), "16", ()])
+def test_wrong_channels_are_refused(channels):
+    with pytest.raises(SettingError, match="`channels`"):
+        make_unet(channels)
+
+
 def test_unet():
     torch.manual_seed(0)
     unet = make_unet((8, 16, 16), image_channels=3, size=8)

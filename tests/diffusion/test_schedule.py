@@ -186,6 +186,28 @@ def test_bad_arguments(make, word):
         make()
 
 
+@pytest.mark.parametrize("n_steps", [2.5, "a", 0, True, None])
+@pytest.mark.parametrize("make", [NoiseSchedule.linear, NoiseSchedule.cosine])
+def test_wrong_numbers_of_steps(make, n_steps):
+    with pytest.raises(SettingError, match="`n_steps`"):
+        make(n_steps)
+
+
+def test_lists_and_arrays_are_taken_and_other_things_refused():
+    schedule = NoiseSchedule([0.8, 0.6], np.array([0.6, 0.8]), given=[10, 20])
+    assert schedule.signal.tolist() == [0.8, 0.6]
+    assert schedule.model_time(torch.tensor([1])).tolist() == [20]
+    for make, word in (
+        (lambda: NoiseSchedule("a", "b"), "`signal`"),
+        (lambda: NoiseSchedule(0.5, 0.5), "one entry"),
+        (lambda: NoiseSchedule([0.5], [[0.5], [0.5, 0.1]]), "`noise`"),
+        (lambda: NoiseSchedule.from_alphas_cumprod("a"), "`alphas_cumprod`"),
+        (lambda: NoiseSchedule.from_sigmas(None), "`sigmas`"),
+    ):
+        with pytest.raises(SettingError, match=word):
+            make()
+
+
 def test_half_precision_keeps_its_type_and_its_digits():
     clean, noise = draw(5)
     schedule = NoiseSchedule.linear()

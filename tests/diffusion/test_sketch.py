@@ -73,7 +73,7 @@ def test_half_precision_is_added_up_in_single():
     assert torch.equal(found, CountSketch({"w": len(x)}, 4)({"w": x.float()}))
 
 
-@pytest.mark.parametrize("size", [0, -1, True, 2**31])
+@pytest.mark.parametrize("size", [0, -1, True, 2**31, 10.5, "8"])
 def test_bad_size(size):
     with pytest.raises(SettingError, match="size"):
         CountSketch({"w": 3}, size)

@@ -13,7 +13,7 @@ from coterie.diffusion import NoiseSchedule, StepAffinity
 from coterie.diffusion.config import DiffusionConfig
 from coterie.diffusion.extractor import train_extractor
 from coterie.diffusion.quality import Judge
-from coterie.diffusion.study import Study, make_schedule, run_study
+from coterie.diffusion.study import Study, _Bench, make_schedule, run_study
 from coterie.diffusion.summary import against_gap, method_rows
 from coterie.diffusion.train import Trained
 from coterie.diffusion.unet import make_unet
@@ -213,8 +213,32 @@ def test_rows_are_what_a_loop_finds():
     assert other["overall"]["mean"] == pytest.approx(np.mean(overall["famo"]))
     ratios = [a / b - 1 for a, b in zip(overall["famo"], overall["vanilla"], strict=True)]
     assert other["overall_change"]["mean"] == pytest.approx(np.mean(ratios))
-    change = (frechet["famo"] - frechet["vanilla"]).mean() / frechet["vanilla"].mean()
-    assert other["frechet_change"]["mean"] == pytest.approx(change)
+    ratios = [a / b - 1 for a, b in zip(frechet["famo"], frechet["vanilla"], strict=True)]
+    assert other["frechet_change"]["mean"] == pytest.approx(np.mean(ratios))
+
+
+def test_the_change_of_the_frechet_distance_is_paired_by_seed():
+    """A method that is a tenth worse with every seed is so without doubt, however much seeds differ."""
+    found = {
+        name: [Payload({"losses": np.ones((2, 1))}, {"frechet": factor * far}) for far in (1.0, 5.0, 30.0)]
+        for name, factor in (("vanilla", 1.0), ("famo", 1.1))
+    }
+    trained = {name: [Trained({}, {}, {}, np.zeros((1, 1)), 1.0, 1, 0, None)] * 3 for name in found}
+    change = method_rows(Intervals((0,), 10, 0.0), trained, found)[1]["frechet_change"]
+    assert (change["low"], change["mean"], change["high"]) == pytest.approx((0.1, 0.1, 0.1))
+
+
+def test_models_are_made_without_seeding_other_generators(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("seeded")
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", refuse)
+    images = load_images("digits")
+    bench = _Bench(tiny(), images, make_schedule(tiny()), torch.device("cpu"), None, None)
+    before = torch.get_rng_state()
+    one, other = bench.model(3), bench.model(3)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
 def test_the_curve_against_gaps():

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -191,6 +192,7 @@ def test_a_finished_training_is_found_again(tmp_path):
             {"tasks": IntervalTasks(INTERVALS, "equal")},
             {"tasks": IntervalTasks(Intervals((0, 31, 60), 100, 0.0))},
         ]
+        changed += [{"model": Denoiser(dropout=0.3)}]  # the same weights, another network
         changed += [{"tasks": None}, {"tasks": None, "span": (0, 9)}, {"tasks": IntervalTasks(INTERVALS, start=0.0)}]
         for number, change in enumerate(changed):
             run(store=store, progress=lambda *call: calls.append(call), **{**options, **change})
@@ -219,11 +221,41 @@ def test_wrong_settings_are_refused():
         ({"max_norm": -1.0}, "max_norm"),
         ({"ema": 1.0}, "`ema`"),
         ({"checkpoints": (13,)}, "checkpoints"),
+        ({"checkpoints": (2.5,)}, "checkpoints"),
+        ({"span": (3,)}, "`span`"),
+        ({"span": ()}, "`span`"),
+        ({"span": 3}, "`span`"),
+        ({"span": (0.0, 3.0)}, "`span`"),
+        ({"learning_rate": "1e-3"}, "learning_rate"),
+        ({"learning_rate": math.inf}, "learning_rate"),
+        ({"learning_rate": None}, "learning_rate"),
+        ({"max_norm": "1"}, "max_norm"),
+        ({"ema": "x"}, "`ema`"),
+        ({"ema": math.nan}, "`ema`"),
+        ({"steps": 1.5}, "`steps`"),
     ]:
         with pytest.raises(SettingError, match=match):
             run(**options)
     with pytest.raises(SettingError, match="`images`"):
         train_denoiser(Denoiser(), IMAGES[:, 0], SCHEDULE, steps=1)
+    with pytest.raises(SettingError, match=r"`images`.*ndarray.*from_numpy"):
+        train_denoiser(Denoiser(), IMAGES.numpy(), SCHEDULE, steps=1)
+    with pytest.raises(SettingError, match="`model`"):
+        train_denoiser(lambda x, t: x, IMAGES, SCHEDULE, steps=1)
+
+
+def test_no_other_generator_is_seeded(monkeypatch):
+    """torch.manual_seed would seed all CUDA devices, and nobody would put them back."""
+
+    def refuse(*_):
+        raise AssertionError("seeded")
+
+    model = Denoiser()  # seeds for itself
+    for name in ("manual_seed", "manual_seed_all"):
+        monkeypatch.setattr(torch.cuda, name, refuse)
+    before = torch.get_rng_state()
+    run(model, steps=1)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_diverged_training_is_said():
@@ -263,3 +295,10 @@ def test_on_a_device():
     here, there = run(tasks=IntervalTasks(INTERVALS)), run(Denoiser().cuda(), tasks=IntervalTasks(INTERVALS))
     np.testing.assert_allclose(here.losses, there.losses, rtol=1e-3)
     assert all(value.device.type == "cpu" for value in there.state.values())
+    torch.cuda.manual_seed(7)
+    want = torch.rand(3, device="cuda")
+    torch.cuda.manual_seed(7)
+    first = run(Denoiser(dropout=0.3).cuda(), steps=3)
+    assert torch.equal(torch.rand(3, device="cuda"), want)
+    again = run(Denoiser(dropout=0.3).cuda(), steps=3)
+    np.testing.assert_allclose(first.losses, again.losses, rtol=1e-4)

@@ -65,7 +65,16 @@ def test_shorten_keeps_to_its_limit(value: str, limit: int) -> None:
 def test_ticks_are_inside_and_few(low: float, width: float) -> None:
     ticks = nice_ticks(low, low + width)
     assert 1 <= len(ticks) <= 6
-    assert all(low - 1e-9 <= tick <= low + width + 1e-9 for tick in ticks)
+    assert all(low - 1e-8 <= tick <= low + width + 1e-8 for tick in ticks)
+
+
+def test_ends_that_are_ticks_are_not_lost_to_rounding() -> None:
+    assert nice_ticks(0.0, 0.6 - 1e-16) == (0.0, 0.2, 0.4, 0.6)
+    assert nice_ticks(0.1 * 3, 0.7)[0] == 0.3  # 0.30000000000000004
+    for step in (0.1, 0.2, 0.7, 1e-5):
+        low, high = 3 * step, 6 * step
+        assert len(nice_ticks(low, high, 3)) == len(nice_ticks(low - 1e-12 * step, high + 1e-12 * step, 3))
+    assert nice_ticks(2.0, 2.0) == (2.0,)  # an empty range
 
 
 def test_axis_keeps_one_extreme_row_from_flattening_the_others() -> None:

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from coterie._progress import Progress, silent
 from coterie.diffusion.gradients import check_gradient, probed_steps, probing
 from coterie.diffusion.schedule import NoiseSchedule
-from coterie.diffusion.sketch import CountSketch
+from coterie.diffusion.sketch import LONGEST, CountSketch
 from coterie.errors import SettingError, StoreError, require
 from coterie.grouping.intervals import Intervals
 from coterie.grouping.matrix import FloatArray, IntArray
+from coterie.workload.checks import whole_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -202,7 +203,7 @@ def step_affinity(
         The affinity. Its `facts` have ``sketch_error``, the largest standard deviation from the sketch.
 
     Raises:
-        ModelError: for a gradient that is zero or not finite.
+        ModelError: for a gradient that is zero or not finite, or a loss that depends on no parameter.
         SettingError: for an argument that is out of range.
 
     Cost:
@@ -229,6 +230,7 @@ def step_affinity(
     probed, report = probed_steps(schedule.n_steps, steps, stride), progress or silent
     options: dict[str, Any] = {"examples": examples, "batch": batch, "seed": seed}
     options |= {"condition": condition, "parameters": parameters}
+    sketch = None if sketch is None else whole_number(sketch, "sketch", low=1, high=LONGEST)
     rows: list[Tensor] = []
     with probing(model, images, schedule, **options) as probe:
         size, used = sum(probe.sizes.values()), len(probe.images)

@@ -9,7 +9,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from coterie.diffusion.checks import check_denoiser, check_images
 from coterie.diffusion.denoising import denoising_losses
+from coterie.diffusion.modes import evaluating
 from coterie.diffusion.schedule import NoiseSchedule
 from coterie.errors import SettingError
 from coterie.evaluation.bootstrap import Figure, resample, weighted_mean
@@ -40,7 +42,7 @@ def step_losses(
     their losses can be subtracted image by image.
 
     Args:
-        model: put in evaluation mode for the while.
+        model: put in evaluation mode for the while, and left as it was.
         images: (n, C, H, W) validation images in [-1, 1].
         schedule: noise schedule.
         intervals: of its time steps.
@@ -53,11 +55,14 @@ def step_losses(
         (n, k) float64.
 
     Raises:
-        SettingError: a count out of range, or intervals of another number of time steps.
+        SettingError: a count out of range, something else in place of model or images, or intervals of another number
+            of time steps.
 
     Cost: n k draws forward passes of an example.
     """
     draws, batch = whole_number(draws, "draws", low=1), whole_number(batch, "batch", low=1)
+    check_denoiser(model)
+    check_images(images)
     if intervals.n != schedule.n_steps:
         raise SettingError(
             f"Parameter `intervals` should be about the schedule's {schedule.n_steps} time steps. Found {intervals.n}."
@@ -67,23 +72,22 @@ def step_losses(
         if only is None
         else sorted({whole_number(i, "only", low=0, high=intervals.k - 1) for i in only})
     )
-    device, was_training = next(model.parameters()).device, model.training
-    streams = np.random.SeedSequence(seed).spawn(2)
+    device = next(model.parameters()).device
+    streams = np.random.SeedSequence(whole_number(seed, "seed", low=0)).spawn(2)
     step_rng, noise_rng = (np.random.default_rng(stream) for stream in streams)
     found = np.full((len(images), intervals.k), np.nan)
     size = max(1, batch // draws)
-    model.eval()
-    for left in range(0, len(images), size):
-        clean = images[left : left + size]
-        shape = (len(clean), intervals.k, draws)
-        t = _spread(intervals, step_rng.random(shape))
-        noise = noise_rng.standard_normal((*shape, *clean.shape[1:]), dtype=np.float32)
-        repeated = clean.repeat_interleave(draws, 0).to(device)
-        for i in wanted:
-            eps = torch.from_numpy(noise[:, i]).flatten(0, 1).to(repeated)
-            losses = denoising_losses(model, schedule, repeated, eps, t[:, i].flatten().to(device))
-            found[left : left + len(clean), i] = losses.double().view(-1, draws).mean(1).cpu().numpy()
-    model.train(was_training)
+    with evaluating(model):
+        for left in range(0, len(images), size):
+            clean = images[left : left + size]
+            shape = (len(clean), intervals.k, draws)
+            t = _spread(intervals, step_rng.random(shape))
+            noise = noise_rng.standard_normal((*shape, *clean.shape[1:]), dtype=np.float32)
+            repeated = clean.repeat_interleave(draws, 0).to(device)
+            for i in wanted:
+                eps = torch.from_numpy(noise[:, i]).flatten(0, 1).to(repeated)
+                losses = denoising_losses(model, schedule, repeated, eps, t[:, i].flatten().to(device))
+                found[left : left + len(clean), i] = losses.double().view(-1, draws).mean(1).cpu().numpy()
     return found
 
 
@@ -167,7 +171,13 @@ def _spread(intervals: Intervals, uniform: Floats) -> Tensor:
 
 
 def _losses(value: ArrayLike) -> Floats:
-    losses = np.asarray(value, dtype=np.float64)
+    try:
+        losses = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise SettingError(
+            f"Losses should be numbers in an array (images, intervals) or (seeds, images, intervals). Found "
+            f"{type(value).__name__}: {error}. Rows of different lengths are a likely cause."
+        ) from error
     losses = losses[None] if losses.ndim == 2 else losses
     if losses.ndim != 3 or not losses.size or not np.isfinite(losses).all():
         raise SettingError(

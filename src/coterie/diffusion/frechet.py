@@ -53,7 +53,13 @@ def _root(matrix: Floats) -> Floats:
 
 
 def _read(value: ArrayLike, name: str) -> Floats:
-    rows = np.asarray(value, dtype=np.float64)
+    try:
+        rows = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise SettingError(
+            f"Parameter `{name}` should be an array (samples, features) of numbers. Found {type(value).__name__}: "
+            f"{error}. Rows of different lengths are a likely cause."
+        ) from error
     if rows.ndim != 2 or len(rows) < 2 or not rows.shape[1]:
         raise SettingError(
             f"Parameter `{name}` should be an array (samples, features) with at least two samples. Found shape "

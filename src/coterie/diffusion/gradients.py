@@ -10,10 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from coterie.diffusion.checks import check_denoiser, check_images
 from coterie.diffusion.denoising import denoising_losses
+from coterie.diffusion.modes import evaluating
 from coterie.diffusion.schedule import NoiseSchedule
 from coterie.errors import ModelError, SettingError
 from coterie.grouping.matrix import IntArray
+from coterie.workload.checks import whole_number
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +52,12 @@ class Probe:
         total = [torch.zeros_like(value) for value in chosen]
         with torch.enable_grad():
             for part in self._parts(step):
+                if not part.requires_grad:
+                    raise ModelError(
+                        f"The loss at step {step} depends on none of the parameters, so that it has no gradient. A "
+                        "model that runs under torch.no_grad() or detaches its output, or `parameters` that name "
+                        "modules without influence on it, are likely causes."
+                    )
                 # not backward(): nothing may be left in, or added to, the .grad of the caller's parameters
                 for sum_, value in zip(total, torch.autograd.grad(part, chosen, allow_unused=True), strict=True):
                     if value is not None:  # pyright: ignore[reportUnnecessaryComparison] - allow_unused gives None
@@ -78,23 +87,20 @@ def probing(
     parameters: Sequence[str] | None,
 ) -> Generator[Probe]:
     """A probe of a model in evaluation mode; afterwards modes, random numbers and `requires_grad` are as before."""
-    _check(model, images, examples, batch, condition)
+    _check(model, images, examples, batch, seed, condition)
     chosen = choose(model, parameters)
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(images), generator=generator)[:examples]
     noise = torch.randn((len(rows), *images.shape[1:]), generator=generator).to(images.dtype)
     given = tuple(value[rows.to(value.device)] for value in condition or ())
-    modes = {module: module.training for module in model.modules()}
     flags = {value: value.requires_grad for value in chosen.values()}
     try:
-        with torch.random.fork_rng(devices=sorted({p.device.index for p in chosen.values() if p.is_cuda})):
-            model.eval()
+        devices = sorted({p.device.index for p in chosen.values() if p.is_cuda})
+        with evaluating(model), torch.random.fork_rng(devices=devices):
             for value in flags:  # the shadow copies of a moving average often ask for no gradient
                 value.requires_grad_(True)
             yield Probe(model, schedule, chosen, images[rows.to(images.device)], noise, given, batch)
     finally:
-        for module, mode in modes.items():
-            module.training = mode
         for value, flag in flags.items():
             value.requires_grad_(flag)
 
@@ -105,6 +111,11 @@ def choose(model: nn.Module, parameters: Sequence[str] | None) -> dict[str, nn.P
     if parameters is None:
         return {name: value for name, value in every.items() if value.requires_grad} or every
     wanted = (parameters,) if isinstance(parameters, str) else tuple(parameters)
+    if not wanted:
+        raise SettingError(
+            "Parameter `parameters` is empty, so that there is nothing to take gradients for. Leave it out for all "
+            f"that are trained, or name some of {', '.join(dict.fromkeys(other.split('.')[0] for other in every))}."
+        )
     for name in wanted:
         if not any(other == name or other.startswith(f"{name}.") for other in every):
             raise SettingError(
@@ -121,9 +132,8 @@ def probed_steps(n_steps: int, steps: Sequence[int] | IntArray | None, stride: i
         >>> probed_steps(10, None, 4).tolist()
         [0, 4, 8, 9]
     """
+    stride = whole_number(stride, "stride", low=1)
     if steps is None:
-        if stride < 1:
-            raise SettingError(f"Parameter `stride` should be at least 1. Found {stride}.")
         return np.unique(np.append(np.arange(0, n_steps, stride), n_steps - 1)).astype(np.int64)
     found = np.unique(np.asarray(steps))
     if not len(found) or found.dtype.kind not in "iu" or found[0] < 0 or found[-1] >= n_steps:
@@ -146,20 +156,13 @@ def check_gradient(sketch: Tensor, step: int) -> Tensor:
     return sketch
 
 
-def _check(model: nn.Module, images: Tensor, examples: int, batch: int, condition: Sequence[Tensor] | None) -> None:
-    if not isinstance(model, nn.Module) or not any(True for _ in model.parameters()):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise SettingError(
-            f"Parameter `model` should be a torch.nn.Module with parameters. Found {type(model).__name__}. Put a "
-            "function that calls a network into the forward of a module that holds it."
-        )
-    for name, value in (("examples", examples), ("batch", batch)):
-        if value < 1:
-            raise SettingError(f"Parameter `{name}` should be at least 1. Found {value}.")
-    if images.ndim < 2 or not len(images) or not images.is_floating_point():
-        raise SettingError(
-            "Parameter `images` should be a (n, C, H, W) tensor of floating-point numbers, scaled as in training. "
-            f"Found {images.dtype} of shape {tuple(images.shape)}."
-        )
+def _check(
+    model: nn.Module, images: Tensor, examples: int, batch: int, seed: int, condition: Sequence[Tensor] | None
+) -> None:
+    check_denoiser(model)
+    check_images(images)
+    for name, value, low in (("examples", examples, 1), ("batch", batch, 1), ("seed", seed, 0)):
+        whole_number(value, name, low=low)
     for number, value in enumerate(condition or ()):
         if len(value) != len(images):
             raise SettingError(

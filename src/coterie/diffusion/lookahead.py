@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
@@ -13,9 +12,10 @@ from torch import Tensor, nn
 
 from coterie._progress import Progress, silent
 from coterie.diffusion.affinity import StepAffinity
+from coterie.diffusion.checks import positive
 from coterie.diffusion.gradients import Probe, check_gradient, probed_steps, probing
 from coterie.diffusion.schedule import NoiseSchedule
-from coterie.errors import ModelError, SettingError
+from coterie.errors import ModelError
 from coterie.grouping.matrix import FloatArray, IntArray
 
 
@@ -79,8 +79,7 @@ def lookahead_affinity(
         >>> [[f"{value:+.2f}" for value in row] for row in found.values]
         [['+0.00', '+0.00'], ['+0.01', '+0.33']]
     """
-    if not (math.isfinite(learning_rate) and learning_rate > 0):
-        raise SettingError(f"Parameter `learning_rate` should be above 0. Found {learning_rate!r}.")
+    learning_rate = positive(learning_rate, "learning_rate")
     probed, report = probed_steps(schedule.n_steps, steps, stride), progress or silent
     options: dict[str, Any] = {"examples": examples, "batch": batch, "seed": seed}
     options |= {"condition": condition, "parameters": parameters}

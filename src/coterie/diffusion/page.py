@@ -137,15 +137,16 @@ def _figures(facts: Json) -> list[dict[str, str]]:
     loss = min(rows, key=lambda row: row["overall_change"]["mean"])
     frechet = min(rows, key=lambda row: row["frechet_change"]["mean"])
     falling = facts["affinity"]["falling"]
+    best = f" (best of {len(rows)})" if len(rows) > 1 else ""
     return [
         _figure("affinity against the gap", number(falling["mean"]), "Spearman correlation; below 0: affinity falls",
                 ""),
-        _figure(f"loss, {loss['name']}", percent(loss["overall_change"]["mean"], signed=True),
+        _figure(f"loss, {loss['name']}{best}", percent(loss["overall_change"]["mean"], signed=True),
                 "lowest change of the loss over all steps, against vanilla", _mood(loss["overall_change"])),
-        _figure(f"Frechet distance, {frechet['name']}", percent(frechet["frechet_change"]["mean"], signed=True),
+        _figure(f"Frechet distance, {frechet['name']}{best}", percent(frechet["frechet_change"]["mean"], signed=True),
                 "lowest change of the distance, against vanilla", _mood(frechet["frechet_change"])),
-        _figure("Frechet distance of real images", number(facts["frechet"]["real"]),
-                f"as many as were drawn; vanilla training has {number(vanilla['frechet']['mean'])}", ""),
+        _figure("Frechet distance of training images", number(facts["frechet"]["real"]),
+                f"for orientation; vanilla training has {number(vanilla['frechet']['mean'])}", ""),
     ]  # fmt: skip
 
 

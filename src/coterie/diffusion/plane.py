@@ -6,6 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from coterie.report.forest import nice_step, nice_ticks
+
+#: parts that ticks cut an axis into
+_ABOUT = 5
+
 
 @dataclass(frozen=True)
 class Plane:
@@ -33,7 +38,7 @@ class Plane:
         """The plane that holds all finite numbers; its upper and lower edges are ticks."""
         xs, ys = ([v for v in values if math.isfinite(v)] or [0.0] for values in (x, y))
         left, right, bottom, top = min(xs), max(xs), min(ys), max(ys)
-        step = _step(bottom, top)
+        step = nice_step(bottom, top, _ABOUT)
         bottom, top = math.floor(bottom / step + 1e-9) * step, math.ceil(top / step - 1e-9) * step
         return cls(left, right if right > left else left + 1.0, bottom, top if top > bottom else bottom + step)
 
@@ -56,15 +61,5 @@ class Plane:
         return _ticks(self.bottom, self.top)
 
 
-def _step(low: float, high: float) -> float:
-    """1, 2 or 5 times a power of ten that cuts a range into about five."""
-    rough = (high - low) / 5 or 1.0
-    power = 10.0 ** math.floor(math.log10(rough))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
-
-
 def _ticks(low: float, high: float) -> list[tuple[float, str]]:
-    step = _step(low, high)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    found = [round(i * step, 10) + 0.0 for i in range(first, last + 1)]
-    return [(value, f"{value:g}".replace("-", "−")) for value in found]
+    return [(value, f"{value:g}".replace("-", "−")) for value in nice_ticks(low, high, _ABOUT)]

@@ -73,7 +73,10 @@ class Judge:
         return Payload({"losses": losses, "shown": as_bytes(samples[:SHOWN])}, {"frechet": distance})
 
     def real(self) -> float:
-        """Frechet distance of as many training images as are drawn: what the best model would have."""
+        """Frechet distance of as many training images as are drawn, or of all when there are fewer.
+
+        For orientation only: the classifier was fitted to these images, so it is somewhat too large.
+        """
         rows = np.random.default_rng(0).permutation(len(self.images.train))[: self.config.samples.count]
         return frechet_distance(self.extractor.features(self.images.train[torch.from_numpy(rows)]), self.reference)
 

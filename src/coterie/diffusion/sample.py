@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from coterie.diffusion.checks import check_denoiser
 from coterie.diffusion.denoising import as_output
+from coterie.diffusion.modes import evaluating
 from coterie.diffusion.schedule import NoiseSchedule
+from coterie.errors import SettingError
 from coterie.workload.checks import whole_number
 
 
@@ -34,7 +37,7 @@ def draw_samples(
     the result. The same seed gives the same first noise for every model and batch size.
 
     Args:
-        model: any denoiser that is a module; put in evaluation mode for the while.
+        model: any denoiser that is a module; put in evaluation mode for the while, and left as it was.
         schedule: noise schedule, or a scheduler of diffusers, whose own steps are then taken.
         count: number of images.
         shape: (C, H, W) of an image.
@@ -48,7 +51,8 @@ def draw_samples(
         (count, C, H, W) float32, on the CPU.
 
     Raises:
-        SettingError: a count out of range, or a schedule that does not fit the prediction.
+        SettingError: a count or shape out of range, something else in place of a model or schedule, or a schedule that
+            does not fit the prediction.
 
     Source: Song, Meng and Ermon, ICLR 2021, equation 12; Lin et al., WACV 2024, table 2, for the spacing.
 
@@ -64,23 +68,35 @@ def draw_samples(
         >>> draw_samples(Denoiser(), NoiseSchedule.cosine(100, "sample"), 2, (1, 4, 4), steps=5).abs().max()
         tensor(0.)
     """
-    whole_number(count, "count", low=1)
-    whole_number(batch, "batch", low=1)
-    first = torch.randn((count, *shape), generator=torch.Generator().manual_seed(whole_number(seed, "seed", low=0)))
-    device, was_training = next(model.parameters()).device, model.training
+    count, batch = whole_number(count, "count", low=1), whole_number(batch, "batch", low=1)
+    check_denoiser(model)
     own = isinstance(schedule, NoiseSchedule)
-    whole_number(steps, "steps", low=1, high=schedule.n_steps if own else None)
-    model.eval()
-    parts = [
-        (
-            _ddim(model, schedule, part.to(device), steps, clip)
-            if own
-            else _scheduler(model, schedule, part.to(device), steps)
-        ).cpu()
-        for part in first.split(batch)
-    ]
-    model.train(was_training)
+    if not own and not (hasattr(schedule, "set_timesteps") and hasattr(schedule, "step")):
+        raise SettingError(
+            "Parameter `schedule` should be a NoiseSchedule or a scheduler of diffusers with `set_timesteps` and "
+            f"`step`. Found {type(schedule).__name__}. For example schedule=NoiseSchedule.linear(1000)."
+        )
+    steps = whole_number(steps, "steps", low=1, high=schedule.n_steps if own else None)
+    generator = torch.Generator().manual_seed(whole_number(seed, "seed", low=0))
+    first = torch.randn((count, *_sides(shape)), generator=generator)
+    device = next(model.parameters()).device
+    with evaluating(model):
+        parts = [
+            (
+                _ddim(model, schedule, part.to(device), steps, clip)
+                if own
+                else _scheduler(model, schedule, part.to(device), steps)
+            ).cpu()
+            for part in first.split(batch)
+        ]
     return torch.cat(parts)
+
+
+def _sides(shape: Any) -> tuple[int, ...]:
+    """The shape of an image, whole numbers."""
+    if isinstance(shape, str) or not isinstance(shape, Sequence) or not shape:
+        raise SettingError(f"Parameter `shape` should be (C, H, W) of an image. Found {shape!r}.")
+    return tuple(whole_number(side, "shape", low=1) for side in cast("Sequence[Any]", shape))
 
 
 def trailing(n_steps: int, steps: int) -> list[int]:

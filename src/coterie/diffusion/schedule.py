@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from coterie.errors import SettingError
+from coterie.workload.checks import whole_number
 
 #: what a network may predict
 PREDICTIONS = ("epsilon", "v", "sample", "flow")
@@ -54,8 +55,8 @@ class NoiseSchedule:
         if self.prediction not in PREDICTIONS:
             raise SettingError(f"Parameter `prediction` should be one of {PREDICTIONS}. Found {self.prediction!r}.")
         for name in ("signal", "noise"):
-            object.__setattr__(self, name, getattr(self, name).detach().to("cpu", torch.float64))
-        given = torch.arange(len(self.signal)) if self.given is None else self.given.detach().cpu()
+            object.__setattr__(self, name, _tensor(getattr(self, name), name, torch.float64))
+        given = torch.arange(self.signal.numel()) if self.given is None else _tensor(self.given, "given")
         object.__setattr__(self, "given", given)
         shapes = {tuple(values.shape) for values in (self.signal, self.noise, given)}
         if len(shapes) > 1 or self.signal.ndim != 1 or not len(self.signal):
@@ -80,7 +81,7 @@ class NoiseSchedule:
             >>> NoiseSchedule.from_alphas_cumprod([0.64, 0.36]).noise.numpy().round(6).tolist()
             [0.6, 0.8]
         """
-        abar = torch.as_tensor(alphas_cumprod).detach().to("cpu", torch.float64)
+        abar = _tensor(alphas_cumprod, "alphas_cumprod", torch.float64)
         if not ((abar >= 0) & (abar <= 1)).all():
             raise SettingError(
                 "Parameter `alphas_cumprod` should lie in 0..1: the products of all alpha = 1 - beta up to each step. "
@@ -97,8 +98,8 @@ class NoiseSchedule:
             >>> schedule.prediction, schedule.signal.tolist()
             ('flow', [0.75, 0.5, 0.0])
         """
-        sigma = torch.as_tensor(sigmas).detach().to("cpu", torch.float64)
-        return NoiseSchedule(1 - sigma, sigma, "flow", (len(sigma) * sigma).float() if given is None else given)
+        sigma = _tensor(sigmas, "sigmas", torch.float64)
+        return NoiseSchedule(1 - sigma, sigma, "flow", (sigma.numel() * sigma).float() if given is None else given)
 
     @staticmethod
     def from_diffusers(scheduler: Any) -> NoiseSchedule:
@@ -127,7 +128,7 @@ class NoiseSchedule:
         Source:
             Ho et al., arXiv 2006.11239, section 4, for T = 1,000.
         """
-        _check_steps(n_steps)
+        n_steps = whole_number(n_steps, "n_steps", low=1)
         scale = 1000 / n_steps
         return _from_betas(np.linspace(1e-4 * scale, 0.02 * scale, n_steps), prediction)
 
@@ -138,7 +139,7 @@ class NoiseSchedule:
         Source:
             Nichol and Dhariwal, "Improved Denoising Diffusion Probabilistic Models", arXiv 2102.09672, eq. 17.
         """
-        _check_steps(n_steps)
+        n_steps = whole_number(n_steps, "n_steps", low=1)
         curve = np.cos((np.arange(n_steps + 1) / n_steps + 0.008) / 1.008 * math.pi / 2) ** 2
         return _from_betas(1 - curve[1:] / curve[:-1], prediction)
 
@@ -231,9 +232,15 @@ class NoiseSchedule:
         return t
 
 
-def _check_steps(n_steps: int) -> None:
-    if n_steps < 1:
-        raise SettingError(f"Parameter `n_steps` should be at least 1. Found {n_steps}.")
+def _tensor(values: Any, name: str, dtype: torch.dtype | None = None) -> Tensor:
+    """Numbers of the time steps as a tensor on the CPU."""
+    try:
+        return torch.as_tensor(values, dtype=dtype).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise SettingError(
+            f"Parameter `{name}` should be a tensor, or an array, of one number for each time step. Found "
+            f"{type(values).__name__}: {error}."
+        ) from error
 
 
 def _from_betas(betas: NDArray[np.float64], prediction: str) -> NoiseSchedule:

@@ -8,8 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coterie.errors import SettingError
 from coterie.features.random_directions import _key
+from coterie.workload.checks import whole_number
+
+#: most buckets: bucket and sign of an entry have four bytes
+LONGEST = 2**30 - 1
 
 
 class CountSketch:
@@ -29,6 +32,9 @@ class CountSketch:
         size: d, number of buckets.
         seed: any whole number.
 
+    Raises:
+        SettingError: a size that is no whole number in 1..2^30 - 1.
+
     Cost:
         One addition an entry; four bytes an entry for its bucket and sign, as much as one gradient. No (entries, d)
         matrix.
@@ -45,12 +51,7 @@ class CountSketch:
     """
 
     def __init__(self, sizes: Mapping[str, int], size: int, seed: int = 0) -> None:
-        if isinstance(size, bool) or not 1 <= size < 2**30:
-            raise SettingError(
-                f"Parameter `size` (number of buckets of a sketch) should be a whole number from 1 to {2**30}. Found "
-                f"{size!r}. Errors of cosines are up to 1 / sqrt(size); 4096 is a good start."
-            )
-        self.size = size
+        self.size = size = whole_number(size, "size", low=1, high=LONGEST)
         self._places = {name: _places(seed, name, count, size) for name, count in sizes.items()}
 
     def __call__(self, values: Mapping[str, Tensor]) -> Tensor:

@@ -37,6 +37,7 @@ from coterie.grouping.intervals import Intervals
 from coterie.store import MemoryRun, RunDirectory, open_run, read_json
 from coterie.store.arrays import decode, encode
 from coterie.store.files import atomic_write, to_plain
+from coterie.workload.builders import seeded_rng
 from coterie.workload.checks import as_device
 
 #: how the training without intervals is called
@@ -104,8 +105,7 @@ class _Bench:
 
     def model(self, seed: int) -> nn.Module:
         """The denoiser as every training with this seed starts from."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded_rng(seed):
             return make_unet(self.config.model.channels, self.images.shape[0], self.images.shape[-1]).to(self.device)
 
     def load(self, state: Mapping[str, Tensor], seed: int = 0) -> nn.Module:

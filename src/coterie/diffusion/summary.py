@@ -38,8 +38,8 @@ def summarise(
     Returns:
         `methods` has a row each: `loss` (k intervals), `change` (of the loss, relative to vanilla with the same seed;
         below 0 is better), `overall` and `overall_change` (mean over all time steps), `frechet` (lower is better),
-        `frechet_change`, `seconds_per_step`. Means have 95 % intervals over seeds, changes of losses over seeds and
-        images; null with one seed.
+        `frechet_change` (relative to vanilla with the same seed), `seconds_per_step`. Means have 95 % intervals over
+        seeds, changes of losses over seeds and images; null with one seed.
     """
     config, images = judge.config, judge.images
     return {
@@ -127,7 +127,7 @@ def method_rows(
                 "overall": t_interval(by_seed @ share).to_dict(),
                 "overall_change": None if plain else _changes(own @ share[:, None], base @ share[:, None])[0],
                 "frechet": t_interval(frechet[name]).to_dict(),
-                "frechet_change": None if plain else t_interval((frechet[name] - far) / far.mean()).to_dict(),
+                "frechet_change": None if plain else t_interval((frechet[name] - far) / far).to_dict(),
                 "seconds_per_step": float(np.mean([one.seconds / one.steps for one in trained[name]])),
                 "by_seed": {"loss": by_seed.tolist(), "frechet": frechet[name].tolist()},
             }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 import time
 import warnings
 from collections.abc import Callable, Generator, Sequence
@@ -17,8 +18,10 @@ from torch import Tensor, nn
 from coterie._progress import Progress, silent
 from coterie._units import Payload, UnitStore
 from coterie.affinity.digest import digest
+from coterie.diffusion.checks import check_denoiser, check_images, positive
 from coterie.diffusion.denoising import denoising_losses
 from coterie.diffusion.ema import moving_average
+from coterie.diffusion.modes import seeded_on
 from coterie.diffusion.schedule import NoiseSchedule
 from coterie.diffusion.tasks import IntervalTasks
 from coterie.errors import NumericsWarning, SettingError
@@ -66,15 +69,14 @@ class Settings:
     checkpoints: tuple[int, ...] = field(default=())
 
     def __post_init__(self) -> None:
-        whole_number(self.steps, "steps", low=1)
-        whole_number(self.batch, "batch", low=1)
-        whole_number(self.seed, "seed", low=0)
-        for step in self.checkpoints:
-            whole_number(step, "checkpoints", low=1, high=self.steps)
+        for name, low in (("steps", 1), ("batch", 1), ("seed", 0)):
+            object.__setattr__(self, name, whole_number(getattr(self, name), name, low=low))
+        kept = tuple(whole_number(step, "checkpoints", low=1, high=self.steps) for step in self.checkpoints)
+        object.__setattr__(self, "checkpoints", kept)
         for name in ("learning_rate", "max_norm"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise SettingError(f"Parameter `{name}` should be above 0. Found {value!r}.")
+            if value is not None or name == "learning_rate":
+                object.__setattr__(self, name, positive(value, name))
 
 
 def train_denoiser(
@@ -121,18 +123,16 @@ def train_denoiser(
         The weights, and losses of each step. A loss that is not finite at the end is warned of.
 
     Raises:
-        SettingError: a value out of range, tasks together with a span, or tasks for another number of time steps.
+        SettingError: a value out of range or of another type, tasks together with a span, or tasks for another number
+            of time steps.
 
     Cost: `steps` times the passes of the balancer; memory for three copies of the weights and one a checkpoint.
 
     Source: Go et al., NeurIPS 2023, and their code, for optimiser and stratified batches.
     """
     settings = Settings(steps, batch, learning_rate, max_norm, ema, seed, span, tuple(checkpoints))
-    if images.ndim != 4 or not len(images) or not images.is_floating_point():
-        raise SettingError(
-            "Parameter `images` should be a floating-point tensor (N, C, H, W) with values in [-1, 1]. Found shape "
-            f"{tuple(images.shape)} and {images.dtype}."
-        )
+    check_denoiser(model)
+    check_images(images, ndim=4)
     draw = _steps_of(schedule, tasks, settings)
     name = None if tasks is None else tasks.name
 
@@ -174,13 +174,22 @@ def _steps_of(
                 f"{tasks.intervals.n}. Make the intervals from this schedule."
             )
         return lambda generator: tasks.sample(settings.batch, generator)
-    first, last = settings.span or (0, schedule.n_steps - 1)
-    if not 0 <= first <= last < schedule.n_steps:
-        raise SettingError(
-            f"Parameter `span` should be the first and the last of some time steps in 0..{schedule.n_steps - 1}. Found "
-            f"{settings.span}."
-        )
+    first, last = _span_of(settings.span, schedule.n_steps)
     return lambda generator: torch.randint(first, last + 1, (settings.batch,), generator=generator)
+
+
+def _span_of(span: Any, n_steps: int) -> tuple[int, int]:
+    """First and last time step of a span; all for None."""
+    try:
+        first, last = (0, n_steps - 1) if span is None else map(operator.index, span)
+    except (TypeError, ValueError):  # not two of them, or no whole numbers
+        first, last = 1, 0
+    if not 0 <= first <= last < n_steps:
+        raise SettingError(
+            f"Parameter `span` should be the first and the last of some time steps in 0..{n_steps - 1}, whole numbers. "
+            f"Found {span!r}."
+        )
+    return first, last
 
 
 def _key(
@@ -196,6 +205,8 @@ def _key(
     process = {"signal": schedule.signal, "noise": schedule.noise, "given": schedule.given}
     return {
         "model": digest(model.state_dict()),
+        # weights do not tell dropout or activations
+        "architecture": f"{type(model).__module__}.{type(model).__qualname__} {model}",
         "images": digest({"images": images}),
         "schedule": [schedule.prediction, digest(process)],
         "starts": None if tasks is None else list(tasks.intervals.starts),
@@ -224,8 +235,7 @@ def _train(
     losses: list[Tensor] = []
     kept: dict[str, Tensor] = {}
     model.train()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(int(seeds[3]))
+    with seeded_on(device, int(seeds[3])):
         start = _now(device)
         for step in range(1, settings.steps + 1):
             rows = next(stream)

@@ -34,13 +34,16 @@ def make_unet(channels: Sequence[int] = (16, 32, 64), image_channels: int = 1, s
         >>> unet(torch.zeros(2, 1, 8, 8), torch.tensor([0, 7])).sample.shape
         torch.Size([2, 1, 8, 8])
     """
-    widths = tuple(channels)
-    if not widths or any(isinstance(width, bool) or width < _GROUPS or width % _GROUPS for width in widths):
+    try:
+        widths = tuple(whole_number(width, "channels", low=_GROUPS) for width in channels)
+    except TypeError:  # one number in place of a sequence
+        widths = ()
+    if not widths or any(width % _GROUPS for width in widths):
         raise SettingError(
             f"Parameter `channels` should be multiples of {_GROUPS}, one number a resolution. Found {channels!r}. For "
             "example channels=(16, 32, 64)."
         )
-    size = whole_number(size, "size", low=1)
+    size, image_channels = whole_number(size, "size", low=1), whole_number(image_channels, "image_channels", low=1)
     if size % 2 ** (len(widths) - 1):
         raise SettingError(
             f"Parameter `size` should be a multiple of {2 ** (len(widths) - 1)}, as {len(widths)} resolutions halve it "

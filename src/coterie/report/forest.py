@@ -36,16 +36,27 @@ class Axis:
         return self.low <= gain <= self.high
 
 
+def nice_step(low: float, high: float, about: int = 4) -> float:
+    """1, 2 or 5 times a power of ten that cuts a range into about so many parts; 1 when the range is empty.
+
+    >>> nice_step(-0.03, 0.05)
+    0.02
+    """
+    rough = (high - low) / about or 1.0
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
+
+
 def nice_ticks(low: float, high: float, about: int = 4) -> tuple[float, ...]:
     """Round numbers between two ends; 0 is one of them when it lies between.
 
     >>> nice_ticks(-0.03, 0.05)
     (-0.02, 0.0, 0.02, 0.04)
     """
-    rough = (high - low) / about
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
-    return tuple(round(i * step, 12) + 0.0 for i in range(math.ceil(low / step), math.floor(high / step) + 1))
+    step = nice_step(low, high, about)
+    # an end that is a tick stays one whatever rounding did to it
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return tuple(round(i * step, 12) + 0.0 for i in range(first, last + 1))
 
 
 def axis(intervals: Sequence[Interval]) -> Axis:
