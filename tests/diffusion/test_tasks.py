@@ -298,3 +298,41 @@ def test_on_a_device(name):
         losses = tasks.step(lambda: denoising_losses(model, SCHEDULE, images, noise, t), t, optimizer)
     assert losses.device.type == "cuda"
     assert losses.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["pcgrad", "mgda", "uncertainty", "marigold"])
+@pytest.mark.parametrize("count", [20, 3])
+def test_separate_passes_give_the_same_step(name, count):
+    schedule, generator = NoiseSchedule.linear(50), torch.Generator().manual_seed(1)
+    clean, noise = (torch.randn(count, 1, 4, 4, generator=generator) for _ in range(2))
+    found = []
+    for apart in (False, True):
+        torch.manual_seed(0)  # pcgrad draws an order
+        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 16), torch.nn.Unflatten(1, (1, 4, 4)))
+        tasks = IntervalTasks(Intervals((0, 10, 20, 35, 45), 50, cost=0.0), name)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        t = tasks.sample(count, torch.Generator().manual_seed(2))
+
+        def losses(rows=slice(None), model=model, t=t):
+            return denoising_losses(lambda x, _: model(x), schedule, clean[rows], noise[rows], t[rows])
+
+        step = tasks.step_apart if apart else tasks.step
+        before = step(losses, t, optimizer, max_norm=1.0)
+        found.append([before, *(p.detach().clone() for p in model.parameters())])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, equal_nan=True)
+
+
+def test_separate_passes_see_each_example_once():
+    seen = []
+    model = torch.nn.Linear(1, 1)
+    tasks = IntervalTasks(Intervals((0, 10, 30), 50, cost=0.0), "pcgrad")
+    t = tasks.sample(13, torch.Generator().manual_seed(0))
+
+    def losses(rows):
+        seen.append(rows)
+        return model(torch.ones(len(rows), 1)).square().flatten()
+
+    tasks.step_apart(losses, t, torch.optim.SGD(model.parameters(), lr=0.1))
+    assert [len(set(tasks.intervals.labels[t[rows]])) for rows in seen] == [1, 1, 1]
+    assert sorted(torch.cat(seen).tolist()) == list(range(13))

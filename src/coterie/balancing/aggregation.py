@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,8 @@ class Aggregation(Balancer):
         chunk: tasks that are differentiated at once; None means all, 1 avoids ``torch.vmap``, which not every model
             supports.
 
-    Cost: one backward pass a task, and memory for (tasks x shared parameters) numbers.
+    Cost: one backward pass a task (with the losses as scalars with graphs of their own, one through each of these
+        graphs), and memory for (tasks x shared parameters) numbers.
 
     Source: Quinton and Rey, "Jacobian Descent for Multi-Objective Optimization" (TorchJD); each aggregator has its own.
 
@@ -64,13 +65,15 @@ class Aggregation(Balancer):
 
     def backward(
         self,
-        losses: Tensor,
+        losses: Tensor | Sequence[Tensor],
         parameters: Iterable[Tensor] = (),
         *,
         shared: Iterable[Tensor] | None = None,
         scaler: GradScaler | None = None,
     ) -> None:
         """Add the aggregated gradient to ``.grad``; see :meth:`Balancer.backward`."""
+        apart = () if isinstance(losses, Tensor) else tuple(losses)
+        losses = losses if isinstance(losses, Tensor) else torch.stack(apart)
         self.check(losses)
         parameters = [p for p in parameters if p.requires_grad]
         common = parameters if shared is None else [p for p in shared if p.requires_grad]
@@ -83,12 +86,17 @@ class Aggregation(Balancer):
         own = [p for p in parameters if id(p) not in ids]
         present = self._present(losses)
         scale = 1.0 if scaler is None else float(scaler.scale(torch.ones((), device=losses.device)))
-        observed = (losses.float() if losses.dtype in (torch.float16, torch.bfloat16) else losses)[present] * scale
-        jacobians = self._autojac.jac(observed, common, retain_graph=bool(own), parallel_chunk_size=self.chunk)
-        matrix = torch.cat([rows.flatten(1) for rows in jacobians], 1)
-        del jacobians  # as large as the matrix
-        if own:
-            _add(own, torch.autograd.grad(observed.sum(), own, allow_unused=True))
+        if apart:
+            matrix = _rows(
+                [loss for loss, there in zip(apart, present.tolist(), strict=True) if there], common, own, scale
+            )
+        else:
+            observed = (losses.float() if losses.dtype in (torch.float16, torch.bfloat16) else losses)[present] * scale
+            jacobians = self._autojac.jac(observed, common, retain_graph=bool(own), parallel_chunk_size=self.chunk)
+            matrix = torch.cat([rows.flatten(1) for rows in jacobians], 1)
+            del jacobians  # as large as the matrix
+            if own:
+                _add(own, torch.autograd.grad(observed.sum(), own, allow_unused=True))
         if scale != 1.0:
             matrix /= scale
         combined = (self._combine(matrix) * scale).split([p.numel() for p in common])
@@ -168,6 +176,17 @@ def named_aggregation(name: str, tasks: int, options: Mapping[str, Any]) -> Aggr
             f"{name} needs more packages: {error} They are not part of the extra `balancing`, as their licences may "
             "ask for more than that of Coterie. FairGrad with alpha=1 solves the same equation as NashMTL without them."
         ) from error
+
+
+def _rows(losses: Sequence[Tensor], common: list[Tensor], own: list[Tensor], scale: float) -> Tensor:
+    """(tasks, parameters) gradients of losses with graphs of their own; those of `own` are added to ``.grad``."""
+    rows: list[Tensor] = []
+    for loss in losses:
+        loss = loss.float() if loss.dtype in (torch.float16, torch.bfloat16) else loss
+        found = torch.autograd.grad(loss * scale, [*common, *own], allow_unused=True, materialize_grads=True)
+        rows.append(torch.cat([gradient.flatten() for gradient in found[: len(common)]]))
+        _add(own, found[len(common) :])
+    return torch.stack(rows)
 
 
 def _add(parameters: Iterable[Tensor], gradients: Iterable[Tensor | None]) -> None:

@@ -69,7 +69,7 @@ class Balancer(nn.Module, ABC):
     @abstractmethod
     def backward(
         self,
-        losses: Tensor,
+        losses: Tensor | Sequence[Tensor],
         parameters: Iterable[Tensor] = (),
         *,
         shared: Iterable[Tensor] | None = None,
@@ -78,7 +78,8 @@ class Balancer(nn.Module, ABC):
         """Add the balanced gradient of one batch to the ``.grad`` of the parameters.
 
         Args:
-            losses: (tasks,) losses with their graph; NaN where the task has no label in the batch.
+            losses: (tasks,) losses with their graph; NaN where the task has no label in the batch. Or as many scalars,
+                each with a graph of its own: methods that combine gradients then go through every graph once.
             parameters: everything that is trained. Methods that only weight losses do not need it.
             shared: parameters that tasks share, if only these are to be balanced; None means all parameters.
             scaler: multiplies what is differentiated, for float16.
@@ -102,7 +103,7 @@ class Balancer(nn.Module, ABC):
     @final
     def step(
         self,
-        losses: Callable[[], Tensor],
+        losses: Callable[[], Tensor | Sequence[Tensor]],
         optimizer: torch.optim.Optimizer,
         *,
         model: nn.Module | None = None,
@@ -114,8 +115,10 @@ class Balancer(nn.Module, ABC):
 
         Args:
             losses: gives the (tasks,) losses of the batch at the present parameters, NaN for tasks without a label in
-                it (see :func:`coterie.balancing.task_means`). Some methods call it a second time, without a graph and
-                with the same random numbers. For mixed precision it enters ``torch.autocast`` itself.
+                it (see :func:`coterie.balancing.task_means`), or as many scalars with graphs of their own, which is
+                faster for methods that combine gradients when each task has its own rows. Some methods call it a
+                second time, without a graph and with the same random numbers. For mixed precision it enters
+                ``torch.autocast`` itself.
             optimizer: steps the parameters.
             model: needed when it has BatchNorm, so that a second call leaves the running statistics alone.
             shared: parameters that tasks share, if only these are to be balanced; None means all of the optimiser's.
@@ -134,13 +137,20 @@ class Balancer(nn.Module, ABC):
                 f"{type(losses).__name__}. Write lambda: losses_of(batch); some methods call it a second time."
             )
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        replay = Replay(losses, model, keep=self.due)
+        apart: list[Tensor] = []
+
+        def stacked() -> Tensor:
+            found = losses()
+            apart[:] = () if isinstance(found, Tensor) else found
+            return torch.stack(apart) if apart else found  # pyright: ignore[reportReturnType] - what is none fails below
+
+        replay = Replay(stacked, model, keep=self.due)
         values = replay()
         self.check(values)
         if bool(values.isnan().all()):  # a batch without any label has nothing to teach
             return values.detach()
         optimizer.zero_grad()
-        self.backward(values, parameters, shared=shared, scaler=scaler)
+        self.backward(tuple(apart) or values, parameters, shared=shared, scaler=scaler)
         if scaler is not None:
             scaler.unscale_(optimizer)
         self.before_step(replay, parameters if shared is None else shared)

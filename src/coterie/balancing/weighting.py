@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -67,7 +67,7 @@ class Weighting(Balancer):
 
     def backward(
         self,
-        losses: Tensor,
+        losses: Tensor | Sequence[Tensor],
         parameters: Iterable[Tensor] = (),
         *,
         shared: Iterable[Tensor] | None = None,
@@ -75,7 +75,7 @@ class Weighting(Balancer):
     ) -> None:
         """Differentiate the weighted sum of the losses; see :meth:`Balancer.backward`."""
         del parameters, shared
-        total = self.total(losses).sum()
+        total = self.total(losses if isinstance(losses, Tensor) else torch.stack(list(losses))).sum()
         (total if scaler is None else scaler.scale(total)).backward()
 
     def begin(self, values: Tensor, present: Tensor) -> None:

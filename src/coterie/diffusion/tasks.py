@@ -148,6 +148,10 @@ class IntervalTasks:
                 f"Found shapes {tuple(per_example.shape)} and {tuple(t.shape)}. A loss that was averaged already is a "
                 'likely cause: use reduction="none" and average over channels, rows and columns only.'
             )
+        return task_means(per_example.unsqueeze(1).expand(-1, self.k), self._member(t))
+
+    def _member(self, t: Tensor) -> Tensor:
+        """(B, k) which interval each time step is in."""
         if t.device.type == "cpu" and bool(((t < 0) | (t >= self.intervals.n)).any()):
             raise SettingError(
                 f"Parameter `t` should have time steps from 0 to {self.intervals.n - 1}. Found {int(t.min())} to "
@@ -155,8 +159,7 @@ class IntervalTasks:
             )
         if self._labels.device != t.device:
             self._labels = self._labels.to(t.device)
-        member = self._labels[t].unsqueeze(1) == torch.arange(self.k, device=t.device)
-        return task_means(per_example.unsqueeze(1).expand(-1, self.k), member)
+        return self._labels[t].unsqueeze(1) == torch.arange(self.k, device=t.device)
 
     def loss(self, per_example: Tensor, t: Tensor) -> Tensor:
         """The balanced loss of a batch, a scalar that the script differentiates as it always does.
@@ -227,6 +230,42 @@ class IntervalTasks:
         return self.balancer.step(
             lambda: self.means(losses_function(), t), optimizer, model=model, scaler=scaler, max_norm=max_norm
         )
+
+    def step_apart(
+        self,
+        losses_function: Callable[[Tensor], Tensor],
+        t: Tensor,
+        optimizer: torch.optim.Optimizer,
+        *,
+        model: nn.Module | None = None,
+        scaler: GradScaler | None = None,
+        max_norm: float | None = None,
+    ) -> Tensor:
+        """As :meth:`step`, with one forward pass for the examples of each interval: faster for gradient methods.
+
+        Methods that combine gradients need one backward pass an interval. After a common forward pass each of them goes
+        through the whole batch; after separate ones it goes through the interval's examples only, so that a step costs
+        little more than one without tasks. Layers that mix the examples of a batch (BatchNorm) see those of one
+        interval at a time.
+
+        Args:
+            losses_function: gives the (b,) losses of the examples of the batch whose (b,) numbers it is called with.
+            t: (B,) the time steps of the batch.
+            optimizer: steps the parameters.
+            model: needed when it has BatchNorm.
+            scaler: for float16.
+            max_norm: clip the norm of the balanced gradient to this.
+
+        Returns:
+            (k,) losses before the step, detached.
+        """
+        rows = [member.nonzero().flatten() for member in self._member(t).unbind(1)]
+
+        def losses() -> list[Tensor]:
+            missing = torch.full((), math.nan, device=t.device)
+            return [losses_function(part).mean() if len(part) else missing for part in rows]
+
+        return self.balancer.step(losses, optimizer, model=model, scaler=scaler, max_norm=max_norm)
 
     def state_dict(self) -> dict[str, Any]:
         """What the balancer has learnt, for a checkpoint."""

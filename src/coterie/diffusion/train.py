@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from coterie._progress import Progress, silent
 from coterie._units import Payload, UnitStore
 from coterie.affinity.digest import digest
+from coterie.balancing import Weighting
 from coterie.diffusion.checks import check_denoiser, check_images, positive
 from coterie.diffusion.denoising import denoising_losses
 from coterie.diffusion.ema import moving_average
@@ -285,6 +286,11 @@ def training_step(
         (k,) losses before the step, detached; (1,) without tasks.
     """
     clean, noise, t = batch
+    if tasks is not None and not isinstance(tasks.balancer, Weighting):
+        return tasks.step_apart(
+            lambda rows: denoising_losses(model, schedule, clean[rows], noise[rows], t[rows]),
+            t, optimizer, model=model, max_norm=max_norm,
+        )  # fmt: skip
     if tasks is not None:
         return tasks.step(
             lambda: denoising_losses(model, schedule, clean, noise, t), t, optimizer, model=model, max_norm=max_norm
