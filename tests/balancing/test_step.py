@@ -416,4 +416,23 @@ def test_losses_are_a_function_of_a_tensor():
     with pytest.raises(SettingError, match="lambda"):
         balancer.step(model(torch.ones(4, 3)).mean(0), optimizer)
     with pytest.raises(SettingError, match=r"torch\.stack"):
-        balancer.step(lambda: list(model(torch.ones(4, 3)).mean(0)), optimizer)
+        balancer.step(lambda: dict(enumerate(model(torch.ones(4, 3)).mean(0))), optimizer)
+
+
+@pytest.mark.parametrize("name", ["equal", "famo", "mgda", "pcgrad"])
+def test_losses_may_be_scalars_with_graphs_of_their_own(name):
+    found = []
+    for apart in (False, True):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(3, 2)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        x = torch.randn(2, 5, 3)
+
+        def losses(model=model, x=x, apart=apart):
+            each = [model(rows)[:, task].square().mean() for task, rows in enumerate(x)]
+            return each if apart else torch.stack(each)
+
+        before = get_balancer(name, 2).step(losses, optimizer)
+        found.append([before, *(p.detach() for p in model.parameters())])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)

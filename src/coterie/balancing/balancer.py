@@ -141,8 +141,9 @@ class Balancer(nn.Module, ABC):
 
         def stacked() -> Tensor:
             found = losses()
-            apart[:] = () if isinstance(found, Tensor) else found
-            return torch.stack(apart) if apart else found  # pyright: ignore[reportReturnType] - what is none fails below
+            apart[:] = found if isinstance(found, list | tuple) else ()
+            # anything else than tensors fails in the check
+            return torch.stack(apart) if apart else found  # pyright: ignore[reportReturnType]
 
         replay = Replay(stacked, model, keep=self.due)
         values = replay()
