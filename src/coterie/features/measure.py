@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from coterie.workload.graph_net import whole_pass
 from coterie.workload.workload import Workload
 
 #: rows of the trial pass
@@ -79,8 +80,8 @@ class PassCost:
 
 
 def measure_pass(workload: Workload, model: nn.Module, rows: Tensor) -> PassCost:
-    """Run a few rows and count."""
-    chosen = rows[:_ROWS]
+    """Run a few rows and count; all rows where a pass costs the same for any."""
+    chosen = rows if whole_pass(model) else rows[:_ROWS]
     batch = workload.batch(chosen)
     counter, sizes = FlopCounterMode(display=False), TensorSizes()
     with torch.no_grad(), counter, sizes:

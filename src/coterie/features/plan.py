@@ -11,6 +11,7 @@ from coterie.errors import ResourceError, SettingError
 from coterie.features.measure import PassCost, measure_pass
 from coterie.features.modes import differentiable
 from coterie.features.pairs import Pairs, labelled_pairs
+from coterie.workload.graph_net import whole_pass
 from coterie.workload.structure import Structure, find_structure
 from coterie.workload.workload import Workload
 
@@ -65,6 +66,7 @@ class Demand:
         directions: number of directions d.
         item: bytes of a number.
         one: cost of a forward pass for one row.
+        whole: a pass costs the same for any rows; `one` is its share of all rows.
     """
 
     rows: int
@@ -74,6 +76,7 @@ class Demand:
     directions: int
     item: int
     one: PassCost
+    whole: bool = False
 
 
 def plan_features(
@@ -116,7 +119,8 @@ def demand(
 ) -> Demand:
     """Measure what a plan depends on."""
     one = measure_pass(workload, model, pairs.rows)
-    return Demand(len(pairs.rows), pairs.count, workload.n_tasks, parameters, directions, item, one)
+    whole = whole_pass(model)
+    return Demand(len(pairs.rows), pairs.count, workload.n_tasks, parameters, directions, item, one, whole)
 
 
 def make_plan(need: Demand, *, mode: str, memory: int, spill: bool, because: str = "") -> FeaturePlan:
@@ -134,6 +138,9 @@ def make_plan(need: Demand, *, mode: str, memory: int, spill: bool, because: str
     flops = max(need.one.flops, 2.0 * need.parameters)
     forward = 2.0 * need.directions
     reverse = labels * (3.0 + 2.0 * need.parameters * need.directions / flops)
+    if need.whole:
+        because += "A pass runs over the whole graph for any rows. "
+        reverse = labels * 3.0 * need.rows
     chosen = mode if mode != "auto" else ("forward" if forward <= reverse else "reverse")
     reason = (
         f"{chosen} mode: {need.directions} directions cost about {forward:.0f} forward passes a row in forward mode; "
@@ -149,12 +156,14 @@ def make_plan(need: Demand, *, mode: str, memory: int, spill: bool, because: str
 def working_bytes(need: Demand, mode: str, rows: int, directions: int) -> int:
     """Working memory of a chunk: directions, tangents or gradients, and the block of features."""
     item = need.item
+    # a pass that costs the same for any rows is made for one direction at a time
+    seen, together = (need.rows, 1) if need.whole else (rows, directions)
     if mode == "forward":
         # twice the directions: layers may fold a copy; a normalisation has about five tangents of its output alive
-        block = rows * directions * (5 * need.one.largest + 3 * need.tasks * item)
-        return 2 * directions * need.parameters * item + block + rows * need.one.total
+        block = 5 * seen * together * need.one.largest + 3 * rows * directions * need.tasks * item
+        return 2 * directions * need.parameters * item + block + seen * need.one.total
     # gradients, their parts under way, and the passes that lead to them
-    return 2 * rows * need.parameters * item + 2 * directions * need.parameters * item + 3 * rows * need.one.total
+    return 2 * rows * need.parameters * item + 2 * directions * need.parameters * item + 3 * seen * need.one.total
 
 
 def _fit(plan: FeaturePlan, need: Demand, memory: int, spill: bool) -> FeaturePlan:
@@ -174,7 +183,8 @@ def _fit(plan: FeaturePlan, need: Demand, memory: int, spill: bool) -> FeaturePl
     directions = min(_DIRECTIONS, need.directions)
     # equal chunks: no small rest at the end
     directions = -(-need.directions // -(-need.directions // directions))
-    rows = min(_ROWS, need.rows) if plan.mode == "forward" else min(_GRADIENTS, need.pairs)
+    most = need.rows if need.whole else _ROWS
+    rows = min(most, need.rows) if plan.mode == "forward" else min(_GRADIENTS, need.pairs)
     while (used := working_bytes(need, plan.mode, rows, directions)) > room:
         if rows > 1 and (rows * 4 >= directions or directions == 1):
             rows = (rows + 1) // 2

@@ -16,6 +16,7 @@ from coterie.features.forward import directional
 from coterie.features.pairs import Pairs
 from coterie.features.program import MarginProgram
 from coterie.features.reverse import gradients
+from coterie.workload.graph_net import whole_pass
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,8 @@ def choose_backend(
             (Backend("forward", False), lambda: forward(False)),
             *trials,
         ]
+    if whole_pass(program.model):  # such modules are never stacked
+        trials = [(backend, work) for backend, work in trials if not backend.batched]
     first = last = None
     for backend, work in trials:
         problem = _attempt(program.model, work)

@@ -14,6 +14,7 @@ from coterie.training.evaluate import row_losses
 from coterie.training.kernels import open_kernels
 from coterie.training.stack import Outputs
 from coterie.training.stream import derive
+from coterie.workload.graph_net import whole_pass
 from coterie.workload.workload import Workload
 
 _ROWS = 8
@@ -60,16 +61,18 @@ def measure_cost(workload: Workload) -> UnitCost:
     """
     device = workload.labels.device
     train = workload.split.train
-    rows = train[torch.arange(_ROWS, device=train.device) % len(train)]
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         model = workload.build_model(0).to(device)
+        # rows of a batch share a pass that costs the same for any
+        count = min(workload.recipe.batch_size, len(train)) if whole_pass(model) else _ROWS
+        rows = train[torch.arange(count, device=train.device) % len(train)]
         model.train()
         training = _count(lambda: row_losses(workload, model, rows)[0].sum().backward())
         model.eval()
         with torch.no_grad():
             forward = _count(lambda: workload.outputs(model, workload.batch(rows)))
         tangent = _tangent_cost(workload, model, rows, forward)
-    return UnitCost(forward / _ROWS, training / _ROWS, tangent / _ROWS)
+    return UnitCost(forward / count, training / count, tangent / count)
 
 
 def _tangent_cost(workload: Workload, model: nn.Module, rows: Tensor, forward: float) -> float:

@@ -2,6 +2,7 @@
 
 from coterie.workload.build import from_arrays, from_datasets
 from coterie.workload.fingerprint import fingerprint
+from coterie.workload.graph import from_graph
 from coterie.workload.load import load_workload
 from coterie.workload.losses import MarginLoss, get_loss, register_loss
 from coterie.workload.mlp import Mlp, build_from_spec, mlp_spec
@@ -25,6 +26,7 @@ __all__ = [
     "fingerprint",
     "from_arrays",
     "from_datasets",
+    "from_graph",
     "get_loss",
     "load_workload",
     "mlp_spec",

@@ -22,7 +22,7 @@ def load_workload(reference: str) -> Workload:
     """The workload that a reference names, with `reference` set so that it can be found again.
 
     Args:
-        reference: a built-in name (``"digits"``, ``"yeast"``, ``"water"``, ``"chemicals"``, ``"mhc"``) or
+        reference: a built-in name (``"digits"``, ``"yeast"``, ``"water"``, ``"chemicals"``, ``"mhc"``, ``"umls"``) or
             ``"path/file.py:attribute"``, where the attribute is a :class:`Workload` or a function without arguments
             that returns one. Without ``:attribute`` it is ``workload``. The file is run anew at each call; files
             beside it can be imported by it.
