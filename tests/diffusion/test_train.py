@@ -103,6 +103,18 @@ def seen_by(**options):
     return deep
 
 
+def together(passes, batches):
+    """Batches whose intervals were seen one after the other, in the order of the same batches seen at once."""
+    found, labels = [], torch.from_numpy(INTERVALS.labels)
+    for number, (_, t) in enumerate(batches):
+        x, times = (torch.cat(part) for part in zip(*passes[number * 3 : number * 3 + 3], strict=True))
+        order = labels[t].argsort(stable=True)
+        inverse = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
+        torch.testing.assert_close(times[inverse], t)
+        found.append((x[inverse], t))
+    return found
+
+
 def test_methods_see_the_same_images_and_noise():
     pytest.importorskip("torchjd")
     schedule = SCHEDULE
@@ -114,7 +126,10 @@ def test_methods_see_the_same_images_and_noise():
         {"tasks": IntervalTasks(INTERVALS, "pcgrad")},
     ):
         parts = []
-        for x, t in seen_by(**options):
+        batches = seen_by(**options)
+        if len(firsts) == 3:  # one pass an interval: back into the order of the batch
+            batches = together(batches, seen_by(tasks=IntervalTasks(INTERVALS)))
+        for x, t in batches:
             a, s = (values[t].float().view(-1, 1, 1, 1) for values in (schedule.signal, schedule.noise))
             parts.append((x, a, s))
         firsts.append(parts)
