@@ -83,7 +83,7 @@ class StepAffinity:
         return weights @ self.values @ weights.T
 
     def by_gap(self) -> tuple[IntArray, FloatArray]:
-        """The gaps |t1 - t2| between probed steps, ascending, and the mean affinity at each of them."""
+        """The gaps ``abs(t1 - t2)`` between probed steps, ascending, and the mean affinity at each of them."""
         gap = np.abs(self.steps[:, None] - self.steps[None, :]).ravel()
         gaps, where = np.unique(gap, return_inverse=True)
         return gaps, np.bincount(where, weights=self.values.ravel()) / np.bincount(where)
@@ -96,7 +96,7 @@ class StepAffinity:
         return self._pairs(place)
 
     def falling(self) -> float:
-        """Spearman correlation of the affinity with the gap |t1 - t2| over pairs of different steps.
+        """Spearman correlation of the affinity with the gap ``abs(t1 - t2)`` over pairs of different steps.
 
         Near -1: the affinity falls with the gap, as the paper observes. NaN with fewer than three steps.
         """
