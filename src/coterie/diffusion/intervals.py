@@ -34,8 +34,8 @@ def step_intervals(
     Args:
         schedule: noise schedule.
         k: number of intervals; the paper uses 5.
-        criterion: ``"snr"``: ``abs(q(t) - q(c))`` with the log SNR q. ``"time"``: ``abs(t - c)``, which gives equal lengths.
-            ``"gradient"``: the negative affinity of t and c.
+        criterion: ``"snr"``: ``abs(q(t) - q(c))`` with the log SNR q. ``"time"``: ``abs(t - c)``, which gives equal
+            lengths. ``"gradient"``: the negative affinity of t and c.
         affinity: needed for ``"gradient"``; steps between the probed ones are interpolated. Of a lookahead affinity,
             the entry with target t and source c.
         snr: ``"log"`` or ``"raw"``. The raw SNR spans many orders of magnitude, so that the first few steps, of nearly
