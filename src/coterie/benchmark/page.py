@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import coterie
 from coterie.benchmark.plot import Json, panel
 from coterie.benchmark.table import columns, explain, failure, headline, reference_rows, sorted_rows
 from coterie.errors import SettingError, StoreError
 from coterie.report import palette
-from coterie.report.formats import duration, percent, shorten
+from coterie.report.formats import duration, percent
+from coterie.report.templates import page_template
 from coterie.store.files import atomic_write, read_json, write_error
 
-if TYPE_CHECKING:
-    from jinja2 import Template
-
 FORMAT = 1
-
-
-@cache
-def _template() -> Template:
-    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
-
-    homes = [PackageLoader(package, package_path=".") for package in ("coterie.benchmark", "coterie.report")]
-    environment = Environment(
-        loader=ChoiceLoader(homes), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["shorten"] = shorten
-    return environment.get_template("page.html")
 
 
 def read_result(path: str | Path) -> dict[str, Any]:
@@ -56,7 +41,7 @@ def render(results: Sequence[Json]) -> str:
     """
     if not results:
         raise SettingError("Parameter `results` should hold at least one benchmark. Found none.")
-    return _template().render(
+    return page_template("page.html", "coterie.benchmark").render(
         beds=[_bed(number, result) for number, result in enumerate(results, 1)],
         title=", ".join(str(result["bed"]["name"]) for result in results),
         version=coterie.__version__,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +13,12 @@ import coterie
 from coterie.diffusion.figures import tiled
 from coterie.diffusion.plane import Plane
 from coterie.report import palette
-from coterie.report.formats import known, number, percent, plural, shorten
+from coterie.report.formats import known, number, percent, plural
 from coterie.report.png import data_uri, png
+from coterie.report.templates import page_template
 from coterie.store.files import atomic_write, write_error
 
 if TYPE_CHECKING:
-    from jinja2 import Template
-
     from coterie.diffusion.study import Study
 
 Json = Mapping[str, Any]
@@ -30,23 +28,11 @@ _PIXELS, _STEPS = 250, 60
 _POINTS = 800
 
 
-@cache
-def _template() -> Template:
-    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
-
-    homes = [PackageLoader(package, package_path=".") for package in ("coterie.diffusion", "coterie.report")]
-    environment = Environment(
-        loader=ChoiceLoader(homes), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["shorten"] = shorten
-    return environment.get_template("page.html")
-
-
 def render(study: Study) -> str:
     """The page of a study as text."""
     facts = study.facts
     rows = facts["methods"]
-    return _template().render(
+    return page_template("page.html", "coterie.diffusion").render(
         facts=facts,
         version=coterie.__version__,
         palette={mode: palette.css(mode) for mode in ("light", "dark")},

@@ -244,9 +244,8 @@ class IntervalTasks:
         """As :meth:`step`, with one forward pass for the examples of each interval: faster for gradient methods.
 
         Methods that combine gradients need one backward pass an interval. After a common forward pass each of them goes
-        through the whole batch; after separate ones it goes through the interval's examples only, so that a step costs
-        little more than one without tasks. Layers that mix the examples of a batch (BatchNorm) see those of one
-        interval at a time.
+        through the whole batch; after separate ones it goes through the interval's examples only. Layers that mix the
+        examples of a batch (BatchNorm) see those of one interval at a time.
 
         Args:
             losses_function: gives the (b,) losses of the examples of the batch whose (b,) numbers it is called with.

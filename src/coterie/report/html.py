@@ -4,32 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
 from coterie.report import palette, tables, text
 from coterie.report.data import Groups, Json, ReportData, parse
-from coterie.report.formats import DASH, flops, plural, shorten
+from coterie.report.formats import DASH, flops, plural
 from coterie.report.heatmap import heatmap
+from coterie.report.templates import page_template
 from coterie.store.files import write_error
-
-if TYPE_CHECKING:
-    from jinja2 import Template
-
-
-@cache
-def _template() -> Template:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    loader = PackageLoader("coterie.report", package_path=".")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["shorten"] = shorten
-    return environment.get_template("template.html")
 
 
 def _same(a: Groups | None, b: Groups | None) -> bool:
@@ -61,7 +45,7 @@ def render(result: Json) -> str:
     data = parse(result)
     cards = tables.cards(data, data.served)
     other = data.found if not _same(data.found, data.served) else None
-    return _template().render(
+    return page_template("template.html").render(
         data=data,
         headline=text.headline(data),
         subtitle=" · ".join([data.name, plural(len(data.tasks), "task"), f"coterie {data.version or DASH}"]),
