@@ -5,12 +5,17 @@ The rooms that compute know only this small interface; :mod:`coterie.store` writ
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
+
+from coterie.errors import CoterieError
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +34,11 @@ class UnitStore(Protocol):
         ...
 
 
+#: folder of a run for feature shards
+SHARDS = "shards"
+_SHARD = re.compile(r"[0-9a-f]{64}-\d{5}\.safetensors|\.coterie-[0-9a-f]{32}\.tmp")
+
+
 class NoStore:
     """Computes every unit anew and keeps nothing."""
 
@@ -36,3 +46,36 @@ class NoStore:
         """Compute."""
         del name, key
         return compute()
+
+
+def folder_of(store: UnitStore, name: str) -> Path | None:
+    """A folder for files that several processes write, where the store has a place for it."""
+    ask: Callable[[str], Path | None] | None = getattr(store, "folder", None)
+    return None if ask is None else ask(name)
+
+
+def drop_shards(folder: Path | None) -> None:
+    """Delete the feature shards in a folder: they are of no use once what was made of them is kept elsewhere."""
+    if folder is None or not folder.is_dir():
+        return
+    for path in list(folder.iterdir()):
+        if _SHARD.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+    with suppress(OSError):  # something else is in it
+        folder.rmdir()
+
+
+class _MissingError(CoterieError):
+    """A unit is not in the store yet."""
+
+
+def look(store: UnitStore, name: str, key: Mapping[str, Any]) -> Payload | None:
+    """The finished unit, or None: so that what is missing can be computed together."""
+
+    def refuse() -> Payload:
+        raise _MissingError
+
+    try:
+        return store.unit(name, key, refuse)
+    except _MissingError:
+        return None

@@ -9,6 +9,7 @@ Every error names the parameter, what was found, the likely cause and the way ou
     │   ├── NonDeterministicModelError      two passes over the same rows disagree
     │   └── GradientMismatchError           fast gradients disagree with the plain loop
     ├── ResourceError (RuntimeError)        the plan does not fit the memory or disk that was allowed
+    ├── WorkerError (RuntimeError)          an executor's workers were lost too often or cannot run the jobs
     ├── StoreError (OSError)                a run directory cannot be read or written
     └── MissingDependencyError (ImportError) an optional package is needed; the message has the install line
 
@@ -52,6 +53,10 @@ class GradientMismatchError(ModelError):
 
 class ResourceError(CoterieError, RuntimeError):
     """The plan does not fit the memory or disk that was allowed."""
+
+
+class WorkerError(CoterieError, RuntimeError):
+    """The workers of an executor were lost too often, or cannot run the jobs."""
 
 
 class StoreError(CoterieError, OSError):

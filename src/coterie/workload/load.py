@@ -22,10 +22,10 @@ def load_workload(reference: str) -> Workload:
     """The workload that a reference names, with `reference` set so that it can be found again.
 
     Args:
-        reference: a built-in name (``"digits"``, ``"yeast"``, ``"water"``, ``"chemicals"``, ``"mhc"``, ``"umls"``) or
-            ``"path/file.py:attribute"``, where the attribute is a :class:`Workload` or a function without arguments
-            that returns one. Without ``:attribute`` it is ``workload``. The file is run anew at each call; files
-            beside it can be imported by it.
+        reference: a built-in name (``"digits"``, ``"yeast"``, ``"water"``, ``"chemicals"``, ``"mhc"``, ``"umls"``,
+            ``"texts"``) or ``"path/file.py:attribute"``, where the attribute is a :class:`Workload` or a function
+            without arguments that returns one. Without ``:attribute`` it is ``workload``. The file is run anew at each
+            call; files beside it can be imported by it.
 
     Raises:
         WorkloadError: no such name, file or attribute; the file fails (the message has the line); or it is no workload.

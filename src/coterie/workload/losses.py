@@ -23,6 +23,8 @@ class MarginLoss(ABC):
 
     #: ridge strength that suited such losses on the development data (docs/decisions.md)
     default_ridge: float = 0.01
+    #: whether labels that are all equal leave nothing to learn
+    labels_vary: bool = True
 
     def margin(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Margin (...) of raw outputs (..., width) for labels (...)."""
@@ -107,6 +109,29 @@ class MulticlassLoss(MarginLoss):
         return torch.softmax(outputs, -1)
 
 
+class SequenceLoss(MulticlassLoss):
+    """Negative log-probability of the right answer; labels are all 1; the margin is the log-odds of that answer.
+
+    The model returns the margin itself, as the right answer is part of its inputs; ``softplus(-h)`` keeps its digits
+    where the probability is nearly 1.
+
+    Example:
+        >>> f"{float(SequenceLoss().value(torch.tensor(30.0), torch.tensor(1.0))):.3g}"  # -log p with p = 1 - 9.36e-14
+        '9.36e-14'
+    """
+
+    labels_vary = False
+
+    def margin(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """The output."""
+        del labels
+        return outputs[..., 0]
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        """Probability of the answer that was given as an input."""
+        return torch.sigmoid(outputs[..., 0])
+
+
 class RegressionLoss(MarginLoss):
     """Squared error of the prediction; the margin is the prediction."""
 
@@ -133,6 +158,7 @@ _LOSSES: dict[str, MarginLoss] = {
     "binary": BinaryLoss(),
     "multiclass": MulticlassLoss(),
     "regression": RegressionLoss(),
+    "sequence": SequenceLoss(),
 }
 
 

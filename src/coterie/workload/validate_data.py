@@ -38,7 +38,9 @@ def check_data(workload: Workload) -> None:
             _check_binary(task, column, workload)
         elif task.kind == "multiclass":
             _check_classes(task, column, workload)
-        else:
+        elif task.kind == "sequence":
+            _check_ones(task, column)
+        elif task.loss.labels_vary:
             _check_constant(task, column, workload)
     _warn_rare(workload, labels)
     _warn_constant_inputs(workload)
@@ -171,6 +173,17 @@ def _check_constant(task: Task, column: Tensor, workload: Workload) -> None:
             f"Parameter `y`: all {len(train)} training labels of task {task.name!r} are {value:g}: there is nothing "
             "to learn, and the targets cannot be brought to standard deviation 1. Drop the task or give it more "
             "labels."
+        )
+
+
+def _check_ones(task: Task, column: Tensor) -> None:
+    raw = column[~torch.isnan(column)] * task.scale + task.center
+    other = raw[raw != 1]
+    if len(other):
+        raise WorkloadError(
+            f"Parameter `y`: the labels of task {task.name!r} should all be 1, since a task of the kind 'sequence' has "
+            f"the right answer among its inputs. Found {float(other[0]):g}. Workloads of such tasks are made by "
+            "coterie.workload.causal.from_causal; kind='binary' is for labels of 0 and 1."
         )
 
 

@@ -55,7 +55,7 @@ def fit_heads(workload: Workload, model: nn.Module, structure: Structure, seed: 
                     target.copy_(values)
                 else:
                     named[name][list(rows)] = values
-    others = tuple(head for head in structure.heads if not head.linear)
+    others = tuple(head for head in structure.heads if not head.linear and head.parameters)
     if others:
         _train(workload, model, others, pairs.rows, seed)
     return flops

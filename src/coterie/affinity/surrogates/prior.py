@@ -96,9 +96,15 @@ def guess(workload: Workload, values: Floats) -> Callable[[NDArray[np.bool_]], F
         workload: tasks and data.
         values: (N, T) losses of real runs, NaN outside the subset.
     """
-    constant = np.array([_constant_loss(workload, task) for task in range(workload.n_tasks)])
-    seen = np.isfinite(values)
-    level = constant * (float(np.median((values / constant)[seen])) if seen.any() else 1.0)
+    level = np.ones(workload.n_tasks)
+    varied = np.array([task.loss.labels_vary for task in workload.tasks])
+    level[varied] = [_constant_loss(workload, task) for task in np.flatnonzero(varied).tolist()]
+    shares = (values / level)[:, varied]
+    if (seen := np.isfinite(shares)).any():
+        level[varied] *= np.median(shares[seen])
+    for task in np.flatnonzero(~varied):  # labels of whole answers say nothing about the size of their loss
+        if (seen := np.isfinite(values[:, task])).any():
+            level[task] = np.median(values[seen, task])
 
     def predict(asked: NDArray[np.bool_]) -> Floats:
         size = asked.sum(1, keepdims=True)
