@@ -68,10 +68,14 @@ class Apply(nn.Module):
 
 
 class Branching(nn.Module):
-    """Control flow that depends on the data: impossible under vmap(grad)."""
+    """Control flow that depends on the data, and a number of its own: impossible under vmap, all of it or alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.tanh() if float(x.detach().sum()) > 1e9 else x * 2
+        return x.tanh() if float(x.detach().sum()) > 1e9 else x * self.scale
 
 
 def chain(middle: nn.Module) -> tuple[Workload, nn.Module]:

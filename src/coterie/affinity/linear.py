@@ -13,6 +13,9 @@ from coterie.affinity.newton import Solution, solve, values
 from coterie.affinity.refine import iterate
 from coterie.affinity.statistics import Statistics, TaskBlock
 
+#: examples whose features are read at a time
+_ROWS = 4096
+
 
 @dataclass(frozen=True, eq=False)
 class LinearBase:
@@ -61,10 +64,13 @@ class LinearBase:
             rows = []
             for task, block in enumerate(self.train):
                 _, head = solution.head(task)
-                move = block.g @ solution.trunk[task].to(block.g.dtype)
-                if block.head.shape[1]:
-                    move = move + block.head @ head[0].to(block.head.dtype)
-                rows.append(float(move.double().square().mean().sqrt()))
+                trunk, total = solution.trunk[task].to(block.offset.dtype), 0.0
+                for part in block.chunks(_ROWS):
+                    move = part.g @ trunk
+                    if block.head.shape[1]:
+                        move = move + part.head @ head[0].to(block.head.dtype)
+                    total += float(move.double().square().sum())
+                rows.append((total / max(1, block.rows)) ** 0.5)
             margin_moves.append(rows)
             trunk_moves.append((self.stretch * torch.linalg.vector_norm(solution.trunk, dim=1)).tolist())
         return np.asarray(margin_moves), np.asarray(trunk_moves)

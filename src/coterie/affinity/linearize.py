@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from coterie._units import NoStore, Payload
-from coterie.affinity.blocks import pack_blocks, under, unpack_blocks
+from coterie._units import SHARDS, NoStore, Payload, drop_shards, folder_of
+from coterie.affinity.blocks import compressed, pack_blocks, under, unpack_blocks
 from coterie.affinity.context import Context
 from coterie.affinity.costs import timed
 from coterie.affinity.digest import digest
@@ -17,7 +17,8 @@ from coterie.affinity.linear import LinearBase
 from coterie.affinity.secants import secant_blocks, secant_flops
 from coterie.affinity.statistics import Statistics, TaskBlock, compute_statistics
 from coterie.errors import ResourceError
-from coterie.features import Directions, PartFeatures, RandomDirections, compute_features
+from coterie.features import Directions, PartFeatures, RandomDirections
+from coterie.features.shards import compute_shards
 from coterie.training import Fit, UnitCost
 from coterie.workload import Workload
 
@@ -43,15 +44,15 @@ def linearize(
     Cost: about 2 d forward passes over both parts in forward mode; see the note that the planner leaves.
     """
     workload = context.workload
+    folder = folder_of(context.store, SHARDS)
 
     def compute() -> Payload:
         parts: dict[str, PartFeatures] = {}
-        model = workload.build_model(context.seed).to(workload.labels.device)
-        model.load_state_dict(dict(state))
         for part in ("train", "validation"):
-            parts[part] = compute_features(
-                workload, model, directions, structure=context.structure, part=part, heads=settings.heads,
-                memory=context.memory, head_directions=HEAD_DIRECTIONS,
+            parts[part] = compute_shards(
+                workload, state, directions, structure=context.structure, part=part, heads=settings.heads,
+                memory=context.memory, head_directions=HEAD_DIRECTIONS, dtype=settings.dtype,
+                folder=folder, executor=context.executor,
                 progress=lambda _, a, b: context.progress(f"features of base {number + 1}", a, b),
             )  # fmt: skip
         check_heads(workload, [parts["train"].head_width(t) for t in range(workload.n_tasks)], context.memory)
@@ -65,11 +66,12 @@ def linearize(
         note = f"features: {plan.mode} mode, d = {directions.count}. {plan.reason}"
         return Payload(dict(arrays), {"note": note, "mode": plan.mode})
 
-    size = 4 * int(workload.observed.sum()) * (directions.count + 64)
+    size = int(workload.observed.sum()) * (_bytes(settings) * directions.count + 4 * 64)
     store = context.store if size <= KEEP_BYTES else NoStore()
     along = None if isinstance(directions, RandomDirections) else digest(directions.chunk(0, directions.count))
-    key = {"base": number, "settings": settings.to_dict(), "state": digest(state), "directions": along}
+    key = {"base": number, "settings": _key(settings), "state": digest(state), "directions": along}
     payload = timed(store, context.costs, "gradient features", "features", key, compute)
+    drop_shards(folder)
     if number == 0:
         notes.append(str(payload.meta["note"]))
     own = settings.heads == "exact" and not all(head.linear for head in context.structure.heads)
@@ -88,7 +90,7 @@ def by_secants(
     def compute() -> Payload:
         tell = lambda stage, a, b: context.progress(f"{stage} (base {number + 1})", a, b)  # noqa: E731
         blocks = {
-            part: secant_blocks(workload, base.state, ends, context.structure, part, tell)
+            part: compressed(secant_blocks(workload, base.state, ends, context.structure, part, tell), settings.dtype)
             for part in ("train", "validation")
         }
         check_heads(workload, [block.head.shape[1] for block in blocks["train"]], context.memory)
@@ -98,11 +100,11 @@ def by_secants(
             arrays.update({f"{part}/{name}": value for name, value in pack_blocks(blocks[part]).items()})
         return Payload(dict(arrays))
 
-    size = 4 * int(workload.observed.sum()) * (len(ends) + 64)
+    size = int(workload.observed.sum()) * (_bytes(settings) * len(ends) + 4 * 64)
     store = context.store if size <= KEEP_BYTES else NoStore()
     key = {
         "base": number,
-        "settings": settings.to_dict(),
+        "settings": _key(settings),
         "state": digest(base.state),
         "ends": [digest(e) for e in ends],
     }
@@ -111,6 +113,15 @@ def by_secants(
     if number == 0:
         notes.append(f"features: margins at the ends of {len(ends)} short single-task trainings, forward passes only")
     return _assemble(workload, payload, 1.0)
+
+
+def _bytes(settings: GradTAE) -> int:
+    return 4 if settings.dtype == "float32" else 2
+
+
+def _key(settings: GradTAE) -> dict[str, Any]:
+    """Settings as part of the key of a unit; the usual type is left out, so that older units are still found."""
+    return {name: value for name, value in settings.to_dict().items() if (name, value) != ("dtype", "float32")}
 
 
 def _assemble(workload: Workload, payload: Payload, stretch: float) -> LinearBase:
@@ -157,6 +168,8 @@ def task_blocks(workload: Workload, features: PartFeatures) -> tuple[TaskBlock, 
     """One block a task from the features of a part."""
     blocks = []
     for index, task in enumerate(workload.tasks):
-        own = features.task(index)
-        blocks.append(TaskBlock(own.g, own.head, own.offset, own.targets, task.loss))
+        own, trunk, device = features.pairs_of(index), features.stored(index), features.offset.device
+        scale = None if trunk.scale is None else trunk.scale.to(device)
+        rest = (features.head(index), features.offset[own], features.targets[own])
+        blocks.append(TaskBlock(trunk.stored.to(device), *rest, task.loss, scale))
     return tuple(blocks)

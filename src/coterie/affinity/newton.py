@@ -169,7 +169,7 @@ def values(solution: Solution, blocks: Sequence[TaskBlock]) -> NDArray[np.float6
 
 def margins(block: TaskBlock, point: Point, layout: Layout, task: int, *, offset: bool = True) -> Tensor:
     """(m_t, n) margins of a task's examples in all subsets with it, in the type of the features."""
-    kind = block.g.dtype
+    kind = block.offset.dtype
     u = point.u[layout.subsets_of(task)].to(kind)
     w = point.w[layout.pairs_of(task), : block.head.shape[1]].to(kind)
     result = torch.addmm(block.offset, u, block.g.mT) if offset else u @ block.g.mT

@@ -119,7 +119,7 @@ class _Problem:
     @property
     def slack(self) -> float:
         """Relative error of an objective in the type of the features."""
-        return 2e-7 if self.blocks[0].g.dtype == torch.float32 else 1e-13
+        return 2e-7 if self.blocks[0].offset.dtype == torch.float32 else 1e-13
 
     def evaluate(self, point: Point, layout: Layout, shifts: Shifts) -> tuple[Tensor, Point]:
         """Summed objective (m,) and its gradient at a point; one pass over the features."""
@@ -254,7 +254,7 @@ def _minimise(
     statistics = problem.statistics
     count = examples(statistics, layout)
     loss = layout.mask.double() @ statistics.loss
-    kind = problem.blocks[0].g.dtype
+    kind = problem.blocks[0].offset.dtype
     state = _State(
         layout=layout,
         shifts=solver.shifts,

@@ -6,7 +6,7 @@ they are known, one Newton step for any subset costs the same for a hundred and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,7 +15,11 @@ from torch import Tensor
 
 from coterie._progress import Progress, silent
 from coterie.errors import SettingError, WorkloadError
+from coterie.features import FeatureMatrix
 from coterie.workload.losses import MarginLoss
+
+#: types of features that are stored in half the bytes
+HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,11 +27,13 @@ class TaskBlock:
     """The linearised examples of one task, in one part of the data.
 
     Attributes:
-        g: (n, d) projected gradient of the margin with respect to the trunk.
+        g: (n, d) projected gradient of the margin with respect to the trunk; float16 or bfloat16 where it is stored in
+            half the bytes, and then read in full precision by :meth:`chunks` only.
         head: (n, q) gradient of the margin with respect to the task's own head; q may be 0.
         offset: (n,) margin of the base model.
         targets: (n,) labels.
         loss: the loss of the task as a function of the margin.
+        scale: (d,) what the columns of a float16 `g` are multiplied by on reading.
     """
 
     g: Tensor
@@ -35,6 +41,7 @@ class TaskBlock:
     offset: Tensor
     targets: Tensor
     loss: MarginLoss
+    scale: Tensor | None = None
 
     def __post_init__(self) -> None:
         n = self.offset.shape[0]
@@ -46,7 +53,8 @@ class TaskBlock:
                 f"{tuple(self.targets.shape)}."
             )
 
-        types = {part.dtype for part in (self.g, self.head, self.offset, self.targets)}
+        full = (self.head, self.offset, self.targets)
+        types = {part.dtype for part in (full if self.g.dtype in HALF else (self.g, *full))}
         if len(types) > 1:
             raise SettingError(
                 f"The tensors of a TaskBlock should have one type. Found {sorted(map(str, types))}. "
@@ -58,18 +66,13 @@ class TaskBlock:
         """Number of examples with a label."""
         return self.offset.shape[0]
 
-    def chunks(self, size: int) -> list[TaskBlock]:
-        """The block cut into row chunks (views) of at most `size` rows."""
-        return [
-            TaskBlock(
-                self.g[start : start + size],
-                self.head[start : start + size],
-                self.offset[start : start + size],
-                self.targets[start : start + size],
-                self.loss,
-            )
-            for start in range(0, self.rows, size)
-        ]
+    def chunks(self, size: int) -> Iterator[TaskBlock]:
+        """The block cut into row chunks of at most `size` rows: views, or copies in full precision of a half `g`."""
+        stored = FeatureMatrix(self.g, self.scale, self.offset.dtype)
+        for start in range(0, self.rows, size):
+            own = slice(start, start + size)
+            g = stored.rows(own).read(self.offset.device)
+            yield TaskBlock(g, self.head[own], self.offset[own], self.targets[own], self.loss)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,10 +7,12 @@ from coterie.features.modes import differentiable
 from coterie.features.part import PartFeatures, TaskFeatures
 from coterie.features.plan import FeaturePlan, plan_features
 from coterie.features.random_directions import RandomDirections
+from coterie.features.storage import FeatureMatrix
 from coterie.features.validate import GradientReport, validate_gradients
 
 __all__ = [
     "Directions",
+    "FeatureMatrix",
     "FeaturePlan",
     "GradientReport",
     "HeadFeatures",

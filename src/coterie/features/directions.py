@@ -36,6 +36,10 @@ class Directions(ABC):
     def chunk(self, start: int, stop: int) -> dict[str, Tensor]:
         """Directions start..stop-1: one tensor (stop - start, *shape) a parameter."""
 
+    def part(self, name: str, start: int, stop: int) -> Tensor:
+        """Directions start..stop-1 of one parameter: (stop - start, *shape)."""
+        return self.chunk(start, stop)[name]
+
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the parameters that the directions move."""
@@ -113,3 +117,7 @@ class StackedDirections(Directions):
     def chunk(self, start: int, stop: int) -> dict[str, Tensor]:
         """Directions start..stop-1."""
         return {name: value[start:stop] for name, value in self._tensors.items()}
+
+    def part(self, name: str, start: int, stop: int) -> Tensor:
+        """Directions start..stop-1 of one parameter."""
+        return self._tensors[name][start:stop]

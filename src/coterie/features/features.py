@@ -7,13 +7,16 @@ from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from coterie._progress import Progress, silent
 from coterie.errors import SettingError
 from coterie.features import forward, reverse
 from coterie.features.directions import Directions
-from coterie.features.heads import capture
+from coterie.features.heads import HeadCapture
+from coterie.features.hooked import Hooks
+from coterie.features.layers import HooksUnsupportedError
 from coterie.features.modes import differentiable
 from coterie.features.pairs import Pairs, labelled_pairs
 from coterie.features.part import PartFeatures
@@ -22,11 +25,20 @@ from coterie.features.probe import choose_backend, warn_fallback
 from coterie.features.program import MarginProgram
 from coterie.features.random_directions import RandomDirections
 from coterie.features.sink import Sink
+from coterie.features.storage import stored_type
 from coterie.workload.structure import Structure, find_structure
 from coterie.workload.workload import Workload
 
 HEADS = ("exact", "projected", "none")
 PARTS = ("train", "validation", "test")
+#: what the plan says of the way that the model supports
+_WAYS = {
+    ("forward", "stacked"): "The directions of a chunk go through the model together.",
+    ("forward", "one by one"): "Directions go through the model one by one.",
+    ("reverse", "hooks"): "Hooks on the layers give the gradients of a chunk in one backward pass.",
+    ("reverse", "stacked"): "The gradients of a chunk are taken together (vmap).",
+    ("reverse", "one by one"): "Gradients are taken one by one.",
+}
 
 
 def compute_features(
@@ -42,12 +54,18 @@ def compute_features(
     head_directions: int = 32,
     progress: Progress | None = None,
     spill: Path | str | None = None,
+    dtype: str = "float32",
 ) -> PartFeatures:
     """Projected gradients ``P^T grad h`` of the margins of all labelled (example, task) pairs of a part.
 
     Forward mode takes one directional derivative a direction, which has the value for every task of every example;
     reverse mode takes the gradient of every label and projects it. Both give the same numbers up to rounding. The model
-    is put in evaluation mode meanwhile and is left as it was found.
+    is put in evaluation mode meanwhile and is left as it was found, but for buffers that its own forward pass changes
+    even then.
+
+    Reverse mode works by hooks on the layers where it can (see :mod:`coterie.features.hooked`): every parameter belongs
+    to a layer that takes one tensor and returns one, and three rows give the same gradients together as alone, as does
+    one pair of every chunk. Else the gradients of a chunk are taken under vmap, or one by one; the plan says which.
 
     Args:
         workload: tasks and data.
@@ -63,6 +81,9 @@ def compute_features(
         head_directions: directions for heads that are not linear.
         progress: called as progress("features", done, total).
         spill: a new file (or a folder) for features that do not fit the memory: a mapped safetensors file.
+        dtype: how features are stored: ``"float32"`` (double for double models), ``"float16"`` (half the bytes, each
+            number to 0.05 %, columns scaled so that nothing overflows) or ``"bfloat16"`` (half the bytes, to 0.4 %).
+            They are computed and read in full precision whatever it is.
 
     Raises:
         SettingError: unknown option, or directions that do not fit the model.
@@ -76,7 +97,8 @@ def compute_features(
 
     Cost:
         Forward mode about 2 d forward passes over the rows; reverse mode about 3 passes a label and the projection.
-        Never holds a (parameters x d) or (labels x parameters) matrix.
+        Never holds a (parameters x d) or (labels x parameters) matrix; by hooks, no more than one parameter's gradients
+        and directions at a time.
 
     Source:
         Grad-TAE (arXiv 2409.06091), features of the linearised model; forward mode is this library's own.
@@ -103,13 +125,21 @@ def compute_features(
     with differentiable(model):
         runs = [_Run(MarginProgram(workload, model, each.names), each) for each in every]
         program = MarginProgram(workload, model, [name for each in every for name in each.names])
-        plan = _plan(workload, program, runs, pairs, mode, memory, spill is not None)
-        margins, head = capture(workload, model, structure if heads == "exact" else None, pairs, program.dtype)
+        stored = stored_type(dtype, program.dtype)
+        ask = (workload, program, runs, pairs, mode, memory, spill is not None, stored)
+        hooks = Hooks(program)
+        plan = _plan(*ask, hooks)
+        capture = HeadCapture(workload, model, structure if heads == "exact" else None, pairs, program.dtype)
         file = _spill_file(spill, part) if plan.spill and spill is not None else None
-        sinks = [Sink(pairs, directions.count, program.dtype, file)]
+        sinks = [Sink(pairs, directions.count, program.dtype, file, stored)]
         if own is not None:
             sinks.append(Sink(pairs, own.count, program.dtype))
-        _compute(program, runs, sinks, pairs, plan, progress or silent)
+        try:
+            _compute(program, runs, sinks, pairs, plan, progress or silent, capture, hooks)
+        except HooksUnsupportedError:  # in a later batch, what the trial could not see: all again in another way
+            plan = replace(_plan(*ask, None), spill=plan.spill)
+            _compute(program, runs, sinks, pairs, plan, progress or silent, capture, hooks)
+    margins, head = capture.result()
     if own is not None:
         head = replace(head, projected=sinks[1].features, directions=own)
     return PartFeatures(
@@ -120,7 +150,7 @@ def compute_features(
         local=pairs.local,
         offset=margins[pairs.local, pairs.task],
         targets=workload.targets[pairs.rows][pairs.local, pairs.task].to(program.dtype),
-        g=sinks[0].features,
+        matrix=sinks[0].finish(),
         heads=heads,
         head_features=head,
         structure=structure if heads != "projected" else None,
@@ -143,9 +173,15 @@ def _compute(
     pairs: Pairs,
     plan: FeaturePlan,
     progress: Progress,
+    capture: HeadCapture,
+    hooks: Hooks,
 ) -> None:
+    jobs = [(run.directions, sink) for run, sink in zip(runs, sinks, strict=True)]
+    if plan.way == "hooks":  # its passes are ordinary ones, which serve the heads too
+        hooks.compute(jobs, pairs, plan, progress, capture)
+        return
+    capture.run()
     if plan.mode == "reverse":
-        jobs = [(run.directions, sink) for run, sink in zip(runs, sinks, strict=True)]
         reverse.compute(program, jobs, pairs, plan, progress)
         return
     for run, sink in zip(runs, sinks, strict=True):
@@ -153,21 +189,34 @@ def _compute(
 
 
 def _plan(
-    workload: Workload, program: MarginProgram, runs: Sequence[_Run], pairs: Pairs, mode: str, memory: int, spill: bool
+    workload: Workload,
+    program: MarginProgram,
+    runs: Sequence[_Run],
+    pairs: Pairs,
+    mode: str,
+    memory: int,
+    spill: bool,
+    stored: torch.dtype,
+    hooks: Hooks | None,
 ) -> FeaturePlan:
     """Plan, try the plan on two rows, and plan again when the model does not support it."""
     size = sum(run.directions.size for run in runs)
     count = sum(run.directions.count for run in runs)
-    need = demand(workload, program.model, pairs, size, count, program.dtype.itemsize)
-    plan = make_plan(need, mode=mode, memory=memory, spill=spill)
+    largest = max(value.numel() for value in program.parameters.values())
+    item, first = program.dtype.itemsize, runs[0].directions.count
+    each = first * stored.itemsize + (count - first) * item
+    need = demand(workload, program.model, pairs, size, count, item, largest, each)
+    # hooks need the least memory: what does not fit with them is refused before anything is tried
+    mode_first = make_plan(need, mode=mode, memory=memory, spill=spill, way="hooks").mode
     jobs = [(run.program, run.directions) for run in runs]
-    backend, problem = choose_backend(program, jobs, pairs, plan.mode)
+    backend, problem = choose_backend(program, jobs, pairs, mode_first, hooks=hooks)
+    because = ""
     if problem is not None:
-        warn_fallback(plan.mode, backend, problem)
-        if backend.mode != plan.mode:
-            because = f"Forward mode is not supported by {problem}; so "
-            plan = make_plan(need, mode=backend.mode, memory=memory, spill=spill, because=because)
-    return replace(plan, batched=backend.batched)
+        warn_fallback(mode_first, backend, problem)
+        if backend.mode != mode_first:
+            because, mode = f"Forward mode is not supported by {problem}; so ", backend.mode
+    plan = make_plan(need, mode=mode, memory=memory, spill=spill, because=because, way=backend.way)
+    return replace(plan, reason=f"{plan.reason} {_WAYS[backend.mode, backend.way]}")
 
 
 def _own_directions(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -106,6 +107,85 @@ def _projected_move(head: HeadSpec, task: int, w: Tensor, directions: Directions
     return {name: (rows, whole[name] if rows is None else whole[name][list(rows)]) for name, rows in head.parameters}
 
 
+class HeadCapture:
+    """Collects margins, and what the gradients of linear heads consist of, while rows pass through the model.
+
+    Args:
+        workload: tasks and data.
+        model: the module.
+        structure: trunk and heads; with None no head is linear, and the head features are empty.
+        pairs: the labelled pairs.
+        dtype: of the numbers.
+    """
+
+    def __init__(
+        self, workload: Workload, model: nn.Module, structure: Structure | None, pairs: Pairs, dtype: torch.dtype
+    ) -> None:
+        self._workload, self._model, self._pairs, self._dtype = workload, model, pairs, dtype
+        self._heads = structure.heads if structure else (HeadSpec(()),) * workload.n_tasks
+        self._linear = [head.module if head.linear else None for head in self._heads]
+        self._alias: dict[str, str] = {}
+        self._inputs: dict[str, Tensor] = {}
+        self._rows: dict[str, Tensor] = {}
+
+    def run(self, chunk: int = 256) -> None:
+        """Pass all labelled rows through the model."""
+        for local in torch.arange(len(self._pairs.rows), device=self._pairs.rows.device).split(chunk):
+            with torch.no_grad(), self.listening():
+                outputs = self._workload.outputs(self._model, self._workload.batch(self._pairs.rows[local]))
+            self.take(local, outputs)
+
+    @contextmanager
+    def listening(self) -> Generator[None]:
+        """Hooks that keep what the linear heads read."""
+
+        def recorder(name: str) -> Callable[..., None]:
+            def record(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+                del module, output
+                self._inputs[name] = args[0].detach()
+
+            return record
+
+        names = dict.fromkeys(name for name in self._linear if name is not None)
+        hooks = [self._model.get_submodule(name).register_forward_hook(recorder(name)) for name in names]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def take(self, local: Tensor, outputs: Tensor) -> None:
+        """Keep what belongs to the rows at positions `local` among the labelled rows, which gave `outputs`."""
+        workload, targets = self._workload, self._workload.targets[self._pairs.rows[local]].to(self._dtype)
+        with torch.enable_grad():
+            leaf = outputs.detach().to(self._dtype).requires_grad_()
+            values = workload.margins(leaf, targets)
+            # a margin reads its own task's outputs only, so one gradient of the sum has the slopes of all
+            self._put(" slopes", local, torch.autograd.grad(values.sum(), leaf)[0])
+        self._put(" margins", local, values.detach())
+        self._alias = self._alias or _distinct(self._inputs)
+        for name in dict.fromkeys(self._alias.values()):
+            self._put(name, local, self._inputs[name])
+        self._inputs.clear()
+
+    def result(self) -> tuple[Tensor, HeadFeatures]:
+        """Margins (R, T) and the features of the heads, once all rows have passed."""
+        stored = list(dict.fromkeys(self._alias.values()))
+        features = HeadFeatures(
+            representations=tuple(self._rows[name] for name in stored),
+            source=tuple(-1 if name is None else stored.index(self._alias[name]) for name in self._linear),
+            slopes=self._rows[" slopes"],
+            bias=tuple(len(head.parameters) == 2 for head in self._heads),
+            columns=self._workload.columns,
+        )
+        return self._rows[" margins"], features
+
+    def _put(self, name: str, local: Tensor, values: Tensor) -> None:
+        if name not in self._rows:
+            self._rows[name] = values.new_empty((len(self._pairs.rows), *values.shape[1:]), dtype=self._dtype)
+        self._rows[name][local] = values.to(self._dtype)
+
+
 def capture(
     workload: Workload,
     model: nn.Module,
@@ -118,50 +198,9 @@ def capture(
 
     With `structure` None no head is linear, and the head features are empty.
     """
-    heads = structure.heads if structure else (HeadSpec(()),) * workload.n_tasks
-    linear = [head.module if head.linear else None for head in heads]
-    modules = tuple(dict.fromkeys(name for name in linear if name is not None))
-    margins, slopes, seen = [], [], []
-    for rows in pairs.rows.split(chunk):
-        with torch.no_grad():
-            outputs, inputs = _pass(workload, model, rows, modules)
-        seen.append(inputs)
-        with torch.enable_grad():
-            leaf = outputs.detach().to(dtype).requires_grad_()
-            values = workload.margins(leaf, workload.targets[rows].to(dtype))
-            # a margin reads its own task's outputs only, so one gradient of the sum has the slopes of all
-            slopes.append(torch.autograd.grad(values.sum(), leaf)[0])
-        margins.append(values.detach())
-    alias = _distinct(seen[0])
-    stored = list(dict.fromkeys(alias.values()))
-    features = HeadFeatures(
-        representations=tuple(torch.cat([inputs[name] for inputs in seen]).to(dtype) for name in stored),
-        source=tuple(-1 if name is None else stored.index(alias[name]) for name in linear),
-        slopes=torch.cat(slopes),
-        bias=tuple(len(head.parameters) == 2 for head in heads),
-        columns=workload.columns,
-    )
-    return torch.cat(margins), features
-
-
-def _pass(
-    workload: Workload, model: nn.Module, rows: Tensor, modules: Sequence[str]
-) -> tuple[Tensor, dict[str, Tensor]]:
-    inputs: dict[str, Tensor] = {}
-
-    def recorder(name: str) -> Callable[..., None]:
-        def record(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            del module, output
-            inputs[name] = args[0]
-
-        return record
-
-    hooks = [model.get_submodule(name).register_forward_hook(recorder(name)) for name in modules]
-    try:
-        return workload.outputs(model, workload.batch(rows)), inputs
-    finally:
-        for hook in hooks:
-            hook.remove()
+    heads = HeadCapture(workload, model, structure, pairs, dtype)
+    heads.run(chunk)
+    return heads.result()
 
 
 def _distinct(inputs: dict[str, Tensor]) -> dict[str, str]:

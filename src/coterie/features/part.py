@@ -10,6 +10,7 @@ from torch import Tensor
 from coterie.errors import SettingError
 from coterie.features.heads import HeadFeatures, HeadMove, head_displacement
 from coterie.features.plan import FeaturePlan
+from coterie.features.storage import FeatureMatrix
 from coterie.workload.structure import Structure
 
 
@@ -44,7 +45,7 @@ class PartFeatures:
         local: (N,) position of the pair's row among the labelled rows of the part.
         offset: (N,) margins at the model.
         targets: (N,) labels.
-        g: (N, d) projected gradients; mapped from a file where they were spilt.
+        matrix: (N, d) projected gradients as they are stored; mapped from a file where they were spilt.
         heads: ``"exact"``, ``"projected"`` or ``"none"``.
         head_features: what the head gradients are made of.
         structure: trunk and heads; None for projected heads.
@@ -58,7 +59,7 @@ class PartFeatures:
     local: Tensor
     offset: Tensor
     targets: Tensor
-    g: Tensor
+    matrix: FeatureMatrix
     heads: str
     head_features: HeadFeatures
     structure: Structure | None
@@ -67,7 +68,12 @@ class PartFeatures:
     @property
     def count(self) -> int:
         """Number of directions d."""
-        return self.g.shape[1]
+        return self.matrix.stored.shape[1]
+
+    @property
+    def g(self) -> Tensor:
+        """(N, d) projected gradients in full precision; a copy where they are stored in fewer bits."""
+        return self.matrix.read()
 
     def pairs_of(self, task: int) -> slice:
         """Which of the N pairs belong to a task."""
@@ -75,10 +81,15 @@ class PartFeatures:
             raise SettingError(f"Parameter `task` should be between 0 and {len(self.tasks) - 1}. Found {task}.")
         return slice(int(self.starts[task]), int(self.starts[task + 1]))
 
+    def stored(self, task: int) -> FeatureMatrix:
+        """The trunk features of one task as they are stored: nothing is read or copied."""
+        return self.matrix.rows(self.pairs_of(task))
+
     def task(self, task: int) -> TaskFeatures:
-        """Everything of one task; the head block is built on the fly."""
+        """Everything of one task, in full precision; the head block is built on the fly."""
         own = self.pairs_of(task)
-        return TaskFeatures(self.g[own].to(self.offset.device), self.head(task), self.offset[own], self.targets[own])
+        trunk = self.stored(task).read(self.offset.device)
+        return TaskFeatures(trunk, self.head(task), self.offset[own], self.targets[own])
 
     def head(self, task: int) -> Tensor:
         """(n, q) gradient of the task's margins with respect to its own head.
@@ -107,7 +118,7 @@ class PartFeatures:
     @property
     def nbytes(self) -> int:
         """Bytes of the features in memory or file, without the heads."""
-        return self.g.numel() * self.g.element_size()
+        return self.matrix.nbytes
 
     def linear_margins(self, task: int, u: Tensor, w: Tensor | None = None) -> Tensor:
         """Margins after a move, by the first-order prediction: offset + g u (+ head w)."""

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from coterie.errors import ResourceError, SettingError
+from coterie.features.layers import held
 from coterie.features.measure import PassCost, measure_pass
 from coterie.features.modes import differentiable
 from coterie.features.pairs import Pairs, labelled_pairs
@@ -18,7 +19,7 @@ from coterie.workload.workload import Workload
 MODES = ("auto", "forward", "reverse")
 
 #: beyond these sizes, chunks are no faster and only fall out of the cache
-_DIRECTIONS, _ROWS, _GRADIENTS = 50, 256, 64
+_DIRECTIONS, _ROWS, _GRADIENTS, _HOOKED = 50, 256, 64, 256
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,9 @@ class FeaturePlan:
         spill: the features go to a mapped file, since they do not fit the memory.
         forward_cost: forward passes a row in forward mode.
         reverse_cost: forward passes a row in reverse mode, projection included.
-        batched: directions (or pairs) of a chunk go through the model together.
+        way: ``"stacked"`` (the directions or pairs of a chunk go through the model together, under vmap), ``"hooks"``
+            (one ordinary backward pass for the pairs of a chunk, see :mod:`coterie.features.hooked`) or
+            ``"one by one"``.
     """
 
     mode: str
@@ -47,7 +50,12 @@ class FeaturePlan:
     spill: bool
     forward_cost: float
     reverse_cost: float
-    batched: bool = True
+    way: str = "stacked"
+
+    @property
+    def batched(self) -> bool:
+        """Whether directions (or pairs) of a chunk go through the model together."""
+        return self.way != "one by one"
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description."""
@@ -67,6 +75,8 @@ class Demand:
         item: bytes of a number.
         one: cost of a forward pass for one row.
         whole: a pass costs the same for any rows; `one` is its share of all rows.
+        largest: numbers of the largest parameter that the directions move; 0 where that is not known.
+        stored: bytes of the features of a pair; 0 for d full numbers.
     """
 
     rows: int
@@ -77,6 +87,8 @@ class Demand:
     item: int
     one: PassCost
     whole: bool = False
+    largest: int = 0
+    stored: int = 0
 
 
 def plan_features(
@@ -115,16 +127,26 @@ def plan_features(
 
 
 def demand(
-    workload: Workload, model: nn.Module, pairs: Pairs, parameters: int, directions: int, item: int = 4
+    workload: Workload,
+    model: nn.Module,
+    pairs: Pairs,
+    parameters: int,
+    directions: int,
+    item: int = 4,
+    largest: int = 0,
+    stored: int = 0,
 ) -> Demand:
     """Measure what a plan depends on."""
     one = measure_pass(workload, model, pairs.rows)
     whole = whole_pass(model)
-    return Demand(len(pairs.rows), pairs.count, workload.n_tasks, parameters, directions, item, one, whole)
+    n, tasks = len(pairs.rows), workload.n_tasks
+    return Demand(n, pairs.count, tasks, parameters, directions, item, one, whole, largest, stored)
 
 
-def make_plan(need: Demand, *, mode: str, memory: int, spill: bool, because: str = "") -> FeaturePlan:
-    """The plan for a demand; `because` is put before the reason.
+def make_plan(
+    need: Demand, *, mode: str, memory: int, spill: bool, because: str = "", way: str = "stacked"
+) -> FeaturePlan:
+    """The plan for a demand; `because` is put before the reason, and `way` is that of the model.
 
     Raises:
         SettingError: unknown mode, or a memory that is no positive number.
@@ -147,13 +169,12 @@ def make_plan(need: Demand, *, mode: str, memory: int, spill: bool, because: str
         f"{labels:.1f} labels a row cost about {reverse:.0f} in reverse mode, projection included"
         + ("." if mode == "auto" else f" ({mode} mode was asked for).")
     )
-    plan = FeaturePlan(
-        chosen, f"{because}{reason}", 0, 0, 0, need.pairs * need.directions * need.item, False, forward, reverse
-    )
+    size = need.pairs * (need.stored or need.directions * need.item)
+    plan = FeaturePlan(chosen, f"{because}{reason}", 0, 0, 0, size, False, forward, reverse, way)
     return _fit(plan, need, memory, spill)
 
 
-def working_bytes(need: Demand, mode: str, rows: int, directions: int) -> int:
+def working_bytes(need: Demand, mode: str, rows: int, directions: int, way: str = "stacked") -> int:
     """Working memory of a chunk: directions, tangents or gradients, and the block of features."""
     item = need.item
     # a pass that costs the same for any rows is made for one direction at a time
@@ -162,13 +183,18 @@ def working_bytes(need: Demand, mode: str, rows: int, directions: int) -> int:
         # twice the directions: layers may fold a copy; a normalisation has about five tangents of its output alive
         block = 5 * seen * together * need.one.largest + 3 * rows * directions * need.tasks * item
         return 2 * directions * need.parameters * item + block + seen * need.one.total
+    if way == "hooks":
+        # one parameter at a time: its gradients and directions; what the pass keeps, and the gradients that pass by
+        own = held(need.largest or need.parameters, rows) + directions
+        features = 2 * rows * need.directions * item
+        return 2 * own * (need.largest or need.parameters) * item + features + 2 * seen * need.one.total
     # gradients, their parts under way, and the passes that lead to them
     return 2 * rows * need.parameters * item + 2 * directions * need.parameters * item + 3 * seen * need.one.total
 
 
 def _fit(plan: FeaturePlan, need: Demand, memory: int, spill: bool) -> FeaturePlan:
     """Largest chunks that fit; features to a file when they leave too little room."""
-    least = working_bytes(need, plan.mode, 1, 1)
+    least = working_bytes(need, plan.mode, 1, 1, plan.way)
     to_file = spill and plan.feature_bytes + max(least, memory // 8) > memory
     room = memory if to_file else memory - plan.feature_bytes
     if room < least:
@@ -184,9 +210,18 @@ def _fit(plan: FeaturePlan, need: Demand, memory: int, spill: bool) -> FeaturePl
     # equal chunks: no small rest at the end
     directions = -(-need.directions // -(-need.directions // directions))
     most = need.rows if need.whole else _ROWS
-    rows = min(most, need.rows) if plan.mode == "forward" else min(_GRADIENTS, need.pairs)
-    while (used := working_bytes(need, plan.mode, rows, directions)) > room:
-        if rows > 1 and (rows * 4 >= directions or directions == 1):
+    if plan.mode == "forward":
+        rows = min(most, need.rows)
+    else:
+        rows = min(_HOOKED if plan.way == "hooks" else _GRADIENTS, need.pairs)
+    while (used := working_bytes(need, plan.mode, rows, directions, plan.way)) > room:
+        if plan.way == "hooks":
+            # directions are drawn once for all pairs of a chunk: few at a time cost little, few pairs cost much
+            wide = 2 * directions * (need.largest or need.parameters) * need.item > room // 8
+            fewer_rows = rows > 1 and not (wide and directions > 1)
+        else:
+            fewer_rows = rows > 1 and (rows * 4 >= directions or directions == 1)
+        if fewer_rows:
             rows = (rows + 1) // 2
         else:
             directions = (directions + 1) // 2

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from coterie.errors import CoterieError, FallbackWarning, ModelError
 from coterie.features.directions import Directions
 from coterie.features.forward import directional
+from coterie.features.hooked import Hooks
 from coterie.features.pairs import Pairs
 from coterie.features.program import MarginProgram
 from coterie.features.reverse import gradients
@@ -21,10 +22,20 @@ from coterie.workload.graph_net import whole_pass
 
 @dataclass(frozen=True)
 class Backend:
-    """A way of differentiating: the mode, and whether directions (or examples) go through the model together."""
+    """A way of differentiating.
+
+    Attributes:
+        mode: ``"forward"`` or ``"reverse"``.
+        way: ``"hooks"``, ``"stacked"`` or ``"one by one"``, see :class:`coterie.features.FeaturePlan`.
+    """
 
     mode: str
-    batched: bool
+    way: str
+
+    @property
+    def batched(self) -> bool:
+        """Whether directions (or examples) go through the model together."""
+        return self.way != "one by one"
 
 
 class _Trace:
@@ -71,15 +82,23 @@ def _attempt(model: nn.Module, work: Callable[[], object]) -> str | None:
 
 
 def choose_backend(
-    program: MarginProgram, jobs: Sequence[tuple[MarginProgram, Directions]], pairs: Pairs, mode: str
+    program: MarginProgram,
+    jobs: Sequence[tuple[MarginProgram, Directions]],
+    pairs: Pairs,
+    mode: str,
+    *,
+    hooks: Hooks | None = None,
 ) -> tuple[Backend, str | None]:
     """The first way that works on two rows, with the reason why a faster one was given up.
+
+    Giving up hooks for stacked passes is no reason to tell: every model with unusual layers does.
 
     Args:
         program: over all parameters that any of the directions moves (reverse mode).
         jobs: directions, each with a program over the parameters that they move (forward mode).
         pairs: labelled pairs.
         mode: the mode that is wanted.
+        hooks: over all parameters, where the caller can take reverse-mode gradients by hooks.
 
     Raises:
         ModelError: when not even plain differentiation works.
@@ -95,13 +114,15 @@ def choose_backend(
             ]
 
     trials: list[tuple[Backend, Callable[[], object]]] = [
-        (Backend("reverse", True), lambda: gradients(program, rows, tasks, batched=True)),
-        (Backend("reverse", False), lambda: gradients(program, rows, tasks, batched=False)),
+        (Backend("reverse", "stacked"), lambda: gradients(program, rows, tasks, batched=True)),
+        (Backend("reverse", "one by one"), lambda: gradients(program, rows, tasks, batched=False)),
     ]
+    if hooks is not None:
+        trials.insert(0, (Backend("reverse", "hooks"), lambda: hooks.check(_few(pairs))))
     if mode == "forward":
         trials = [
-            (Backend("forward", True), lambda: forward(True)),
-            (Backend("forward", False), lambda: forward(False)),
+            (Backend("forward", "stacked"), lambda: forward(True)),
+            (Backend("forward", "one by one"), lambda: forward(False)),
             *trials,
         ]
     if whole_pass(program.model):  # such modules are never stacked
@@ -111,8 +132,14 @@ def choose_backend(
         problem = _attempt(program.model, work)
         if problem is None:
             return backend, first
-        first, last = first or problem, problem
+        if backend.way != "hooks":
+            first, last = first or problem, problem
     raise ModelError(f"The model cannot be differentiated, not even one example at a time. {last}")
+
+
+def _few(pairs: Pairs) -> Tensor:
+    """The first, the middle and the last row; with fewer rows, some of them again."""
+    return pairs.rows[torch.arange(3, device=pairs.rows.device) * (len(pairs.rows) - 1) // 2]
 
 
 def warn_fallback(wanted: str, found: Backend, problem: str) -> None:

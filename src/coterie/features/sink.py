@@ -12,8 +12,15 @@ from torch import Tensor
 
 from coterie.errors import ModelError, ResourceError
 from coterie.features.pairs import Pairs
+from coterie.features.storage import ColumnScales, FeatureMatrix
 
-_CODES = {torch.float32: ("F32", "<f4"), torch.float64: ("F64", "<f8")}
+#: in safetensors, and in numpy, which has no bfloat16 and maps its bits
+_CODES = {
+    torch.float32: ("F32", "<f4"),
+    torch.float64: ("F64", "<f8"),
+    torch.float16: ("F16", "<f2"),
+    torch.bfloat16: ("BF16", "<i2"),
+}
 
 
 class Sink:
@@ -23,23 +30,45 @@ class Sink:
         pairs: the labelled (example, task) pairs.
         width: number of directions.
         dtype: of the features.
-        file: a new safetensors file to map; None keeps the features in memory, next to the labels.
+        file: a new safetensors file to map (tensor ``g``, and ``scale`` where columns are scaled); None keeps the
+            features in memory, next to the labels.
+        stored: type of the stored numbers; None is `dtype`.
     """
 
-    def __init__(self, pairs: Pairs, width: int, dtype: torch.dtype, file: Path | None = None) -> None:
-        self._pairs = pairs
-        shape = (pairs.count, width)
-        device = pairs.local.device
-        self.features = torch.empty(shape, dtype=dtype, device=device) if file is None else _mapped(file, shape, dtype)
+    def __init__(
+        self,
+        pairs: Pairs,
+        width: int,
+        dtype: torch.dtype,
+        file: Path | None = None,
+        stored: torch.dtype | None = None,
+    ) -> None:
+        self._pairs, self._dtype = pairs, dtype
+        shape, kind = (pairs.count, width), stored or dtype
+        self._scale: Tensor | None = None
+        if file is None:
+            self.features = torch.empty(shape, dtype=kind, device=pairs.local.device)
+        else:
+            self.features, self._scale = _mapped(file, shape, kind)
+        self._scales = ColumnScales(self.features) if kind == torch.float16 else None
+
+    def finish(self) -> FeatureMatrix:
+        """What has been stored, once all blocks are in."""
+        if self._scales is None:
+            return FeatureMatrix(self.features, None, self._dtype)
+        if self._scale is not None:
+            self._scale.copy_(self._scales.scale)
+        return FeatureMatrix(self.features, self._scales.scale, self._dtype)
 
     def write(self, block: Tensor, row: int, column: int) -> None:
         """Store a (directions, rows, tasks) block that starts at a row (of the labelled rows) and a direction."""
         width, rows, tasks = block.shape
         pairs = self._pairs
         # in two steps, so that memory is read and written in runs: directions last, then sort by task
-        values = block.reshape(width, rows * tasks).T.contiguous().to(self.features.dtype)
+        values = block.reshape(width, rows * tasks).T.contiguous().to(self._dtype)
         _refuse_not_finite(values)
         if pairs.dense:
+            values = self._fit(values, column)
             target = self.features.view(tasks, len(pairs.rows), -1)[:, row : row + rows, column : column + width]
             target.copy_(values.view(rows, tasks, width).transpose(0, 1))
             return
@@ -51,7 +80,10 @@ class Sink:
         """Store (n, directions) values of the pairs `index`."""
         _refuse_not_finite(values)
         target = self.features[:, column : column + values.shape[1]]
-        target[index.to(target.device)] = values.to(target.device, target.dtype)
+        target[index.to(target.device)] = self._fit(values, column).to(target.device, target.dtype)
+
+    def _fit(self, values: Tensor, column: int) -> Tensor:
+        return values if self._scales is None else self._scales.fit(values, column)
 
 
 def _refuse_not_finite(values: Tensor) -> None:
@@ -62,10 +94,11 @@ def _refuse_not_finite(values: Tensor) -> None:
         )
 
 
-def _mapped(file: Path, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """A new safetensors file with one tensor `g`, mapped for writing."""
+def _mapped(file: Path, shape: tuple[int, int], dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """A new safetensors file with a tensor `g`, mapped for writing, and the scales of its columns for float16."""
     code, numpy_type = _CODES[dtype]
-    size = shape[0] * shape[1] * dtype.itemsize
+    first = 4 * shape[1] if dtype == torch.float16 else 0
+    size = first + shape[0] * shape[1] * dtype.itemsize
     file.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(file.parent).free
     if size > free:
@@ -73,9 +106,15 @@ def _mapped(file: Path, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
             f"The features need {size / 2**30:.2f} GiB on disk at {file.parent}, where {free / 2**30:.2f} GiB are "
             "free. Give `spill` another folder, or use fewer directions."
         )
-    header = json.dumps({"g": {"dtype": code, "shape": list(shape), "data_offsets": [0, size]}}).encode()
+    scale = {"scale": {"dtype": "F32", "shape": [shape[1]], "data_offsets": [0, first]}} if first else {}
+    whole = {**scale, "g": {"dtype": code, "shape": list(shape), "data_offsets": [first, size]}}
+    header = json.dumps(whole).encode()
     header += b" " * (-len(header) % 8)
     with file.open("wb") as stream:
         stream.write(len(header).to_bytes(8, "little") + header)
         stream.truncate(8 + len(header) + size)
-    return torch.from_numpy(np.memmap(file, numpy_type, "r+", offset=8 + len(header), shape=shape))
+    start = 8 + len(header)
+    numbers = torch.from_numpy(np.memmap(file, numpy_type, "r+", offset=start + first, shape=shape)).view(dtype)
+    if not first:
+        return numbers, None
+    return numbers, torch.from_numpy(np.memmap(file, "<f4", "r+", offset=start, shape=shape[1:]))

@@ -1,0 +1,357 @@
+"""Features of a large part in shards of rows, computed by several processes and written into one folder.
+
+A shard is a file of its own under a key of everything that determines it. It is written whole or not at all, by the
+process that computed it where that process sees the folder, else by the caller. Shards depend on the rows alone, never
+on the number of processes, so the features are the same bit for bit wherever they are computed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from coterie._executor import Done, run_jobs, say
+from coterie._progress import Progress
+from coterie.features import shard_files
+from coterie.features.directions import Directions
+from coterie.features.features import _WAYS, _own_directions, compute_features
+from coterie.features.heads import HeadFeatures
+from coterie.features.measure import whole_pass
+from coterie.features.modes import differentiable
+from coterie.features.pairs import Pairs, labelled_pairs
+from coterie.features.part import PartFeatures
+from coterie.features.plan import FeaturePlan, demand, make_plan
+from coterie.features.program import MarginProgram
+from coterie.features.random_directions import RandomDirections
+from coterie.features.sink import Sink
+from coterie.features.storage import stored_type
+from coterie.workload.fingerprint import fingerprint
+from coterie.workload.structure import Structure
+from coterie.workload.travel import bound, own
+from coterie.workload.workload import Workload
+
+#: labelled rows of a shard; parts with no more than this are computed in one piece
+SHARD_ROWS = 4096
+_STAGE = "features"
+_FORMAT = "shards 2"
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What all shards of a part have in common, beside the workload.
+
+    Attributes:
+        state: parameters and buffers of the model.
+        directions: the columns of P.
+        structure: trunk and heads.
+        part: of the data.
+        options: of :func:`coterie.features.compute_features`.
+        key: digest of all that, and of the workload.
+    """
+
+    state: Mapping[str, Tensor]
+    directions: Directions
+    structure: Structure | None
+    part: str
+    options: Mapping[str, Any]
+    key: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """Some rows, and where their features go.
+
+    Attributes:
+        rows: row numbers of the workload.
+        name: of the file.
+        folder: where it goes, if that can be seen; a file called `token` is there.
+        token: see `folder`.
+    """
+
+    rows: Tensor
+    name: str
+    folder: str | None
+    token: str
+
+
+def compute_shards(
+    workload: Workload,
+    state: Mapping[str, Tensor],
+    directions: Directions,
+    *,
+    structure: Structure,
+    part: str = "train",
+    memory: int = 2**30,
+    mode: str = "auto",
+    dtype: str = "float32",
+    shard_rows: int = SHARD_ROWS,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+    executor: Executor | None = None,
+    **options: Any,
+) -> PartFeatures:
+    """What :func:`coterie.features.compute_features` computes, in shards where there are many rows.
+
+    Args:
+        workload: tasks, data and the model's architecture.
+        state: the model's parameters and buffers.
+        directions: the columns of P.
+        structure: trunk and heads.
+        part: ``"train"``, ``"validation"`` or ``"test"``.
+        memory: bytes that features and working memory may take; a worker needs about as much as this process.
+        mode: as in :func:`compute_features`; chosen once for all shards.
+        dtype: how the features are stored in the end.
+        shard_rows: labelled rows of a shard. Up to so many rows nothing is cut, which saves an assembly.
+        folder: shards are kept here, and found again after a kill; workers that see it write there. None keeps them
+            in memory. They can be deleted
+            (:func:`coterie._units.drop_shards`) once what is made of the features is kept.
+        progress: called as ``progress("features", done, total)``.
+        executor: where; None is this process.
+        options: further arguments of :func:`compute_features`, without `spill`.
+
+    Returns:
+        The features, the same for every executor. For one shard size they are the same bit for bit; between shard
+        sizes, and against :func:`compute_features`, up to rounding.
+
+    Raises:
+        SettingError, WorkloadError, ModelError, ResourceError: see :func:`compute_features`.
+        WorkerError: workers were lost too often or cannot take the jobs.
+
+    Cost: that of :func:`compute_features`, shared by the workers.
+    """
+    pairs = labelled_pairs(workload, part)
+    model = _model(workload, state)
+    if len(pairs.rows) <= shard_rows or whole_pass(model):
+        return compute_features(
+            workload, model, directions, structure=structure, part=part, memory=memory, mode=mode, dtype=dtype,
+            progress=progress, **options,
+        )  # fmt: skip
+    of_heads = _of_heads(model, directions, structure, options)
+    plan = _plan(workload, model, pairs, directions, of_heads, mode, memory, dtype)
+    pieces = pairs.rows.cpu().split(shard_rows)
+    # a shard may have more labels than another; its features have full precision
+    labels = max(int(workload.observed[rows.to(workload.device)].sum()) for rows in pieces)
+    own_bytes = labels * _pair_bytes(workload, model, directions, of_heads, "float32")
+    chosen = {**options, "memory": memory - plan.feature_bytes + own_bytes, "mode": plan.mode}
+    setting = Setting({k: own(v) for k, v in state.items()}, directions, structure, part, chosen)
+    setting = replace(setting, key=_key(workload, setting, shard_rows))
+    with shard_files.token(folder) as token:
+        shards = [
+            Shard(own(rows), f"{setting.key}-{number:05d}.safetensors", None if folder is None else str(folder), token)
+            for number, rows in enumerate(pieces)
+        ]
+        table = _Table(pairs, dtype)
+        _collect(workload, setting, shards, folder, progress, executor, table.add)
+    return _assemble(workload, setting, pairs, plan, table)
+
+
+def compute_shard(value: tuple[Workload, Setting], shard: Shard) -> bytes | None:
+    """What a worker does: the features of some rows as safetensors, written to the folder where that is to be seen.
+
+    Returns:
+        The bytes, or None when they were written.
+    """
+    from safetensors.torch import save
+
+    workload, setting = value
+    split = replace(workload.split, **{setting.part: shard.rows.to(workload.device)})
+    small = replace(workload, split=split)
+    features = compute_features(
+        small, _model(workload, setting.state), setting.directions, structure=setting.structure, part=setting.part,
+        **setting.options,
+    )  # fmt: skip
+    heads = features.head_features
+    arrays = {"g": features.matrix.read(), "offset": features.offset, "starts": features.starts, "slopes": heads.slopes}
+    arrays |= {f"representation/{number}": value for number, value in enumerate(heads.representations)}
+    arrays |= {} if heads.projected is None else {"projected": heads.projected}
+    plan = features.plan
+    facts = {"mode": plan.mode, "way": plan.way, "reason": plan.reason, "source": heads.source, "bias": heads.bias}
+    data = save({name: own(value).contiguous() for name, value in arrays.items()}, {"facts": json.dumps(facts)})
+    if shard.folder is None or not (Path(shard.folder) / shard.token).exists():
+        return data
+    shard_files.write(Path(shard.folder) / shard.name, data)
+    return None
+
+
+def _model(workload: Workload, state: Mapping[str, Tensor]) -> torch.nn.Module:
+    model = workload.build_model(0).to(workload.device)
+    model.load_state_dict(dict(state))
+    return model
+
+
+def _key(workload: Workload, setting: Setting, shard_rows: int) -> str:
+    """SHA-256 of everything that determines the shards of a part, beside their numbers."""
+    found = hashlib.sha256(f"{_FORMAT} {fingerprint(workload)}".encode())
+    along = setting.directions
+    found.update(repr((setting.part, sorted(setting.options.items()), shard_rows, along.count, along.shapes)).encode())
+    _update(found, "state", setting.state)
+    if isinstance(along, RandomDirections):
+        found.update(f"{along.seed}".encode())
+    else:
+        for number in range(along.count):  # one at a time, as others may draw theirs
+            _update(found, f"direction {number}", along.chunk(number, number + 1))
+    return found.hexdigest()
+
+
+def _update(found: hashlib._Hash, kind: str, tensors: Mapping[str, Tensor]) -> None:
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        found.update(f"{kind} {name} {tuple(value.shape)} {value.dtype}".encode())
+        if value.numel():
+            found.update(value.reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _collect(
+    workload: Workload,
+    setting: Setting,
+    shards: Sequence[Shard],
+    folder: Path | None,
+    progress: Progress | None,
+    executor: Executor | None,
+    take: Callable[[dict[str, Tensor], dict[str, Any]], None],
+) -> None:
+    """Hand over tensors and facts of every shard, in order, as soon as those before are there.
+
+    Shards are computed where the folder does not have them yet.
+    """
+    kept: dict[str, bytes] = {}
+    missing = [shard for shard in shards if folder is None or not shard_files.whole(folder / shard.name)]
+    waiting, absent = deque(shards), {shard.name for shard in missing}
+    before = len(shards) - len(missing)
+
+    def hand_over() -> None:
+        while waiting and waiting[0].name not in absent:
+            name = waiting.popleft().name
+            take(*shard_files.read(kept.pop(name, None), folder, name))
+
+    def done(number: int, outcome: Done) -> None:
+        name = missing[number].name
+        if outcome.result is not None and folder is None:
+            kept[name] = outcome.result
+        elif outcome.result is not None and folder is not None:
+            shard_files.write(folder / name, outcome.result)
+        absent.discard(name)
+        hand_over()
+
+    def tell(stage: str, finished: int, total: int) -> None:
+        if progress is not None:
+            progress(stage, before + finished, before + total)
+
+    hand_over()
+    parcel = bound(workload, setting)
+    ended = run_jobs(executor, compute_shard, missing, parcel, stage=_STAGE, progress=tell, done=done)
+    say(tuple(said for outcome in ended for said in outcome.warned))
+
+
+def _plan(
+    workload: Workload,
+    model: torch.nn.Module,
+    pairs: Pairs,
+    directions: Directions,
+    of_heads: Directions | None,
+    mode: str,
+    memory: int,
+    dtype: str,
+) -> FeaturePlan:
+    """The plan of the whole part, which chooses the mode of all shards; its features are those of the whole table."""
+    every = [directions] if of_heads is None else [directions, of_heads]
+    size, count = sum(one.size for one in every), sum(one.count for one in every)
+    program = MarginProgram(workload, model, [name for one in every for name in one.names])
+    largest, item = max(value.numel() for value in program.parameters.values()), program.dtype.itemsize
+    each = _pair_bytes(workload, model, directions, of_heads, dtype)
+    with differentiable(model, warn=False):
+        need = demand(workload, model, pairs, size, count, item, largest, each)
+    return make_plan(need, mode=mode, memory=memory, spill=False, way="hooks")  # as each shard decides, see there
+
+
+def _pair_bytes(
+    workload: Workload, model: torch.nn.Module, directions: Directions, of_heads: Directions | None, dtype: str
+) -> int:
+    """Bytes of the features of a pair; those of heads that are not linear are never in fewer bits."""
+    every = [directions] if of_heads is None else [directions, of_heads]
+    full = MarginProgram(workload, model, [name for one in every for name in one.names]).dtype
+    extra = 0 if of_heads is None else of_heads.count * full.itemsize
+    return directions.count * stored_type(dtype, full).itemsize + extra
+
+
+def _of_heads(
+    model: torch.nn.Module, directions: Directions, structure: Structure | None, options: Mapping[str, Any]
+) -> Directions | None:
+    """The directions of heads that are not linear, which every shard draws for itself."""
+    if options.get("heads", "exact") != "exact":
+        return None
+    return _own_directions(model, directions, structure, int(options.get("head_directions", 32)))
+
+
+class _Table:
+    """One table, sorted by task, from tables that are; shards have full precision, the table is stored as `dtype`."""
+
+    def __init__(self, pairs: Pairs, dtype: str) -> None:
+        self._pairs, self._dtype = pairs, dtype
+        self._filled = pairs.starts.cpu()[:-1].clone()
+        self.offset = torch.empty(0)
+        self.sinks: dict[str, Sink] = {}
+        self.by_row: dict[str, list[Tensor]] = {}
+        self.facts: dict[str, Any] = {}
+
+    def add(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Put the next shard where it belongs."""
+        self.facts = facts
+        at = tensors.pop("starts")
+        counts = at.diff()
+        # where the pairs of this shard, sorted by task, belong
+        index = torch.repeat_interleave(self._filled - at[:-1], counts) + torch.arange(int(at[-1]))
+        value = tensors.pop("offset")
+        self.offset = self.offset if len(self.offset) else value.new_empty(self._pairs.count)
+        self.offset[index] = value
+        for name in ("g", "projected"):
+            if name in tensors:
+                value = tensors.pop(name)
+                if name not in self.sinks:
+                    kind = stored_type(self._dtype, value.dtype) if name == "g" else value.dtype
+                    self.sinks[name] = Sink(self._pairs, value.shape[1], value.dtype, None, kind)
+                self.sinks[name].put(index, value, 0)
+        self._filled += counts
+        for name, value in tensors.items():
+            self.by_row.setdefault(name, []).append(value)
+
+
+def _assemble(workload: Workload, setting: Setting, pairs: Pairs, plan: FeaturePlan, table: _Table) -> PartFeatures:
+    """The features of the part, once all shards are in the table."""
+    device, facts, by_row, sinks = workload.device, table.facts, table.by_row, table.sinks
+    stored = sorted((name for name in by_row if name.startswith("representation/")), key=lambda n: int(n[15:]))
+    head = HeadFeatures(
+        tuple(torch.cat(by_row[name]).to(device) for name in stored),
+        tuple(facts["source"]),
+        torch.cat(by_row["slopes"]).to(device),
+        tuple(facts["bias"]),
+        workload.columns,
+        sinks["projected"].finish().read() if "projected" in sinks else None,
+        _of_heads(workload.build_model(0), setting.directions, setting.structure, setting.options),
+    )
+    same = plan.mode == facts["mode"]
+    reason = f"{plan.reason} {_WAYS[facts['mode'], facts['way']]}" if same else facts["reason"]
+    offset = table.offset
+    return PartFeatures(
+        part=setting.part,
+        tasks=workload.task_names,
+        starts=pairs.starts,
+        rows=pairs.rows[pairs.local],
+        local=pairs.local,
+        offset=offset.to(device),
+        targets=workload.targets[pairs.rows][pairs.local, pairs.task].to(offset.dtype),
+        matrix=sinks["g"].finish(),
+        heads=str(setting.options.get("heads", "exact")),
+        head_features=head,
+        structure=None if setting.options.get("heads") == "projected" else setting.structure,
+        plan=replace(plan, mode=facts["mode"], way=facts["way"], reason=reason),
+    )
