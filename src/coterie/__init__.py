@@ -30,6 +30,7 @@ from coterie.errors import (
     SettingError,
     StoreError,
     StoreWarning,
+    WorkerError,
     WorkloadError,
 )
 
@@ -66,6 +67,7 @@ __all__ = [
     "StoreError",
     "StoreWarning",
     "Task",
+    "WorkerError",
     "Workload",
     "WorkloadError",
     "compare",

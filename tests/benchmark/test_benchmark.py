@@ -28,7 +28,7 @@ from coterie.errors import SettingError, StoreError
 from coterie.evaluation import bank as evaluation_bank
 from coterie.evaluation.bank_plan import BankPlan
 from coterie.store import MemoryRun, RunDirectory
-from coterie.training import measure_cost
+from coterie.training import measure_cost, units
 from coterie.workload import Recipe, Workload, fingerprint, from_arrays
 
 SETS = ((0, 2, 4, 6, 8), (5, 6, 7, 8, 9), (2, 3, 5, 7), (0, 1, 4, 9), (0, 6, 8, 9))
@@ -114,8 +114,7 @@ def test_a_finished_benchmark_comes_back_with_the_same_numbers(done, monkeypatch
     def refuse(*_: object, **__: object):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(evaluation_bank, "train_block", refuse)
-    monkeypatch.setattr("coterie.evaluation.regret.fit", refuse)
+    monkeypatch.setattr(units, "fit", refuse)
     again = benchmark(small_digits(), SMALL, out=path, entries=OWN)
     assert again["references"] == result["references"]
     for one, other in zip(again["entries"], result["entries"], strict=True):
@@ -137,7 +136,7 @@ def test_a_killed_bank_goes_on_and_gives_the_same_numbers(tmp_path, monkeypatch:
     work = small_digits()
     plan = BankPlan((2,), subsets=6, replicates=2, common=0, pool=0, singles=1, pairs=0)
     whole = make_bank(work, plan)
-    real, calls = evaluation_bank.train_block, []
+    real, calls = units.fit, []
 
     def dying(*args, **options):
         calls.append(args)
@@ -145,7 +144,7 @@ def test_a_killed_bank_goes_on_and_gives_the_same_numbers(tmp_path, monkeypatch:
             raise Kill
         return real(*args, **options)
 
-    monkeypatch.setattr(evaluation_bank, "train_block", dying)
+    monkeypatch.setattr(units, "fit", dying)
     with pytest.raises(Kill), RunDirectory(tmp_path, fingerprint=fingerprint(work), settings={}) as store:
         make_bank(work, plan, store=store)
     with RunDirectory(tmp_path, fingerprint=fingerprint(work), settings={}) as store:
@@ -158,7 +157,7 @@ def test_a_killed_bank_goes_on_and_gives_the_same_numbers(tmp_path, monkeypatch:
 def test_a_bank_grows(monkeypatch: pytest.MonkeyPatch) -> None:
     work, store = small_digits(), MemoryRun()
     monkeypatch.setattr(evaluation_bank, "BLOCK", 4)
-    monkeypatch.setattr(evaluation_bank, "train_block", counted := Counted(evaluation_bank.train_block))
+    monkeypatch.setattr(units, "fit", counted := Counted(units.fit))
     small = {"sizes": (2,), "common": 0, "pool": 0, "singles": 1, "pairs": 0}
     first = make_bank(work, BankPlan(subsets=4, replicates=1, **small), store=store)
     before = counted.jobs
@@ -173,9 +172,9 @@ class Counted:
     def __init__(self, real):
         self.real, self.jobs = real, 0
 
-    def __call__(self, work, jobs, *rest):
+    def __call__(self, work, jobs, **rest):
         self.jobs += len(jobs)
-        return self.real(work, jobs, *rest)
+        return self.real(work, jobs, **rest)
 
 
 class Balance(HTMLParser):

@@ -103,7 +103,7 @@ def test_run_passes_its_options_on(pipeline, tmp_path):
     assert workload == "yeast"
     assert options == {
         "method": "grad-tag", "groups": 3, "budget": 4, "seeds": 2, "bases": 2, "out": tmp_path,
-        "memory": 2**31, "seed": 7, "overwrite": True,
+        "memory": 2**31, "seed": 7, "overwrite": True, "executor": None,
     }  # fmt: skip
     assert "do not bother" in result.stdout
     assert str(tmp_path / "report.html") in "".join(result.stdout.split())

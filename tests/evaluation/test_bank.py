@@ -11,7 +11,7 @@ from coterie.errors import SettingError
 from coterie.evaluation import bank
 from coterie.evaluation.bank import Runs, draw_subsets, train_subsets
 from coterie.store import MemoryRun, RunDirectory
-from coterie.training import Job, fit, measure_cost
+from coterie.training import Job, fit, measure_cost, units
 from reference.training_workloads import make
 
 SUBSETS = np.array([[1, 1, 0, 0], [0, 1, 1, 0], [1, 0, 1, 1], [1, 1, 1, 1], [0, 0, 1, 1]], dtype=bool)
@@ -104,8 +104,8 @@ def test_blocks_change_nothing(monkeypatch):
 def jobs_of(monkeypatch, **options):
     """The jobs that a bank of twice the same subset asks for."""
     seen = []
-    real = bank.train_block
-    monkeypatch.setattr(bank, "train_block", lambda work, jobs, *rest: seen.extend(jobs) or real(work, jobs, *rest))
+    real = units.fit
+    monkeypatch.setattr(units, "fit", lambda work, jobs, **rest: seen.extend(jobs) or real(work, jobs, **rest))
     runs = train_subsets(make("regression"), SUBSETS[[0, 0, 1]], 3, name="test", **options)
     return seen, runs
 

@@ -11,10 +11,10 @@ from sklearn.datasets import load_digits
 
 from coterie._units import Payload
 from coterie.errors import CoterieWarning, SettingError
-from coterie.evaluation import affordable, compare, trainings
+from coterie.evaluation import affordable, compare
 from coterie.evaluation.given import as_groupings
 from coterie.store import MemoryRun
-from coterie.training import fit
+from coterie.training import fit, units
 from coterie.workload import Recipe, Workload, from_arrays
 
 CANDIDATES = {
@@ -53,7 +53,7 @@ class Counting:
 @pytest.fixture
 def counted(monkeypatch):
     counting = Counting()
-    monkeypatch.setattr(trainings, "fit", counting)
+    monkeypatch.setattr(units, "fit", counting)
     return counting.jobs
 
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coterie._units import Payload
 from coterie.affinity.context import Context
-from coterie.affinity.costs import timed, training_flops
+from coterie.affinity.costs import training_flops
 from coterie.affinity.digest import digest
-from coterie.training import Fit, Job, fit
+from coterie.training import Fit, FitUnit, Job, fit_units
 from coterie.training.archive import pack_fits, unpack_fits
 
 
@@ -32,19 +31,29 @@ class Bases:
 
 def train(context: Context, jobs: Sequence[Job], *, stage: str, name: str) -> list[Fit]:
     """Train jobs as one unit of the store and book their cost on a stage."""
+    return train_all(context, [jobs], stage=stage, name=name)[0]
+
+
+def train_all(context: Context, several: Sequence[Sequence[Job]], *, stage: str, name: str) -> list[list[Fit]]:
+    """Train lists of jobs, each as one unit of the store, and book their cost on a stage."""
     workload, costs = context.workload, context.costs
+    payloads = fit_units(
+        workload, name, [FitUnit(_key(jobs), jobs) for jobs in several], pack_fits,
+        store=context.store, memory=context.memory, stage=stage, progress=context.progress, executor=context.executor,
+    )  # fmt: skip
+    found: list[list[Fit]] = []
+    for jobs, payload in zip(several, payloads, strict=True):
+        fits = unpack_fits(jobs, payload)
+        flops = sum(training_flops(workload, done, costs.unit) for done in fits)
+        costs.add(stage, flops, float(payload.meta["seconds"]))
+        found.append(fits)
+    return found
+
+
+def _key(jobs: Sequence[Job]) -> dict[str, object]:
     facts = ("subset", "seed", "order_seed", "max_steps", "stop_below", "early_stopping", "checks")
     starts = {id(job.start): digest(job.start) for job in jobs}
-    key = {"jobs": [[*(getattr(job, fact) for fact in facts), starts[id(job.start)]] for job in jobs]}
-
-    def compute() -> Payload:
-        return pack_fits(
-            fit(workload, jobs, memory=context.memory, progress=lambda _, a, b: context.progress(stage, a, b))
-        )
-
-    fits = unpack_fits(jobs, timed(context.store, costs, stage, name, key, compute))
-    costs.add(stage, sum(training_flops(workload, done, costs.unit) for done in fits))
-    return fits
+    return {"jobs": [[*(getattr(job, fact) for fact in facts), starts[id(job.start)]] for job in jobs]}
 
 
 def train_full(context: Context) -> Fit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from coterie._progress import Progress, silent
@@ -13,7 +14,7 @@ from coterie.workload import Structure, Workload, find_structure
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """The workload, where finished units go, how much memory may be used, and who keeps the books."""
+    """The workload, where finished units go, how much memory may be used, who keeps the books, and where jobs run."""
 
     workload: Workload
     structure: Structure
@@ -22,6 +23,7 @@ class Context:
     store: UnitStore
     progress: Progress
     costs: Costs
+    executor: Executor | None = None
 
     @property
     def everything(self) -> tuple[int, ...]:
@@ -30,9 +32,14 @@ class Context:
 
 
 def open_context(
-    workload: Workload, seed: int, memory: int, store: UnitStore | None, progress: Progress | None
+    workload: Workload,
+    seed: int,
+    memory: int,
+    store: UnitStore | None,
+    progress: Progress | None,
+    executor: Executor | None = None,
 ) -> Context:
     """A context at the start: structure found, unit costs measured, nothing booked yet."""
     model = workload.build_model(seed).to(workload.labels.device)
     structure, costs = find_structure(workload, model), Costs(measure_cost(workload))
-    return Context(workload, structure, seed, memory, store or NoStore(), progress or silent, costs)
+    return Context(workload, structure, seed, memory, store or NoStore(), progress or silent, costs, executor)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,8 @@ from coterie._units import UnitStore
 from coterie.affinity.costs import Costs
 from coterie.affinity.gain_model import GainModel
 from coterie.workload import Workload
+
+_log = logging.getLogger("coterie")
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +43,17 @@ class Estimate:
     cluster: Callable[[int], NDArray[np.int64]] | None = None
 
 
+def given(estimator: Estimator, executor: Executor | None) -> dict[str, Executor]:
+    """The argument `executor` where there is one: estimators of users need not know it, and train in this process."""
+    if executor is None:
+        return {}
+    known = signature(estimator.estimate).parameters.values()
+    if any(one.name == "executor" or one.kind is one.VAR_KEYWORD for one in known):
+        return {"executor": executor}
+    _log.warning("the method %r takes no `executor`: its estimate is made in this process", estimator.name)
+    return {}
+
+
 class Estimator(ABC):
     """Settings of a method; each method is a frozen dataclass that checks them when it is made."""
 
@@ -56,6 +72,7 @@ class Estimator(ABC):
         memory: int = 2**30,
         store: UnitStore | None = None,
         progress: Progress | None = None,
+        executor: Executor | None = None,
     ) -> Estimate:
         """Estimate affinities.
 
@@ -66,6 +83,7 @@ class Estimator(ABC):
             memory: working memory in bytes.
             store: where finished units go; methods that share work find it there.
             progress: called as ``progress(stage, done, total)``.
+            executor: where trainings run; None is this process.
         """
 
     def to_dict(self) -> dict[str, Any]:

@@ -16,6 +16,9 @@ from coterie.affinity.newton import Solution
 from coterie.features import Directions, head_displacement
 from coterie.training import evaluate
 
+#: displacements that are made at a time
+_TOGETHER = 256
+
 
 @dataclass(frozen=True, eq=False)
 class NetworkValues:
@@ -30,33 +33,37 @@ class NetworkValues:
 
     known: dict[tuple[int, bytes], NDArray[np.float64]] = field(default_factory=dict, repr=False)
 
-    @torch.no_grad()
     def values(self, number: int, solution: Solution, subsets: NDArray[np.bool_]) -> NDArray[np.float64]:
         """(m, T) validation losses of base `number`, NaN outside the subset."""
+        new = [row for row, subset in enumerate(subsets) if (number, subset.tobytes()) not in self.known]
+        # random directions are drawn again for every call, so many displacements are made of one draw
+        size = max(1, min(_TOGETHER, self.context.memory // (16 * self.directions[number].size)))
+        for first in range(0, len(new), size):
+            self._evaluate(number, solution, subsets, new[first : first + size])
+        return np.stack([self.known[number, subset.tobytes()] for subset in subsets])
+
+    @torch.no_grad()
+    def _evaluate(self, number: int, solution: Solution, subsets: NDArray[np.bool_], rows: list[int]) -> None:
+        """Evaluate the network of some of the subsets."""
         start, workload = time.perf_counter(), self.context.workload
         model = workload.build_model(self.context.seed).to(workload.labels.device)
-        heads = {task: solution.head(task) for task in range(workload.n_tasks)}
-        passes = 0
-        for row, subset in enumerate(subsets):
-            key = (number, subset.tobytes())
-            if key in self.known:
-                continue
-            members = tuple(np.flatnonzero(subset).tolist())
+        # parameters are moved in the module, where tied ones are one tensor
+        named = dict(model.named_parameters())
+        trunks = self.directions[number].displacement(solution.trunk[rows].float())
+        for place, row in enumerate(rows):
+            members = tuple(np.flatnonzero(subsets[row]).tolist())
             model.load_state_dict(dict(self.states[number]))
-            # parameters are moved in the module, where tied ones are one tensor
-            named = dict(model.named_parameters())
-            for name, move in self.directions[number].displacement(solution.trunk[row].float()).items():
-                named[name].add_(move.to(named[name]))
+            for name, moves in trunks.items():
+                named[name].add_(moves[place].to(named[name]))
             for task in members:
-                owners, moves = heads[task]
-                own = moves[int(torch.nonzero(owners == row)[0])]
+                owners, moves = solution.head(task)
+                own = moves[int(torch.searchsorted(owners, row))]
                 if own.numel():
                     self._move_head(named, task, own)
-            self.known[key] = evaluate(workload, model, "validation", members)
-            passes += len(workload.split.validation)
+            self.known[number, subsets[row].tobytes()] = evaluate(workload, model, "validation", members)
         costs = self.context.costs
+        passes = len(rows) * len(workload.split.validation)
         costs.add("network evaluation", passes * costs.unit.forward, time.perf_counter() - start)
-        return np.stack([self.known[number, subset.tobytes()] for subset in subsets])
 
     def _move_head(self, named: Mapping[str, Tensor], task: int, w: Tensor) -> None:
         for name, (rows, move) in head_displacement(self.context.structure, task, w.float(), None).items():

@@ -39,12 +39,15 @@ def chosen(along: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def at(along: NDArray[np.float64], place: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(m, T) values at a place of the path for each subset, quadratic between strengths."""
+    """(m, T) values at a place a subset: quadratic between strengths; no lower than half below the lowest."""
     middle = np.clip(np.round(place).astype(np.int64), 1, len(along) - 2)
     off = (place - middle)[:, None]
     every = np.arange(along.shape[1])
     before, here, after = along[middle - 1, every], along[middle, every], along[middle + 1, every]
-    return here * (1 - off**2) + after * (off**2 + off) / 2 + before * (off**2 - off) / 2
+    between = here * (1 - off**2) + after * (off**2 + off) / 2 + before * (off**2 - off) / 2
+    # beside a strength at which the fit of rare labels went far astray, the parabola dips far below all of them
+    lowest = np.minimum(np.minimum(before, here), after)
+    return np.maximum(between, lowest - np.abs(lowest) / 2)
 
 
 def mixed(along: NDArray[np.float64], path: Sequence[float], ridge: float) -> NDArray[np.float64]:

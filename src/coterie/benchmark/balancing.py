@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from coterie.balancing import WEIGHTINGS, Balancing, as_balancing, balancing_key
 from coterie.errors import SettingError
 from coterie.evaluation.halves import halve_validation
 from coterie.evaluation.intervals import t_interval
-from coterie.training import Fit, Job, UnitCost, fit, measure_cost
+from coterie.training import Fit, FitUnit, Job, UnitCost, fit_units, measure_cost
 from coterie.training.evaluate import load_state
 from coterie.workload import Split, Workload
 
@@ -53,6 +53,7 @@ def compare_balancing(
     memory: int = 2**30,
     store: UnitStore | None = None,
     progress: Progress | None = None,
+    executor: Executor | None = None,
 ) -> dict[str, Any]:
     """Train one model of all tasks with each method and every task alone, all with the same recipe and seeds.
 
@@ -67,6 +68,7 @@ def compare_balancing(
         memory: working memory of population training in bytes.
         store: where finished methods go.
         progress: called as ``progress(stage, done, total)``.
+        executor: where trainings run; None is this process.
 
     Returns:
         JSON-ready: facts about the workload and a row a method. `delta` is the mean over tasks of the relative change
@@ -89,13 +91,13 @@ def compare_balancing(
     total = len(chosen) + 1
     progress("balancing: single tasks", 0, total)
     jobs = [Job((task,), seed) for seed in seeds for task in everything]
-    single = _train(work, jobs, unit, memory, store, {"seeds": seeds, "alone": True})
+    single = _train(work, jobs, unit, memory, store, {"seeds": seeds, "alone": True}, executor)
     alone = {name: np.nansum(single[name].reshape(len(seeds), work.n_tasks, -1), 1) for name in ("losses", "scores")}
     found: dict[str, dict[str, Floats]] = {}
     for done, (name, method) in enumerate(chosen.items()):
         progress(f"balancing: {name}", done + 1, total)
         jobs = [Job(everything, seed, balancing=method) for seed in seeds]
-        found[name] = _train(work, jobs, unit, memory, store, {"seeds": seeds, **balancing_key(method)})
+        found[name] = _train(work, jobs, unit, memory, store, {"seeds": seeds, **balancing_key(method)}, executor)
     progress("balancing", total, total)
     return {
         "workload": work.name,
@@ -160,25 +162,31 @@ def _rows(
 
 
 def _train(
-    work: Workload, jobs: Sequence[Job], unit: UnitCost, memory: int, store: UnitStore, key: Mapping[str, Any]
+    work: Workload,
+    jobs: Sequence[Job],
+    unit: UnitCost,
+    memory: int,
+    store: UnitStore,
+    key: Mapping[str, Any],
+    executor: Executor | None,
 ) -> dict[str, Floats]:
     """Test losses (jobs, tasks), scores alike, FLOPs and steps (jobs,), seconds."""
 
-    def compute() -> Payload:
-        start = time.perf_counter()
-        fits = fit(work, jobs, memory=memory)
-        seconds = time.perf_counter() - start
+    def pack(fits: list[Fit]) -> Payload:
         arrays: dict[str, Any] = {
             "losses": np.stack([done.test for done in fits]),
             "scores": _scores(work, fits),
             "flops": np.array([training_flops(work, done, unit) for done in fits]),
             "steps": np.array([float(done.steps) for done in fits]),
-            "seconds": np.array(seconds),
         }
         return Payload(arrays, {})
 
-    payload = store.unit("balancing", key, compute)
-    return {name: np.asarray(array, dtype=float) for name, array in payload.arrays.items()}
+    units = [FitUnit(key, jobs)]
+    (payload,) = fit_units(
+        work, "balancing", units, pack, store=store, memory=memory, stage="balancing", executor=executor
+    )
+    kept: dict[str, Any] = {"seconds": payload.meta.get("seconds"), **payload.arrays}  # older units have an array
+    return {name: np.asarray(array, dtype=float) for name, array in kept.items()}
 
 
 def _score_name(work: Workload) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,6 +81,7 @@ def make_bank(
     memory: int = 2**30,
     store: UnitStore | None = None,
     progress: Progress | None = None,
+    executor: Executor | None = None,
 ) -> Bank:
     """Train a bank, or what of it is not in the store yet.
 
@@ -89,6 +91,7 @@ def make_bank(
         memory: working memory in bytes.
         store: where finished trainings go, 30 subsets a unit; a killed bank goes on there, a larger plan adds to it.
         progress: called as ``progress(stage, done, total)``.
+        executor: where trainings run; None is this process.
 
     Cost: ``plan.trainings(n_tasks)`` trainings.
     """
@@ -100,8 +103,9 @@ def make_bank(
             shape = (replicates, *subsets.shape)
             return Runs(subsets, np.full(shape, np.nan), np.zeros(shape[:2]), 0.0, common)
         return train_subsets(
-            workload, subsets, replicates, name=name, common=common, memory=memory, store=store, progress=progress
-        )
+            workload, subsets, replicates, name=name, common=common, memory=memory, store=store, progress=progress,
+            executor=executor,
+        )  # fmt: skip
 
     return Bank(
         workload,

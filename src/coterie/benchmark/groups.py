@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,7 @@ def judge(
     memory: int,
     store: UnitStore,
     progress: Progress,
+    executor: Executor | None = None,
 ) -> dict[str, Any]:
     """Train groupings into `k` groups and hold them against each other.
 
@@ -75,6 +77,7 @@ def judge(
         memory: working memory in bytes.
         store: where finished trainings go; a group that several groupings share is trained once.
         progress: called as ``progress(stage, done, total)``.
+        executor: where trainings run; None is this process.
 
     Returns:
         JSON-ready: the candidates with their mean gains over tasks (1 - geometric mean of loss ratios) against
@@ -89,7 +92,9 @@ def judge(
     runs = dict(known)
     for groupings, often in ((drawn, draw_replicates), (found, replicates)):  # those of methods replace shared ones
         wanted = {tuple(sorted(g)) for grouping in groupings.values() for g in grouping.groups} - set(known)
-        runs.update(train_groups(bank.workload, wanted, often, memory=memory, store=store, progress=progress))
+        runs.update(
+            train_groups(bank.workload, wanted, often, memory=memory, store=store, progress=progress, executor=executor)
+        )
     single, joint = total(single_task(tasks), runs), total(all_in_one(tasks), runs)
     totals = {name: total(grouping, runs) for name, grouping in {**found, **drawn}.items()}
     totals.update({BASELINE: single, JOINT: joint})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from coterie.benchmark.groups import default_counts, find_grouping, judge
 from coterie.benchmark.measure import estimate_entry, measure
 from coterie.benchmark.references import SUBSETS, References, references
 from coterie.datasets.beds import BEDS, Bed, bed
-from coterie.errors import SettingError
+from coterie.errors import SettingError, WorkerError
 from coterie.evaluation.bank_plan import BankPlan
 from coterie.grouping import Grouping
 from coterie.pipeline.candidates import typical_size
@@ -142,6 +143,7 @@ def benchmark(
     overwrite: bool = False,
     entries: Sequence[Entry] = ENTRIES,
     progress: Progress | None = None,
+    executor: Executor | None = None,
 ) -> dict[str, Any]:
     """Measure methods on a workload: skill, cost, and what their groups are worth.
 
@@ -155,6 +157,7 @@ def benchmark(
         overwrite: replace another run in that directory.
         entries: what can be measured.
         progress: called as ``progress(stage, done, total)``.
+        executor: where trainings run; None is this process. See docs/cluster.md.
 
     Returns:
         The content of ``benchmark.json`` in the run directory; see docs/benchmark.md.
@@ -174,10 +177,10 @@ def benchmark(
     with open_run(
         out, fingerprint=fingerprint(work), settings=settings, overwrite=overwrite, workload=work
     ) as directory:
-        bank = make_bank(work, plan, memory=options.memory, store=directory, progress=progress)
+        bank = make_bank(work, plan, memory=options.memory, store=directory, progress=progress, executor=executor)
         found = references(bank, resamples=options.resamples, seed=options.seed)
-        rows, groupings = _measure_all(bank, found, chosen, counts, options, directory, progress)
-        judged = [_judge(bank, k, groupings[k], options, directory, progress) for k in counts]
+        rows, groupings = _measure_all(bank, found, chosen, counts, options, directory, progress, executor)
+        judged = [_judge(bank, k, groupings[k], options, directory, progress, executor) for k in counts]
         result = _describe(where, bank, found, rows, judged, options)
         if out is not None:
             write_json(Path(out) / FILE, result)
@@ -192,6 +195,7 @@ def _measure_all(
     options: Options,
     store: UnitStore,
     progress: Progress,
+    executor: Executor | None,
 ) -> tuple[list[dict[str, Any]], dict[int, dict[str, Grouping]]]:
     """A row a method, and the groupings that it leads to; the estimates themselves are dropped."""
     rows: list[dict[str, Any]] = []
@@ -205,11 +209,19 @@ def _measure_all(
             continue
         try:
             estimate = estimate_entry(
-                bank, entry, seed=options.seed, memory=options.memory, store=store, progress=progress
+                bank,
+                entry,
+                seed=options.seed,
+                memory=options.memory,
+                store=store,
+                progress=progress,
+                executor=executor,
             )
             row.update(measure(bank, found, estimate, seed=options.seed))
             for k in counts:
                 groupings[k][entry.name] = find_grouping(estimate, k, options.seed)
+        except WorkerError:  # no fault of the method
+            raise
         except Exception as error:  # one method that fails must not lose the others
             row["error"] = f"{type(error).__name__}: {error}"
     progress("methods", len(chosen), len(chosen))
@@ -217,7 +229,13 @@ def _measure_all(
 
 
 def _judge(
-    bank: Bank, k: int, found: dict[str, Grouping], options: Options, store: UnitStore, progress: Progress
+    bank: Bank,
+    k: int,
+    found: dict[str, Grouping],
+    options: Options,
+    store: UnitStore,
+    progress: Progress,
+    executor: Executor | None,
 ) -> dict[str, Any]:
     return judge(
         bank,
@@ -230,6 +248,7 @@ def _judge(
         memory=options.memory,
         store=store,
         progress=progress,
+        executor=executor,
     )
 
 

@@ -8,7 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coterie.cli.options import GIBIBYTE, Bases, Debug, Json, Memory, Method, OutFile, Quiet, Seed, Workload, given
+from coterie.cli.options import (
+    GIBIBYTE,
+    Bases,
+    Dask,
+    Debug,
+    Json,
+    Memory,
+    Method,
+    OutFile,
+    Quiet,
+    Seed,
+    Workers,
+    Workload,
+    given,
+)
 from coterie.cli.session import Session, session
 
 if TYPE_CHECKING:
@@ -38,6 +52,8 @@ def affinity(
     bases: Bases = None,
     memory: Memory = GIBIBYTE,  # pyright: ignore[reportArgumentType]  # the parser turns it into bytes
     seed: Seed = 0,
+    workers: Workers = None,
+    dask: Dask = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -50,18 +66,21 @@ def affinity(
     """
     with session(as_json=as_json, quiet=quiet, debug=debug) as s:
         from coterie import pipeline
+        from coterie.cli.workers import where
 
-        chosen, _ = pipeline.estimate_affinity(
-            workload,
-            method=method,
-            order=order.value,
-            subsets=subsets,
-            size=size,
-            seed=seed,
-            memory=memory,
-            progress=s.progress,
-            **given(bases=bases),
-        )
+        with where(workers, dask) as executor:
+            chosen, _ = pipeline.estimate_affinity(
+                workload,
+                method=method,
+                order=order.value,
+                subsets=subsets,
+                size=size,
+                seed=seed,
+                memory=memory,
+                progress=s.progress,
+                executor=executor,
+                **given(bases=bases),
+            )
         if out is not None:
             chosen.to_csv(out)
         if as_json:

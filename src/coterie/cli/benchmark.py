@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coterie.cli.options import GIBIBYTE, Debug, Json, Memory, Overwrite, Quiet, Seed, run_directory
+from coterie.cli.options import GIBIBYTE, Dask, Debug, Json, Memory, Overwrite, Quiet, Seed, Workers, run_directory
 from coterie.cli.session import Session, session
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def benchmark(
     ] = None,
     memory: Memory = GIBIBYTE,  # pyright: ignore[reportArgumentType]  # the parser turns it into bytes
     seed: Seed = 0,
+    workers: Workers = None,
+    dask: Dask = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -75,10 +78,12 @@ def benchmark(
             _list(s)
             return
         from coterie.cli.benchmark_balancing import WORD, run_balancing
+        from coterie.cli.workers import where
 
         if workloads and workloads[0] == WORD:
             named = None if methods is None else _names(methods)
-            run_balancing(s, workloads[1:], named, range(seed, seed + replicates), out, memory, overwrite)
+            with where(workers, dask) as executor:
+                run_balancing(s, workloads[1:], named, range(seed, seed + replicates), out, memory, overwrite, executor)
             return
         from coterie.benchmark import Options
 
@@ -93,11 +98,18 @@ def benchmark(
             seed=seed,
             memory=memory,
         )
-        _run(s, workloads or [], options, out, figure, overwrite)
+        with where(workers, dask) as executor:
+            _run(s, workloads or [], options, out, figure, overwrite, executor)
 
 
 def _run(
-    s: Session, workloads: list[str], options: Options, out: Path | None, figure: Path | None, overwrite: bool
+    s: Session,
+    workloads: list[str],
+    options: Options,
+    out: Path | None,
+    figure: Path | None,
+    overwrite: bool,
+    executor: Executor | None,
 ) -> None:
     """Every bed, then one page for all."""
     from coterie.benchmark import benchmark, find_bed, prepare, select, write_page
@@ -121,7 +133,7 @@ def _run(
     results: list[dict[str, Any]] = []
     for where, name in zip(beds, names, strict=True):
         path = parent / name if several else parent
-        results.append(benchmark(where, options, out=path, overwrite=overwrite, progress=s.progress))
+        results.append(benchmark(where, options, out=path, overwrite=overwrite, progress=s.progress, executor=executor))
         write_page(results, page)  # a later bed that is stopped leaves the page of those before it
     s.progress.stop()
     for result in () if s.as_json else results:

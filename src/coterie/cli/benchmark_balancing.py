@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ def run_balancing(
     out: Path | None,
     memory: int,
     overwrite: bool,
+    executor: Executor | None = None,
 ) -> None:
     """Compare methods on every workload and print a table each; a comparison that was stopped goes on where it was."""
     from coterie.benchmark import find_bed
@@ -50,7 +52,9 @@ def run_balancing(
         with open_run(
             path, fingerprint=fingerprint(work), settings=settings, overwrite=overwrite, workload=work
         ) as run:
-            found = compare_balancing(work, methods, seeds=seeds, memory=memory, store=run, progress=s.progress)
+            found = compare_balancing(
+                work, methods, seeds=seeds, memory=memory, store=run, progress=s.progress, executor=executor
+            )
             run.write_result(found)
         results.append(found)
     s.progress.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,7 @@ from coterie.cli.options import (
     GIBIBYTE,
     Balancing,
     Budget,
+    Dask,
     Debug,
     Json,
     Memory,
@@ -18,6 +20,7 @@ from coterie.cli.options import (
     Quiet,
     Runs,
     Seeds,
+    Workers,
     Workload,
 )
 from coterie.cli.session import Session, session
@@ -42,6 +45,8 @@ def compare(
         typer.Option("--out", "-o", help="Run directory, to go on after an interruption.", file_okay=False),
     ] = None,
     memory: Memory = GIBIBYTE,  # pyright: ignore[reportArgumentType]  # the parser turns it into bytes
+    workers: Workers = None,
+    dask: Dask = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -57,12 +62,14 @@ def compare(
     with session(as_json=as_json, quiet=quiet, debug=debug) as s:
         from coterie.balancing import as_balancing
         from coterie.cli.groupings import read_groupings
+        from coterie.cli.workers import where
         from coterie.workload import load_workload
 
         chosen = as_balancing(balancing)
         loaded = load_workload(workload)
         candidates = read_groupings(grouping or [], loaded.task_names)
-        result = _compare(s, loaded, candidates, seeds, budget, runs, chosen, out, memory, overwrite)
+        with where(workers, dask) as executor:
+            result = _compare(s, loaded, candidates, seeds, budget, runs, chosen, out, memory, overwrite, executor)
         if as_json:
             s.emit(result)
             return
@@ -84,6 +91,7 @@ def _compare(
     out: Path | None,
     memory: int,
     overwrite: bool,
+    executor: Executor | None,
 ) -> dict[str, Any]:
     from coterie.balancing import balancing_key
     from coterie.evaluation import compare as train_and_compare
@@ -105,7 +113,7 @@ def _compare(
     ) as run:
         trained = train_and_compare(
             workload, candidates, seeds=range(seeds), runs=runs, budget=budget, balancing=balancing, memory=memory,
-            store=run, progress=s.progress,
+            store=run, progress=s.progress, executor=executor,
         )  # fmt: skip
         result = {
             "workload": {"name": workload.name, "reference": workload.reference},

@@ -33,7 +33,7 @@ Workload = Annotated[
     str,
     typer.Argument(
         metavar="WORKLOAD",
-        help="A built-in workload (digits, yeast, water, chemicals, mhc, umls) or [bold]file.py:name[/bold], a "
+        help="A built-in workload (digits, yeast, water, chemicals, mhc, umls, texts) or [bold]file.py:name[/bold], a "
         "Workload of yours.",
         show_default=False,
     ),
@@ -80,6 +80,18 @@ Method = Annotated[
 ]
 Memory = Annotated[
     int, typer.Option("--memory", parser=parse_size, metavar="SIZE", help="Working memory, such as 2GiB or 500MB.")
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=1,
+        metavar="N",
+        help="Processes of this machine that train, one thread each; the results do not depend on their number.",
+    ),
+]
+Dask = Annotated[
+    str | None, typer.Option("--dask", metavar="ADDRESS", help="Train on the Dask cluster of this scheduler.")
 ]
 OutFile = Annotated[Path | None, typer.Option("--out", "-o", help="Write the result to this file.", dir_okay=False)]
 GIBIBYTE = "1GiB"

@@ -35,7 +35,7 @@ def plan(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Say which backend would run where and why, and the memory, time and disk that a run would take.
+    """Predict the peak memory, the time and the disk of a run; say which backend would run where and why.
 
     Example: [bold]coterie plan chemicals --seeds 5 --memory 4GiB[/bold]
     """

@@ -12,6 +12,7 @@ from coterie.cli.options import (
     Balancing,
     Bases,
     Budget,
+    Dask,
     Debug,
     Groups,
     Json,
@@ -22,6 +23,7 @@ from coterie.cli.options import (
     Runs,
     Seed,
     Seeds,
+    Workers,
     Workload,
     given,
     run_directory,
@@ -43,6 +45,8 @@ def run(
     ] = None,
     memory: Memory = GIBIBYTE,  # pyright: ignore[reportArgumentType]  # the parser turns it into bytes
     seed: Seed = 0,
+    workers: Workers = None,
+    dask: Dask = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -56,20 +60,23 @@ def run(
     """
     with session(as_json=as_json, quiet=quiet, debug=debug) as s:
         from coterie import pipeline
+        from coterie.cli.workers import where
 
-        result = pipeline.run(
-            workload,
-            method=method,
-            groups=groups,
-            budget=budget,
-            seeds=seeds,
-            out=out or run_directory(workload),
-            memory=memory,
-            overwrite=overwrite,
-            seed=seed,
-            progress=s.progress,
-            **given(bases=bases, compare_runs=runs, balancing=balancing),
-        )
+        with where(workers, dask) as executor:
+            result = pipeline.run(
+                workload,
+                method=method,
+                groups=groups,
+                budget=budget,
+                seeds=seeds,
+                out=out or run_directory(workload),
+                memory=memory,
+                overwrite=overwrite,
+                seed=seed,
+                progress=s.progress,
+                executor=executor,
+                **given(bases=bases, compare_runs=runs, balancing=balancing),
+            )
         finish(s, result)
 
 

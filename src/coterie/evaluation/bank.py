@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coterie._progress import Progress, silent
-from coterie._units import NoStore, Payload, UnitStore
-from coterie.affinity.costs import Costs, timed
-from coterie.affinity.surrogates.real_runs import train_block
+from coterie._progress import Progress
+from coterie._units import NoStore, UnitStore
+from coterie.affinity.surrogates.real_runs import pack_values
 from coterie.errors import SettingError
-from coterie.training import Job, measure_cost
+from coterie.training import FitUnit, Job, fit_units, measure_cost
 from coterie.workload import Workload
 
 #: subsets in a unit of work; a killed bank loses at most one unit
@@ -112,6 +113,7 @@ def train_subsets(
     memory: int = 2**30,
     store: UnitStore | None = None,
     progress: Progress | None = None,
+    executor: Executor | None = None,
 ) -> Runs:
     """Train every subset several times with the ordinary recipe.
 
@@ -126,31 +128,24 @@ def train_subsets(
         memory: working memory in bytes.
         store: where finished units go.
         progress: called as ``progress(stage, done, total)``.
+        executor: where trainings run; None is this process.
 
     Cost: ``replicates * m`` trainings.
     """
-    store, progress = store or NoStore(), progress or silent
-    costs = Costs(measure_cost(workload))
-    starts = range(0, len(subsets), BLOCK)
-    total, done = replicates * len(subsets), 0
+    unit = measure_cost(workload)
+    places = [(replicate, start) for replicate in range(replicates) for start in range(0, len(subsets), BLOCK)]
     values = np.full((replicates, *subsets.shape), np.nan)
     flops = np.zeros((replicates, len(subsets)))
-    for replicate in range(replicates):
-        for start in starts:
-            jobs = _jobs(subsets[start : start + BLOCK], start, replicate, common)
-            before = done
-
-            def compute(jobs: list[Job] = jobs, before: int = before) -> Payload:
-                tell = lambda _, a, b: progress(f"bank: {name}", before + len(jobs) * a // max(b, 1), total)  # noqa: E731
-                return train_block(workload, jobs, costs.unit, memory, tell)
-
-            key = {"jobs": [[job.subset, job.seed] for job in jobs]}
-            payload = timed(store, costs, "bank", f"bank-{name}", key, compute)
-            block = slice(start, start + len(jobs))
-            values[replicate, block], flops[replicate, block] = payload.arrays["values"], payload.arrays["flops"]
-            done += len(jobs)
-            progress(f"bank: {name}", done, total)
-    return Runs(subsets, values, flops, sum(row["seconds"] for row in costs.rows()), common)
+    lists = [_jobs(subsets[start : start + BLOCK], start, replicate, common) for replicate, start in places]
+    units = [FitUnit({"jobs": [[job.subset, job.seed] for job in jobs]}, jobs) for jobs in lists]
+    payloads = fit_units(
+        workload, f"bank-{name}", units, partial(pack_values, workload, unit), store=store or NoStore(), memory=memory,
+        stage=f"bank: {name}", progress=progress, keep_states=False, executor=executor,
+    )  # fmt: skip
+    for (replicate, start), payload in zip(places, payloads, strict=True):
+        block = slice(start, start + BLOCK)
+        values[replicate, block], flops[replicate, block] = payload.arrays["values"], payload.arrays["flops"]
+    return Runs(subsets, values, flops, sum(float(payload.meta["seconds"]) for payload in payloads), common)
 
 
 def _jobs(subsets: NDArray[np.bool_], start: int, replicate: int, common: bool) -> list[Job]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -100,6 +101,7 @@ def compare(
     memory: int = 2**30,
     store: UnitStore | None = None,
     progress: Progress | None = None,
+    executor: Executor | None = None,
 ) -> TrainedComparison:
     """Train candidate groupings, all-in-one and single-task models, and evaluate them on validation and test data.
 
@@ -125,7 +127,8 @@ def compare(
             pooled over labels. A single-task model has nothing to balance.
         memory: working memory of population training in bytes.
         store: where finished units are kept.
-        progress: called with the number of finished seeds.
+        progress: called with the number of finished trainings.
+        executor: where trainings run; None is this process. See docs/cluster.md.
 
     Returns:
         The comparison and the trained models.
@@ -141,12 +144,12 @@ def compare(
     halved, choose = halve_validation(workload)
     index = {"validation": LabelIndex.of(workload, choose), "test": LabelIndex.of(workload, workload.split.test)}
     chosen = {"validation": index["validation"]}
-    rungs = Trainings(halved, chosen, memory, store, "halving", balancing=balancing)
+    rungs = Trainings(halved, chosen, memory, store, "halving", balancing=balancing, executor=executor)
     halving = None
     if runs is not None:
         halving = _eliminate(everything, wanted, whole_number(runs, "runs", low=1), budget, rungs, progress)
         everything, wanted = {name: everything[name] for name in halving.finalists}, list(halving.seeds)
-    final = Trainings(halved, index, memory, store, "compare", balancing=balancing)
+    final = Trainings(halved, index, memory, store, "compare", balancing=balancing, executor=executor)
     _train(final, subsets_of(everything.values()), wanted, progress)
     labels = {
         part: LabelLosses(np.stack([final.collect(g, wanted, part) for g in everything.values()]), own.task, own.row)
@@ -187,12 +190,9 @@ def affordable(
 
 def _train(final: Trainings, subsets: Sequence[Subset], seeds: Sequence[int], progress: Progress) -> None:
     """Every subset with every seed."""
-    stage = "compare: training candidates"
-    for position, seed in enumerate(seeds):
-        progress(stage, position, len(seeds))
-        size = sum(p.numel() * p.element_size() for p in final.workload.build_model(seed).parameters())
-        final.train(subsets, seed, keep=size * len(subsets) * len(seeds) <= STATE_BYTES)
-    progress(stage, len(seeds), len(seeds))
+    size = sum(p.numel() * p.element_size() for p in final.workload.build_model(seeds[0]).parameters())
+    keep = size * len(subsets) * len(seeds) <= STATE_BYTES
+    final.train(subsets, seeds, keep=keep, stage="compare: training candidates", progress=progress)
 
 
 def _eliminate(
@@ -211,11 +211,7 @@ def _eliminate(
         groupings = [everything[name] for name in names]
         subsets = subsets_of(groupings)
         new = [seed for seed in used if (subsets[0], seed, "validation") not in rungs.losses]
-        stage = f"compare: choosing among {len(names)}"
-        for position, seed in enumerate(new):
-            progress(stage, position, len(new))
-            rungs.train(subsets, seed, keep=False)
-        progress(stage, len(new), len(new))
+        rungs.train(subsets, new, keep=False, stage=f"compare: choosing among {len(names)}", progress=progress)
         values = [rungs.collect(grouping, used, "validation") for grouping in groupings]
         return LabelLosses(np.stack(values), own.task, own.row)
 

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coterie._progress import Progress, silent
-from coterie._units import NoStore, Payload, UnitStore
-from coterie.errors import CoterieError
+from coterie._progress import Progress
+from coterie._units import NoStore, Payload, UnitStore, look
 from coterie.evaluation.bank import BLOCK
 from coterie.evaluation.intervals import Interval
 from coterie.evaluation.labels import TINY
 from coterie.grouping import Grouping
-from coterie.training import Job, fit
+from coterie.training import Fit, FitUnit, Job, fit_units
 from coterie.workload import Workload
 
 Floats = NDArray[np.float64]
 Subset = tuple[int, ...]
 #: seeds of groups are spread over this range, above those of all other trainings of a bank
 _FIRST, _RANGE = 100_000_000, 2**30
-
-
-class _MissingError(CoterieError):
-    """A unit is not in the store yet."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +114,7 @@ def train_groups(
     memory: int = 2**30,
     store: UnitStore | None = None,
     progress: Progress | None = None,
+    executor: Executor | None = None,
 ) -> dict[Subset, Floats]:
     """Train groups with the ordinary recipe; a group that several groupings share is trained once.
 
@@ -128,25 +125,31 @@ def train_groups(
         memory: working memory in bytes.
         store: finished trainings, each under its group and seed.
         progress: called as ``progress(stage, done, total)``.
+        executor: where trainings run; None is this process.
 
     Returns:
         Group -> (replicates, T) validation losses, NaN outside the group.
 
     Cost: `replicates` trainings of every group that is not in the store.
     """
-    store, progress = store or NoStore(), progress or silent
+    store = store or NoStore()
     wanted = sorted({tuple(sorted(group)) for group in groups})
     jobs = [Job(group, _seed(group, replicate)) for group in wanted for replicate in range(replicates)]
-    found = {job: _look(store, job) for job in jobs}
+    found = {job: _values(look(store, "bank-groups", _key(job))) for job in jobs}
     missing = sorted((job for job, values in found.items() if values is None), key=lambda job: len(job.subset))
-    for start in range(0, len(missing), BLOCK):
-        block = missing[start : start + BLOCK]
-        progress("bank: groups", start, len(missing))
-        for job, done in zip(block, fit(workload, block, memory=memory, keep_states=False), strict=True):
+    blocks = [FitUnit({}, missing[start : start + BLOCK]) for start in range(0, len(missing), BLOCK)]
+
+    def keep(fits: list[Fit]) -> Payload:
+        for done in fits:  # each under its own group, where other groupings find it
             payload = Payload({"values": done.validation})
-            kept = store.unit("bank-groups", _key(job), lambda payload=payload: payload)
-            found[job] = np.asarray(kept.arrays["values"], dtype=np.float64)
-    progress("bank: groups", len(missing), len(missing))
+            kept = store.unit("bank-groups", _key(done.job), lambda payload=payload: payload)
+            found[done.job] = _values(kept)
+        return Payload()
+
+    fit_units(
+        workload, "bank-groups", blocks, keep, store=NoStore(), memory=memory, stage="bank: groups", progress=progress,
+        keep_states=False, executor=executor,
+    )  # fmt: skip
     rows = {group: [found[Job(group, _seed(group, replicate))] for replicate in range(replicates)] for group in wanted}
     return {group: np.stack([row for row in values if row is not None]) for group, values in rows.items()}
 
@@ -160,13 +163,5 @@ def _key(job: Job) -> dict[str, object]:
     return {"subset": list(job.subset), "seed": job.seed}
 
 
-def _look(store: UnitStore, job: Job) -> Floats | None:
-    """The finished training, or None: asking for a unit computes it, and what is missing is trained together later."""
-
-    def refuse() -> Payload:
-        raise _MissingError
-
-    try:
-        return np.asarray(store.unit("bank-groups", _key(job), refuse).arrays["values"], dtype=np.float64)
-    except _MissingError:
-        return None
+def _values(kept: Payload | None) -> Floats | None:
+    return None if kept is None else np.asarray(kept.arrays["values"], dtype=np.float64)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coterie._progress import Progress
 from coterie._units import Payload, UnitStore
 from coterie.balancing import Balancing, balancing_key
 from coterie.evaluation.labels import LabelIndex
 from coterie.grouping import Grouping
-from coterie.training import Fit, Job, fit
+from coterie.training import Fit, FitUnit, Job, fit_units
 from coterie.training.archive import pack_fits, unpack_fits
 from coterie.workload import Workload
 
@@ -59,6 +61,7 @@ class Trainings:
         losses: (subset, seed, part) -> loss of each label of the subset's tasks.
         seconds: how long the trainings took, in this or an earlier process.
         balancing: how tasks are balanced in each training; None for the loss pooled over labels.
+        executor: where trainings run; None is this process.
     """
 
     workload: Workload
@@ -72,32 +75,40 @@ class Trainings:
     )
     seconds: float = 0.0
     balancing: Balancing | None = None
+    executor: Executor | None = None
 
-    def train(self, subsets: Sequence[Subset], seed: int, *, keep: bool) -> None:
-        """Train subsets with one seed; `keep` says whether their parameters stay in memory and store."""
-        jobs = [Job(subset=subset, seed=seed, balancing=self.balancing) for subset in subsets]
+    def train(
+        self, subsets: Sequence[Subset], seeds: Sequence[int], *, keep: bool, stage: str, progress: Progress
+    ) -> None:
+        """Train subsets with some seeds; `keep` says whether their parameters stay in memory and store."""
+        units = [self._unit(subsets, seed, keep) for seed in seeds]
+        payloads = fit_units(
+            self.workload, self.name, units, partial(self._pack, keep), store=self.store, memory=self.memory,
+            stage=stage, progress=progress, executor=self.executor,
+        )  # fmt: skip
+        for seed, unit, payload in zip(seeds, units, payloads, strict=True):
+            self.seconds += float(payload.meta["seconds"])
+            for number, done in enumerate(unpack_fits(unit.jobs, payload)):
+                self.fits[done.job.subset, seed] = done
+                for part in self.index:
+                    self.losses[done.job.subset, seed, part] = np.asarray(payload.arrays[f"losses/{part}/{number}"])
+
+    def _unit(self, subsets: Sequence[Subset], seed: int, keep: bool) -> FitUnit:
         key = {
             "subsets": [list(subset) for subset in subsets],
             "seed": seed,
             "keep": keep,
             **balancing_key(self.balancing),
         }
-        payload = self.store.unit(self.name, key, lambda: self._compute(jobs, keep))
-        self.seconds += float(payload.meta["seconds"])
-        for number, done in enumerate(unpack_fits(jobs, payload)):
-            self.fits[done.job.subset, seed] = done
-            for part in self.index:
-                self.losses[done.job.subset, seed, part] = np.asarray(payload.arrays[f"losses/{part}/{number}"])
+        return FitUnit(key, [Job(subset=subset, seed=seed, balancing=self.balancing) for subset in subsets])
 
-    def _compute(self, jobs: Sequence[Job], keep: bool) -> Payload:
-        start = time.perf_counter()
-        fits = fit(self.workload, jobs, memory=self.memory)
+    def _pack(self, keep: bool, fits: list[Fit]) -> Payload:
         packed = pack_fits(fits, states=keep)
         arrays = dict(packed.arrays)
         for number, done in enumerate(fits):
             for part, labels in self.index.items():
                 arrays[f"losses/{part}/{number}"] = labels.losses(self.workload, done.state, done.job.subset)
-        return Payload(arrays, {**packed.meta, "seconds": time.perf_counter() - start})
+        return Payload(arrays, packed.meta)
 
     def collect(self, grouping: Grouping, seeds: Sequence[int], part: str) -> NDArray[np.float32]:
         """(seeds, labels) losses of a grouping whose groups were trained."""

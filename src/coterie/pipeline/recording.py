@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from coterie import errors
-from coterie._units import Payload, UnitStore
+from coterie._units import Payload, UnitStore, folder_of
 
 
 class RecordingStore:
@@ -19,6 +20,10 @@ class RecordingStore:
 
     def __init__(self, inner: UnitStore) -> None:
         self.inner = inner
+
+    def folder(self, name: str) -> Path | None:
+        """That of the store."""
+        return folder_of(self.inner, name)
 
     def unit(self, name: str, key: Mapping[str, Any], compute: Callable[[], Payload]) -> Payload:
         """The unit, with its warnings."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings as python_warnings
 from collections.abc import Generator, Mapping
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from coterie._progress import Progress, silent
 from coterie._units import NoStore, UnitStore
 from coterie.affinity import Affinity, Estimate, Estimator, GainModel, get_estimator, random_subsets
 from coterie.affinity.costs import training_flops
+from coterie.affinity.estimator import given
 from coterie.balancing import Balancing, as_balancing, balancing_key
 from coterie.errors import CoterieWarning, SettingError
 from coterie.evaluation import (
@@ -92,6 +94,7 @@ def run(
     memory: int = 2**30,
     seed: int = 0,
     progress: Progress | None = None,
+    executor: Executor | None = None,
     **options: Any,
 ) -> RunResult:
     """Find groups of tasks that are worth training together, train them, and compare.
@@ -114,6 +117,8 @@ def run(
         memory: working memory in bytes.
         seed: of everything random.
         progress: called as ``progress(stage, done, total)``.
+        executor: where trainings and features are computed; None is this process. The result is the same with any
+            executor; see docs/cluster.md.
         options: settings of the estimator, e.g. ``bases=2``.
 
     Raises:
@@ -153,7 +158,7 @@ def run(
         validate(workload)
         with _open(workload, settings, out, overwrite=overwrite) as directory:
             store = RecordingStore(directory)
-            found = _find(workload, estimator, groups, budget, seed, memory, store, progress)
+            found = _find(workload, estimator, groups, budget, seed, memory, store, progress, executor)
             estimate, affinity, grouping, candidates = found
             trained = compare(
                 workload,
@@ -165,6 +170,7 @@ def run(
                 memory=memory,
                 store=store,
                 progress=progress,
+                executor=executor,
             )
             trained, served, recommendation = _conclude(trained, budget)
             _book(trained, estimate)
@@ -190,6 +196,7 @@ def estimate_affinity(
     memory: int = 2**30,
     progress: Progress | None = None,
     store: UnitStore | None = None,
+    executor: Executor | None = None,
     **options: Any,
 ) -> tuple[Affinity, GainModel]:
     """Estimate how much each task helps each other.
@@ -204,6 +211,7 @@ def estimate_affinity(
         memory: working memory in bytes.
         progress: called as ``progress(stage, done, total)``.
         store: where finished units go.
+        executor: where trainings and features are computed; None is this process.
         options: settings of the estimator.
 
     Returns:
@@ -222,8 +230,9 @@ def estimate_affinity(
     if order == "higher" and subsets is not None:
         random_subsets(workload.n_tasks, subsets, chosen, seed=seed)  # too few to hold every pair: say so now
     estimate = estimator.estimate(
-        workload, seed=seed, subset_size=chosen, memory=memory, store=store or NoStore(), progress=progress
-    )
+        workload, seed=seed, subset_size=chosen, memory=memory, store=store or NoStore(), progress=progress,
+        **given(estimator, executor),
+    )  # fmt: skip
     return estimated_affinity(estimate, order, subsets, chosen, seed), estimate.model
 
 
@@ -236,10 +245,19 @@ def _find(
     memory: int,
     store: UnitStore,
     progress: Progress,
+    executor: Executor | None,
 ) -> tuple[Estimate, Affinity, Grouping, dict[str, Grouping]]:
     """Estimate, then the groupings that are worth a real training."""
     size = typical_size(workload.n_tasks, groups)
-    estimate = estimator.estimate(workload, seed=seed, subset_size=size, memory=memory, store=store, progress=progress)
+    estimate = estimator.estimate(
+        workload,
+        seed=seed,
+        subset_size=size,
+        memory=memory,
+        store=store,
+        progress=progress,
+        **given(estimator, executor),
+    )
     affinity = estimated_affinity(estimate, "higher", None, size, seed)
     grouping, candidates = candidate_groupings(estimate, affinity, groups, budget, seed, progress)
     return estimate, affinity, grouping, candidates

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coterie._units import Payload
+from coterie._units import SHARDS, Payload, drop_shards
 from coterie.errors import SettingError, StoreError, StoreWarning
 from coterie.store import manifest as _manifest
 from coterie.store.arrays import decode, encode, kinds_of
@@ -158,6 +158,7 @@ class RunDirectory:
                 for unit in self.units.iterdir():
                     if _UNIT.fullmatch(unit.name):
                         unit.unlink()
+            drop_shards(self.folder(SHARDS))
         except OSError as error:
             raise write_error(error, self.path) from error
 
@@ -180,6 +181,10 @@ class RunDirectory:
     def report_path(self) -> Path:
         """Where the page of the run belongs."""
         return self.path / "report.html"
+
+    def folder(self, name: str) -> Path:
+        """A folder below the run for files that several processes write; made by who needs it."""
+        return self.path / name
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write ``result.json``; numbers that are not finite become null."""

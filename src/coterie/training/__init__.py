@@ -7,15 +7,18 @@ from coterie.training.job import Fit, Job
 from coterie.training.loop import fit_one
 from coterie.training.population import fit_population
 from coterie.training.stackable import is_stackable
+from coterie.training.units import FitUnit, fit_units
 
 __all__ = [
     "Fit",
+    "FitUnit",
     "Job",
     "UnitCost",
     "evaluate",
     "fit",
     "fit_one",
     "fit_population",
+    "fit_units",
     "is_stackable",
     "measure_cost",
 ]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import Executor
 
-from coterie._progress import Progress, silent
+from coterie._progress import Progress
 from coterie.errors import FallbackWarning, ModelError, ResourceError, SettingError
 from coterie.training.footprint import measure_footprint
 from coterie.training.job import Fit, Job, Schedule
-from coterie.training.loop import fit_one
-from coterie.training.population import fit_population, members_at_once
+from coterie.training.population import members_at_once
+from coterie.training.shares import Shares, divide, train_here, train_there
 from coterie.training.stackable import is_stackable
 from coterie.workload.workload import Workload
 
@@ -27,6 +28,7 @@ def fit(
     memory: int = 2**30,
     progress: Progress | None = None,
     keep_states: bool = True,
+    executor: Executor | None = None,
 ) -> list[Fit]:
     """Train a model for each job.
 
@@ -40,8 +42,11 @@ def fit(
         backend: ``"population"`` trains many members at once, ``"loop"`` one after the other; ``"auto"`` takes the
             population for what can be stacked when there are several such jobs, and warns about the others.
         memory: bytes that the members trained at once may take.
-        progress: called with steps done and steps at most, added up over the jobs.
+        progress: called with steps done and steps at most, added up over the jobs; with an executor, with jobs done
+            and jobs.
         keep_states: False leaves `Fit.state` empty, which saves memory when only losses are wanted.
+        executor: where to train; None is this process. Who is trained together does not depend on it, so the results
+            are the same bit for bit with the same number of torch's threads and the same kind of processor.
 
     Returns:
         One fit a job, in their order.
@@ -51,6 +56,7 @@ def fit(
         ModelError: when training diverges, or the population was asked for and a model cannot be stacked.
         ResourceError: when the population was asked for and a member does not fit the memory.
         WorkloadError: when a subset has no label in the training or validation part.
+        WorkerError: when the workers of the executor are lost too often, or cannot take the jobs.
 
     Example:
         >>> import numpy as np, coterie
@@ -65,28 +71,25 @@ def fit(
     """
     if backend not in BACKENDS:
         raise SettingError(f"Parameter `backend` should be one of {BACKENDS}. Found {backend!r}.")
+    shares = cut(workload, jobs, backend=backend, memory=memory, keep_states=keep_states)
+    if executor is None:
+        train_here(workload, shares, progress)
+    else:
+        train_there(executor, workload, [shares], progress)
+    return shares.result()
+
+
+def cut(workload: Workload, jobs: Sequence[Job], *, backend: str, memory: int, keep_states: bool) -> Shares:
+    """Choose the backend of each job, and who is trained together; raises and warns as :func:`fit`."""
     jobs = list(jobs)
-    max_steps = [Schedule(workload, job).max_steps for job in jobs]
+    for job in jobs:
+        Schedule(workload, job)  # so that a mistake is found before anything is trained
     together = [i for i, job in enumerate(jobs) if job.balancing is None or job.balancing.stackable]
     if len(together) < len(jobs) and backend != "loop":
         _cannot_stack(jobs, together, backend)
     if not _population(workload, [jobs[i] for i in together], backend, memory):
         together = []
-    done, whole = sum(max_steps[i] for i in together), sum(max_steps)
-
-    def tell(stage: str, steps: int, total: int) -> None:
-        del total
-        (progress or silent)(stage, steps, whole)
-
-    stacked = fit_population(
-        workload, [jobs[i] for i in together], memory=memory, progress=tell, keep_states=keep_states
-    )
-    fits = dict(zip(together, stacked, strict=True))
-    for position in (i for i in range(len(jobs)) if i not in fits):
-        fits[position] = _alone(workload, jobs[position], tell, done, keep_states)
-        done += max_steps[position]
-        tell("training", done, whole)
-    return [fits[position] for position in range(len(jobs))]
+    return divide(workload, jobs, together, memory=memory, keep_states=keep_states)
 
 
 def _cannot_stack(jobs: Sequence[Job], together: Sequence[int], backend: str) -> None:
@@ -102,7 +105,7 @@ def _cannot_stack(jobs: Sequence[Job], together: Sequence[int], backend: str) ->
         warnings.warn(
             f"Models are trained one after the other, which is slower than all at once: {reason}",
             FallbackWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -127,15 +130,6 @@ def _population(workload: Workload, jobs: Sequence[Job], backend: str, memory: i
     warnings.warn(
         f"Models are trained one after the other, which is slower than all at once: {reason}",
         FallbackWarning,
-        stacklevel=3,
+        stacklevel=4,
     )
     return False
-
-
-def _alone(workload: Workload, job: Job, progress: Progress, before: int, keep_states: bool) -> Fit:
-    """One training in the plain loop, after so many steps of others."""
-
-    def tell(stage: str, done: int, total: int) -> None:
-        progress(stage, before + done, total)
-
-    return fit_one(workload, job, progress=tell, keep_states=keep_states)

@@ -14,6 +14,8 @@ from coterie.workload.workload import Workload
 _COPIES = 6
 # on a CPU, stacks that outgrow the caches are slower than several smaller ones
 _CACHE_BYTES = 24 * 2**20
+# parameters of the members of a chunk on a CPU; smaller chunks would be slower, larger ones leave processes idle
+_CHUNK_BYTES = 2 * 2**20
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,11 @@ class Footprint:
         if self.cpu:
             fit = min(fit, max(16, _CACHE_BYTES // (4 * self.parameters)))
         return int(fit)
+
+    @property
+    def enough(self) -> int:
+        """Members that fill a processor: more of them at once are hardly faster, and fewer chunks are left to share."""
+        return max(16, _CHUNK_BYTES // self.parameters) if self.cpu else 10**9
 
     def cells(self, memory: int) -> int:
         """How many (member, row) pairs to evaluate at once."""

@@ -9,6 +9,7 @@ a balancing, the weights of the tasks are stacked as well; members with the same
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ from coterie.training.windows import Windows
 from coterie.workload.workload import Workload
 
 _FINISHED_SHARE = 0.1
+#: told positions of jobs, their step, and which of them are finished
+Tell = Callable[[np.ndarray, int, np.ndarray], None]
 
 
 def fit_population(
@@ -61,28 +64,68 @@ def fit_population(
         ResourceError: when a single member does not fit the memory.
         WorkloadError: when a subset has no label in the training or validation part.
     """
+    schedules = [Schedule(workload, job) for job in jobs]
+    tell = Teller(progress or silent, [schedule.max_steps for schedule in schedules])
+    fits: dict[int, Fit] = {}
+    for chunk in plan_population(workload, jobs, memory=memory, keep_states=keep_states):
+        fits.update(zip(chunk.positions, train_chunk(workload, chunk, tell), strict=True))
+    return [fits[position] for position in range(len(jobs))]
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Jobs that are trained together. What comes out depends on it to the last bit, so it never depends on workers.
+
+    Attributes:
+        jobs: the jobs; they have the same balancing.
+        positions: their positions in the list that was asked for.
+        cells: (member, row) pairs that are evaluated at once.
+        keep_states: False leaves `Fit.state` empty.
+    """
+
+    jobs: tuple[Job, ...]
+    positions: tuple[int, ...]
+    cells: int
+    keep_states: bool
+
+
+def plan_population(workload: Workload, jobs: Sequence[Job], *, memory: int, keep_states: bool = True) -> list[Chunk]:
+    """Who is trained together with whom; see :func:`fit_population`."""
     if not jobs:
         return []
     footprint = measure_footprint(workload)
-    at_once = members_at_once(footprint, memory)
-    architecture = Architecture(workload)
-    if not architecture.trained:
-        raise ModelError("The model has no parameters with requires_grad=True, so there is nothing to train.")
-    schedules = [Schedule(workload, job) for job in jobs]
-    tell = _Teller(progress or silent, [schedule.max_steps for schedule in schedules])
+    at_once = min(members_at_once(footprint, memory), footprint.enough)
+    steps = [Schedule(workload, job).max_steps for job in jobs]
     # neighbours that share an order of rows can share their inputs; a fixed order makes results independent of the
     # order of `jobs`
-    ranked = sorted(
-        range(len(jobs)), key=lambda i: (jobs[i].order, schedules[i].max_steps, jobs[i].seed, jobs[i].subset)
-    )
-    fits: dict[int, Fit] = {}
+    ranked = sorted(range(len(jobs)), key=lambda i: (jobs[i].order, steps[i], jobs[i].seed, jobs[i].subset))
+    chunks: list[Chunk] = []
     for balancing in dict.fromkeys(job.balancing for job in jobs):
         alike = np.array([i for i in ranked if jobs[i].balancing == balancing])
         for part in np.array_split(alike, -(-len(alike) // at_once)):
-            chunk = _Chunk(architecture, [schedules[i] for i in part], part, footprint.cells(memory), balancing)
-            for position, fit in zip(part, chunk.train(tell, keep_states), strict=True):
-                fits[int(position)] = fit
-    return [fits[position] for position in range(len(jobs))]
+            positions = tuple(part.tolist())
+            chunks.append(Chunk(tuple(jobs[i] for i in positions), positions, footprint.cells(memory), keep_states))
+    return chunks
+
+
+def train_chunk(workload: Workload, chunk: Chunk, tell: Tell | None = None) -> list[Fit]:
+    """Train the jobs of a chunk, in their order.
+
+    Args:
+        workload: tasks, data, model and recipe.
+        chunk: from :func:`plan_population`.
+        tell: called with positions of jobs, their step and whether they are finished.
+    """
+    architecture = Architecture(workload)
+    if not architecture.trained:
+        raise ModelError("The model has no parameters with requires_grad=True, so there is nothing to train.")
+    schedules = [Schedule(workload, job) for job in chunk.jobs]
+    members = _Chunk(architecture, schedules, np.array(chunk.positions), chunk.cells, chunk.jobs[0].balancing)
+    return members.train(tell or _silent, chunk.keep_states)
+
+
+def _silent(positions: np.ndarray, step: int, finished: np.ndarray) -> None:
+    del positions, step, finished
 
 
 def members_at_once(footprint: Footprint, memory: int) -> int:
@@ -103,7 +146,7 @@ def members_at_once(footprint: Footprint, memory: int) -> int:
     return at_once
 
 
-class _Teller:
+class Teller:
     """Adds up the progress of members."""
 
     def __init__(self, progress: Progress, max_steps: Sequence[int]) -> None:
@@ -112,6 +155,7 @@ class _Teller:
         self._done = np.zeros(len(max_steps), int)
 
     def __call__(self, positions: np.ndarray, step: int, finished: np.ndarray) -> None:
+        """So far have the jobs at these positions come."""
         self._done[positions] = np.where(finished, [self._max_steps[i] for i in positions], step)
         self._progress("training", int(self._done.sum()), sum(self._max_steps))
 
@@ -164,7 +208,7 @@ class _Chunk:
             members=len(self.jobs),
         )
 
-    def train(self, tell: Callable[[np.ndarray, int, np.ndarray], None], keep_states: bool) -> list[Fit]:
+    def train(self, tell: Tell, keep_states: bool) -> list[Fit]:
         """Run to the end."""
         windows = Windows([schedule.stream for schedule in self.schedules], self.device)
         step = 0

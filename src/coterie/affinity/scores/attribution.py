@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,6 +127,7 @@ class Attribution(Estimator):
         memory: int = 2**30,
         store: UnitStore | None = None,
         progress: Progress | None = None,
+        executor: Executor | None = None,
     ) -> Estimate:
         """Train the single-task models and compare their attributions.
 
@@ -136,6 +138,7 @@ class Attribution(Estimator):
             memory: working memory in bytes; more memory takes more rows at a time.
             store: where finished units go.
             progress: called as ``progress(stage, done, total)``.
+            executor: where trainings run; None is this process.
 
         Raises:
             WorkloadError: when no input is a floating-point number.
@@ -143,7 +146,7 @@ class Attribution(Estimator):
         """
         del subset_size
         size = sum(value[0].numel() for value in floating_inputs(workload, PURPOSE).values())
-        context = open_context(workload, seed, memory, store, progress)
+        context = open_context(workload, seed, memory, store, progress, executor)
         rows = sample_rows(workload, self.rows, seed)
         fits = single_task_fits(context)
         chunk = max(1, min(256, memory // (32 * workload.n_tasks * size)))

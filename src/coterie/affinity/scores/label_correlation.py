@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,6 +132,7 @@ class LabelCorrelation(Estimator):
         memory: int = 2**30,
         store: UnitStore | None = None,
         progress: Progress | None = None,
+        executor: Executor | None = None,
     ) -> Estimate:
         """Correlate the labels.
 
@@ -141,11 +143,12 @@ class LabelCorrelation(Estimator):
             memory: not used.
             store: not used: the work is done in no time.
             progress: called as ``progress(stage, done, total)``.
+            executor: not used.
 
         Raises:
             SettingError: for `signed` with a multi-class task.
         """
-        del seed, subset_size, memory, store
+        del seed, subset_size, memory, store, executor
         several = [task.name for task in workload.tasks if task.kind == "multiclass"]
         if self.signed and several:
             raise SettingError(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,13 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from coterie._progress import Progress
-from coterie._units import Payload, UnitStore
+from coterie._units import UnitStore
 from coterie.affinity.context import Context, open_context
-from coterie.affinity.costs import timed, training_flops
+from coterie.affinity.costs import training_flops
 from coterie.affinity.estimator import Estimate, Estimator
 from coterie.affinity.scores.single_tasks import as_estimate, floating_inputs
 from coterie.errors import SettingError
-from coterie.training import Fit, Job, fit
+from coterie.training import FitUnit, Job, fit_units
 from coterie.training.archive import pack_fits, unpack_fits
 from coterie.training.stream import derive
 from coterie.workload import Workload
@@ -209,6 +211,7 @@ class LabelInjection(Estimator):
         memory: int = 2**30,
         store: UnitStore | None = None,
         progress: Progress | None = None,
+        executor: Executor | None = None,
     ) -> Estimate:
         """Train with labels and with noise.
 
@@ -219,12 +222,13 @@ class LabelInjection(Estimator):
             memory: working memory in bytes.
             store: where finished units go, about 64 trainings each.
             progress: called as ``progress(stage, done, total)``.
+            executor: where trainings run; None is this process.
 
         Raises:
             WorkloadError: when no input is a floating-point number.
         """
         del subset_size
-        context = open_context(workload, seed, memory, store, progress)
+        context = open_context(workload, seed, memory, store, progress, executor)
         told = common_pairs(workload)
         chosen = choose_pairs(told, self.pairs, seed)
         noise = [(a, a) for a in sorted({a for a, _ in chosen})] if self.control == "target" else chosen
@@ -282,32 +286,21 @@ def _losses(
 ) -> dict[tuple[int, int, bool], float]:
     """Validation loss of the target of every training, block by block."""
     found: dict[tuple[int, int, bool], float] = {}
-    for start in range(0, len(wanted), BLOCK):
-        block = list(wanted[start : start + BLOCK])
-        for one, done in zip(block, _train(context, injection, block, epochs, start, len(wanted)), strict=True):
-            found[one] = float(done.validation[one[0]])
+    blocks = [list(wanted[start : start + BLOCK]) for start in range(0, len(wanted), BLOCK)]
+    units = [
+        FitUnit(
+            {"seed": context.seed, "epochs": epochs, "trainings": [[a, b, int(noise)] for a, b, noise in block]},
+            injection.jobs(block),
+        )
+        for block in blocks
+    ]
+    payloads = fit_units(
+        injection.workload, "label-injection", units, partial(pack_fits, states=False), store=context.store,
+        memory=context.memory, stage=STAGE, progress=context.progress, keep_states=False, executor=context.executor,
+    )  # fmt: skip
+    for block, unit, payload in zip(blocks, units, payloads, strict=True):
+        fits = unpack_fits(unit.jobs, payload)
+        flops = sum(training_flops(injection.workload, done, context.costs.unit) for done in fits)
+        context.costs.add(STAGE, flops, float(payload.meta["seconds"]))
+        found.update({one: float(done.validation[one[0]]) for one, done in zip(block, fits, strict=True)})
     return found
-
-
-def _train(
-    context: Context,
-    injection: Injection,
-    block: Sequence[tuple[int, int, bool]],
-    epochs: float,
-    before: int,
-    total: int,
-) -> list[Fit]:
-    jobs = injection.jobs(block)
-
-    def tell(_: str, done: int, of: int) -> None:
-        context.progress(STAGE, before + len(block) * done // max(of, 1), total)
-
-    def compute() -> Payload:
-        fits = fit(injection.workload, jobs, memory=context.memory, progress=tell, keep_states=False)
-        return pack_fits(fits, states=False)
-
-    key = {"seed": context.seed, "epochs": epochs, "trainings": [[a, b, int(noise)] for a, b, noise in block]}
-    fits = unpack_fits(jobs, timed(context.store, context.costs, STAGE, "label-injection", key, compute))
-    unit = context.costs.unit
-    context.costs.add(STAGE, sum(training_flops(injection.workload, done, unit) for done in fits))
-    return fits

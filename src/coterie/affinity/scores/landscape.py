@@ -12,6 +12,7 @@ the mixture are the paper's; everything that these leave open is our reconstruct
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -113,6 +114,7 @@ class Landscape(Estimator):
         memory: int = 2**30,
         store: UnitStore | None = None,
         progress: Progress | None = None,
+        executor: Executor | None = None,
     ) -> Estimate:
         """Compare the tasks' gradients at the model of `seed`, and embed them.
 
@@ -123,6 +125,7 @@ class Landscape(Estimator):
             memory: working memory in bytes.
             store: where finished units go.
             progress: called as ``progress(stage, done, total)``.
+            executor: where trainings run; None is this process.
 
         Returns:
             A model of the mean affinity of partners (no gains: the scale means nothing), and the method's own
@@ -138,7 +141,7 @@ class Landscape(Estimator):
         del subset_size
         structure = find_structure(workload, workload.build_model(seed).to(workload.labels.device))
         costs = Costs(measure_cost(workload))
-        context = Context(workload, structure, seed, memory, store or NoStore(), progress or silent, costs)
+        context = Context(workload, structure, seed, memory, store or NoStore(), progress or silent, costs, executor)
         measured = self._distances(context)
         distances, density = (np.asarray(measured.arrays[name]) for name in ("distances", "density"))
         weights = similarity(distances)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -86,6 +87,7 @@ class ProbeScore(Estimator):
         memory: int = 2**30,
         store: UnitStore | None = None,
         progress: Progress | None = None,
+        executor: Executor | None = None,
     ) -> Estimate:
         """Train on all tasks and measure.
 
@@ -96,6 +98,7 @@ class ProbeScore(Estimator):
             memory: working memory in bytes.
             store: where finished probe runs go; the other scores of this kind find them there.
             progress: called as ``progress(stage, done, total)``.
+            executor: where trainings run; None is this process.
 
         Returns:
             A model that predicts the mean score of a task's partners, what it cost, and notes. Pairs of tasks that
@@ -103,7 +106,7 @@ class ProbeScore(Estimator):
             task's gradient are those of a full backward pass, a little more than the shared parameters need.
         """
         del subset_size
-        context = open_context(workload, seed, memory, store, progress)
+        context = open_context(workload, seed, memory, store, progress, executor)
         totals = {name: np.zeros((workload.n_tasks, workload.n_tasks)) for name in SUMS}
         measurements = 0.0
         for number in range(self.runs):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,6 +114,7 @@ class Rsa(Estimator):
         memory: int = 2**30,
         store: UnitStore | None = None,
         progress: Progress | None = None,
+        executor: Executor | None = None,
     ) -> Estimate:
         """Train the single-task models and compare their representations.
 
@@ -123,13 +125,14 @@ class Rsa(Estimator):
             memory: working memory in bytes.
             store: where finished units go.
             progress: called as ``progress(stage, done, total)``.
+            executor: where trainings run; None is this process.
 
         Raises:
             ResourceError: when the dissimilarities do not fit the memory.
             ModelError: when a head is no module, so that what it reads cannot be found.
         """
         del subset_size
-        context = open_context(workload, seed, memory, store, progress)
+        context = open_context(workload, seed, memory, store, progress, executor)
         rows = sample_rows(workload, self.rows, seed)
         need = 4 * workload.n_tasks * len(rows) ** 2 // 2
         if need > memory:

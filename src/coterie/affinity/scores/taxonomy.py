@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
@@ -133,6 +134,7 @@ class Taxonomy(Estimator):
         memory: int = 2**30,
         store: UnitStore | None = None,
         progress: Progress | None = None,
+        executor: Executor | None = None,
     ) -> Estimate:
         """Train the single-task models, fit new heads on their trunks, and grow the tree.
 
@@ -143,12 +145,13 @@ class Taxonomy(Estimator):
             memory: working memory in bytes; more memory takes more trunks at a time.
             store: where finished units go.
             progress: called as ``progress(stage, done, total)``.
+            executor: where trainings run; None is this process.
 
         Raises:
             ModelError: when a head is no module, so that what it reads cannot be found.
         """
         del subset_size
-        context = open_context(workload, seed, memory, store, progress)
+        context = open_context(workload, seed, memory, store, progress, executor)
         fits = single_task_fits(context)
         key = {"seed": seed, "ridge": self.ridge}
         payload = timed(context.store, context.costs, STAGE, "transfer", key, lambda: self._transfer(context, fits))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from coterie._units import Payload, UnitStore
+from coterie._units import Payload, UnitStore, folder_of
 from coterie.affinity.bases import checkpoint, train_full
 from coterie.affinity.context import Context
 from coterie.affinity.costs import Costs, training_flops
@@ -41,6 +42,10 @@ class Remembered:
 
     inner: UnitStore
     units: dict[str, Payload]
+
+    def folder(self, name: str) -> Path | None:
+        """That of the store."""
+        return folder_of(self.inner, name)
 
     def unit(self, name: str, key: Mapping[str, Any], compute: Callable[[], Payload]) -> Payload:
         """The unit of that name and key."""

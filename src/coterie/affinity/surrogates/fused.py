@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from math import comb
 from typing import Any
@@ -15,7 +16,7 @@ from coterie._progress import Progress
 from coterie._units import NoStore, UnitStore
 from coterie.affinity.context import Context, open_context
 from coterie.affinity.costs import Costs
-from coterie.affinity.estimator import Estimate, Estimator
+from coterie.affinity.estimator import Estimate, Estimator, given
 from coterie.affinity.grad_tae import SECANTS, GradTAE
 from coterie.affinity.pairwise import PairwiseGainModel
 from coterie.affinity.sampling import random_subsets
@@ -128,12 +129,14 @@ class Fused(Estimator):
         memory: int = 2**30,
         store: UnitStore | None = None,
         progress: Progress | None = None,
+        executor: Executor | None = None,
     ) -> Estimate:
         """Make the cheap estimate, choose and train subsets of `subset_size` tasks, and fuse both."""
         store = Remembered(store or NoStore(), {})
         common: dict[str, Any] = {"seed": seed, "subset_size": subset_size, "memory": memory}
         common |= {"store": store, "progress": progress}
-        context = open_context(workload, seed, memory, store, progress)
+        common |= given(self, executor)
+        context = open_context(workload, seed, memory, store, progress, executor)
         n = workload.n_tasks
         count = 3 * int(self.trainings if self.runs is None else self.runs)
         reference = _reference(n, subset_size, max(REFERENCE, count), seed)
@@ -161,6 +164,8 @@ class Fused(Estimator):
             notes.append("tasks share some of their examples: label correlation is part of the estimate")
         features = [_matrix(name, workload, common, costs) for name in self.features]
         model, trained = self._fuse(replace(context, costs=costs), prior, features, reference, first, runs, notes)
+        if found is None:
+            notes.append(_without_base(trained.subsets, self.trainings))
         facts = {"base models": float(getattr(base, "bases", 0)), "real runs": float(len(trained.flops))}
         facts |= {} if found is None else found.facts
         flops = float(trained.flops.mean()) if len(trained.flops) else None
@@ -214,6 +219,19 @@ class Fused(Estimator):
         known = prior(chosen) if len(chosen) else trained.values
         process = fit_process(chosen, trained.values, known, reference, estimates, features=features)
         return FusedModel(workload.task_names, self.name, process, prior), trained
+
+
+def _without_base(subsets: NDArray[np.bool_], trainings: float) -> str:
+    """What an estimate from real runs alone does not know."""
+    n = subsets.shape[1]
+    met = subsets.T.astype(np.float32) @ subsets.astype(np.float32) > 0
+    pairs = (int(met.sum()) - int(met.diagonal().sum())) / max(1, n * (n - 1))
+    return (
+        f"no base model: one with short trainings of each of the {n} tasks takes more than the budget of "
+        f"{trainings:g} trainings. The estimate rests on {len(subsets)} real runs, in which {pairs:.0%} of the pairs "
+        "of tasks are together; of the others it knows next to nothing. Allow more `trainings`, or take "
+        "method='grad-tag', which needs no training of single tasks"
+    )
 
 
 def _train(context: Context, first: NDArray[np.bool_], others: NDArray[np.bool_]) -> RealRuns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 
@@ -81,9 +82,10 @@ class KernelSurrogate(Estimator):
         memory: int = 2**30,
         store: UnitStore | None = None,
         progress: Progress | None = None,
+        executor: Executor | None = None,
     ) -> Estimate:
         """Train balanced random subsets of `subset_size` tasks and fit the regressions."""
-        context = open_context(workload, seed, memory, store, progress)
+        context = open_context(workload, seed, memory, store, progress, executor)
         found = balanced_runs(context, self.runs, subset_size)
         kernel = partial(radial, self.gamma if self.gamma is not None else 1.0 / workload.n_tasks)
         ridges = fit_tasks(found.subsets, found.values, kernel, self.ridge, intercept=False)

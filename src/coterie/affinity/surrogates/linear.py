@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,9 +76,10 @@ class LinearSurrogate(Estimator):
         memory: int = 2**30,
         store: UnitStore | None = None,
         progress: Progress | None = None,
+        executor: Executor | None = None,
     ) -> Estimate:
         """Train balanced random subsets of `subset_size` tasks and fit the regressions."""
-        context = open_context(workload, seed, memory, store, progress)
+        context = open_context(workload, seed, memory, store, progress, executor)
         found = balanced_runs(context, self.runs, subset_size)
         ridges = fit_tasks(found.subsets, found.values, membership, self.ridge, intercept=True)
         model = TaskRidgeModel(workload.task_names, self.name, membership, ridges)

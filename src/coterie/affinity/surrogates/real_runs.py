@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coterie._progress import Progress
 from coterie._units import Payload
 from coterie.affinity.context import Context
-from coterie.affinity.costs import timed, training_flops
+from coterie.affinity.costs import training_flops
 from coterie.errors import SettingError
-from coterie.training import Job, UnitCost, fit
+from coterie.training import Fit, FitUnit, Job, UnitCost, fit_units
 from coterie.training.stream import derive
 from coterie.workload import Workload
 
@@ -39,9 +39,8 @@ class RealRuns:
     steps: NDArray[np.float64]
 
 
-def train_block(workload: Workload, jobs: list[Job], unit: UnitCost, memory: int, progress: Progress) -> Payload:
-    """Train jobs and keep what a surrogate or a bank needs: ``values`` (jobs, T), validation losses; flops; steps."""
-    fits = fit(workload, jobs, memory=memory, progress=progress, keep_states=False)
+def pack_values(workload: Workload, unit: UnitCost, fits: list[Fit]) -> Payload:
+    """What a surrogate or a bank needs of trainings: ``values`` (jobs, T), validation losses; flops; steps."""
     flops = np.array([training_flops(workload, done, unit) for done in fits])
     steps = np.array([float(done.steps) for done in fits])
     return Payload({"values": np.stack([done.validation for done in fits]), "flops": flops, "steps": steps})
@@ -63,21 +62,21 @@ def real_runs(context: Context, subsets: NDArray[np.bool_], *, common_seed: int 
     seed = derive(context.seed, 71) % 2**31 if common_seed is None else common_seed
     values, flops, steps = np.full(subsets.shape, np.nan), np.zeros(len(subsets)), np.zeros(len(subsets))
     workload, costs = context.workload, context.costs
+    units: list[FitUnit] = []
     for start in range(0, len(subsets), BLOCK):
         rows = subsets[start : start + BLOCK]
         jobs = [Job(tuple(np.flatnonzero(row).tolist()), seed, order_seed=seed) for row in rows]
-
-        def compute(jobs: list[Job] = jobs, start: int = start) -> Payload:
-            def tell(_: str, done: int, total: int) -> None:
-                context.progress(STAGE, start + len(jobs) * done // max(total, 1), len(subsets))
-
-            return train_block(workload, jobs, costs.unit, context.memory, tell)
-
         key = {"subsets": [list(job.subset) for job in jobs], "seed": seed, "kept": ["values", "flops", "steps"]}
-        payload = timed(context.store, costs, STAGE, "real-runs", key, compute)
-        part = slice(start, start + len(jobs))
+        units.append(FitUnit(key, jobs))
+    payloads = fit_units(
+        workload, "real-runs", units, partial(pack_values, workload, costs.unit), store=context.store,
+        memory=context.memory, stage=STAGE, progress=context.progress, keep_states=False, executor=context.executor,
+    )  # fmt: skip
+    for start, payload in zip(range(0, len(subsets), BLOCK), payloads, strict=True):
+        part = slice(start, start + BLOCK)
         for name, kept in (("values", values), ("flops", flops), ("steps", steps)):
             kept[part] = np.asarray(payload.arrays[name])
+        costs.add(STAGE, 0.0, float(payload.meta["seconds"]))
     costs.add(STAGE, float(flops.sum()))
     return RealRuns(subsets, values, flops, steps)
 

@@ -1,0 +1,131 @@
+"""Lists of trainings as units of a store; with an executor, those that are missing are trained all at once."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+from coterie._progress import Progress, silent
+from coterie._units import Payload, UnitStore, look
+from coterie.training.fit import cut, fit
+from coterie.training.job import Fit, Job
+from coterie.training.shares import Shares, train_there
+from coterie.workload.workload import Workload
+
+
+@dataclass(frozen=True, eq=False)
+class FitUnit:
+    """Trainings that are kept together.
+
+    Attributes:
+        key: of the unit in the store.
+        jobs: what to train.
+    """
+
+    key: Mapping[str, Any]
+    jobs: Sequence[Job]
+
+
+def fit_units(
+    workload: Workload,
+    name: str,
+    units: Sequence[FitUnit],
+    pack: Callable[[list[Fit]], Payload],
+    *,
+    store: UnitStore,
+    memory: int,
+    stage: str,
+    progress: Progress | None = None,
+    keep_states: bool = True,
+    executor: Executor | None = None,
+) -> list[Payload]:
+    """Train what is not in the store yet, each unit as :func:`coterie.training.fit` would.
+
+    Args:
+        workload: tasks, data, model and recipe.
+        name: of the units in the store.
+        units: lists of trainings; a kill loses those that are not finished.
+        pack: what is kept of the trainings of a unit.
+        store: where finished units are kept.
+        memory: working memory in bytes.
+        stage: for the progress.
+        progress: called as ``progress(stage, jobs done, jobs)``.
+        keep_states: whether `pack` needs parameters.
+        executor: where to train; the units are the same with any.
+
+    Returns:
+        One payload a unit. ``meta["seconds"]`` is how long training and packing took, added up over processes.
+    """
+    tell, total = progress or silent, sum(len(unit.jobs) for unit in units)
+    if executor is not None:
+        return _elsewhere(executor, workload, name, units, pack, store, memory, stage, tell, keep_states)
+    found: list[Payload] = []
+    before = 0
+    for unit in units:
+
+        def compute(unit: FitUnit = unit, before: int = before) -> Payload:
+            def step(_: str, done: int, of: int) -> None:
+                tell(stage, before + len(unit.jobs) * done // max(of, 1), total)
+
+            start = time.perf_counter()
+            fits = fit(workload, unit.jobs, memory=memory, progress=step, keep_states=keep_states)
+            return _with_seconds(pack(fits), time.perf_counter() - start)
+
+        found.append(store.unit(name, unit.key, compute))
+        before += len(unit.jobs)
+        tell(stage, before, total)
+    return found
+
+
+def _elsewhere(
+    executor: Executor,
+    workload: Workload,
+    name: str,
+    units: Sequence[FitUnit],
+    pack: Callable[[list[Fit]], Payload],
+    store: UnitStore,
+    memory: int,
+    stage: str,
+    progress: Progress,
+    keep_states: bool,
+) -> list[Payload]:
+    found = [look(store, name, unit.key) for unit in units]
+    missing = [number for number, payload in enumerate(found) if payload is None]
+    several: list[Shares] = []
+    for number in missing:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            shares = cut(workload, units[number].jobs, backend="auto", memory=memory, keep_states=keep_states)
+        # said again when the unit is made, so that a store that keeps warnings has them
+        shares.warned = tuple((item.category, str(item.message)) for item in caught)
+        several.append(shares)
+    total = sum(len(unit.jobs) for unit in units)
+    before = total - sum(len(shares.jobs) for shares in several)
+
+    def tell(_: str, done: int, of: int) -> None:
+        del of
+        progress(stage, before + done, total)
+
+    def complete(position: int) -> None:
+        number, shares = missing[position], several[position]
+
+        def compute() -> Payload:
+            start = time.perf_counter()
+            payload = pack(shares.result())
+            return _with_seconds(payload, shares.seconds + time.perf_counter() - start)
+
+        found[number] = store.unit(name, units[number].key, compute)
+        shares.fits.clear()  # kept in the store now
+        shares.warned = ()
+
+    train_there(executor, workload, several, tell, complete)
+    progress(stage, total, total)
+    return [payload for payload in found if payload is not None]
+
+
+def _with_seconds(payload: Payload, seconds: float) -> Payload:
+    return Payload(payload.arrays, {**payload.meta, "seconds": seconds})
