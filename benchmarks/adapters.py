@@ -91,7 +91,7 @@ MEMORY = "parameters, gradients, moments, MiB"
 NOTE = (
     "Memory is that of all parameters, frozen or not, and of gradients and both moments of the trained ones; with TROA",
     "also of its mean gradients, one of the shared parameters a task. Activations come on top. A step is the median of",
-    "20 and of three rounds of all methods, one after the other; that of single tasks is the sum over the four backbones.",
+    "20 and of three rounds of all methods, one after the other; that of single tasks is the sum over four backbones.",
 )
 LATER_NOTE = (
     "The row with TROA leaves out what its similarities take: a tenth of the steps more, in a copy of the model, and",

@@ -98,7 +98,7 @@ def solve_ours(family: str, n: int, seed: int, eps: float | None) -> dict[str, o
         "value": solution.value,
         "bound": solution.bound,
         "range": solution.range,
-        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
     }
 
 

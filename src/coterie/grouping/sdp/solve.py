@@ -23,6 +23,8 @@ from coterie.grouping.sdp.solution import SdpSolution
 _DOUBLE, _FINE = 150, 2e-4
 #: measured work in units of T^2: a look at the certificate takes LOOK * T, a step PASSES and 8 for each eigenvector
 LOOK, PASSES = 8, 300
+#: the first look is taken, whatever it promises, after so many steps that took so many times as long as it
+UNSEEN, FIRST = 300, 8
 
 
 def solve_sdp(
@@ -220,11 +222,12 @@ class _Run:
     def _worth_a_look(self, done: int, residuals: Residuals) -> bool:
         """Whether the certificate may be good enough, judged by the last one and by how X has become since.
 
-        After steps that took twice as long as a look it is taken anyway, since the bound may be what has improved.
+        After steps that took twice as long as a look it is taken anyway, since the bound may be what has improved; the
+        first time only after 300 steps that took eight times as long.
         """
         loss = self._loss(residuals)
-        if self.best is None:
-            return loss < 1.5 * self.eps
+        if self.best is None:  # an entry may stay negative for long where few tasks decide, and the gap be small
+            return loss < 1.5 * self.eps or (done >= UNSEEN and self.work > FIRST * LOOK * self.problem.n)
         if done < self.looked_at + 2 * self.every:
             return False
         expected = self.best.gap(self.problem) * loss / max(self.loss_then, 1e-300)

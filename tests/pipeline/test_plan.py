@@ -1,0 +1,215 @@
+"""Plans against real runs, and the arithmetic behind them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coterie.balancing import as_balancing
+from coterie.errors import ResourceError, SettingError
+from coterie.pipeline import plan, planning, planning_draft, planning_rows, planning_time, run
+from coterie.pipeline.planning import check_runs
+from coterie.pipeline.planning_draft import Draft
+from coterie.pipeline.planning_estimate import SearchCost, count_search, shrunk
+from coterie.pipeline.planning_memory import resident
+from coterie.pipeline.planning_rows import rows_of
+from coterie.pipeline.planning_time import Prices, Took
+from coterie.workload import Workload
+
+OPTIONS = {"groups": 2, "seeds": 2}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hurry() -> Iterator[None]:
+    """Time fewer steps: what is tested here does not depend on the seconds that are found."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning_time, "TIMING", 0.01)
+        yield
+
+
+@pytest.fixture(scope="module")
+def planned(tiny: Workload) -> dict:
+    return plan(tiny, **OPTIONS)
+
+
+def stage(found: dict, name: str) -> dict:
+    return next(row for row in found["rows"] if row["stage"] == name)
+
+
+def test_the_disk_and_the_units_of_a_real_run(tiny: Workload, planned: dict, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    result = run(tiny, out=out, **OPTIONS)
+    real = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    assert planned["totals"]["disk_bytes"] == pytest.approx(real, rel=0.25)
+    units = Counter(json.loads(path.read_text())["name"] for path in (out / "units").glob("*.json"))
+    bases = units["secants"]
+    assert stage(planned, "base models")["what"] == f"{bases + 1} trainings on all tasks"
+    assert stage(planned, "task vectors")["what"].startswith(f"{bases * tiny.n_tasks} short trainings")
+    # the FLOPs of the pilot's trainings stand for those of the run's
+    costs = {row["stage"]: row["flops"] for row in result.result["costs"]}
+    assert stage(planned, "comparison")["flops"] == pytest.approx(costs["comparison: real trainings"], rel=0.3)
+    assert stage(planned, "secant features")["flops"] == pytest.approx(costs["secant features"], rel=1e-6)
+
+
+def test_totals_are_sums_and_bounds_are_above(planned: dict) -> None:
+    total, rows = planned["totals"], planned["rows"]
+    json.dumps(planned)
+    assert total["seconds"] == pytest.approx(sum(row["seconds"] for row in rows))
+    assert total["disk_bytes"] == sum(total["disk"].values()) == sum(row["disk_bytes"] for row in rows)
+    for row in rows:
+        assert row["seconds_at_most"] >= row["seconds"] >= 0
+        assert row["flops_at_most"] >= row["flops"] >= 0
+    assert planned["notes"][0].startswith("Expected: ")
+
+
+def test_the_peak_is_at_least_what_the_process_has(planned: dict) -> None:
+    found = resident()
+    if found is None:
+        pytest.skip("the system does not tell")
+    assert planned["totals"]["peak_memory_bytes"] > 2**27
+    block = torch.ones(2**25)
+    grown = resident()
+    assert grown is not None
+    assert grown[0] - found[0] > 0.9 * block.numel() * 4 or grown[0] == grown[1] >= found[1]
+
+
+def test_more_seeds_take_more(tiny: Workload, planned: dict) -> None:
+    more = plan(tiny, groups=2, seeds=6)
+    assert stage(more, "comparison")["flops"] == pytest.approx(3 * stage(planned, "comparison")["flops"])
+    assert stage(more, "comparison")["disk_bytes"] == pytest.approx(3 * stage(planned, "comparison")["disk_bytes"])
+
+
+def test_gradient_methods_are_planned(tiny: Workload) -> None:
+    found = plan(tiny, method="grad-tag", groups=2, seeds=1, count=20)
+    assert stage(found, "gradient features")["what"].endswith("d = 20")
+    assert stage(found, "base models")["what"] == "1 trainings on all tasks"
+    with pytest.raises(SettingError, match="no plan can be made for 'tag'"):
+        plan(tiny, method="tag")
+
+
+def test_a_pilot_that_is_cut_off_says_so(tiny: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning_time, "BUDGET", 1e-6)
+    found = plan(tiny, **OPTIONS)
+    assert any("cut off at" in note for note in found["notes"])
+    assert found["totals"]["seconds"] < found["totals"]["seconds_at_most"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 500), min_size=2, max_size=30), st.integers(2, 40))
+def test_prices_of_a_population(steps: list[int], at_once: int) -> None:
+    one = Took(1.0, 1.0)
+    prices = Prices(True, at_once, Took(), Took(), one, one * 0.1, Took(), Took(), one)
+    chunks = -(-len(steps) // at_once)
+    assert prices.trainings(steps).cpu == pytest.approx(chunks * max(steps) + 0.1 * sum(steps))
+    alone = Prices(False, 1, Took(), Took(), one, one, Took(), Took(), one)
+    assert alone.trainings(steps).cpu == pytest.approx(sum(steps))
+    assert alone.trainings([]) == Took()
+
+
+def test_few_examples_have_labels_of_every_task(tiny: Workload) -> None:
+    labels = tiny.labels.clone()
+    labels[tiny.split.train[5:], 0] = float("nan")
+    small = shrunk(replace(tiny, labels=labels), 4)
+    for part in ("train", "validation"):
+        assert small.observed[small.split.part(part)].any(0).all()
+        assert len(small.split.part(part)) < len(tiny.split.part(part)) / 4
+
+
+def test_a_search_is_counted() -> None:
+    names = tuple("abcdefghij")
+    fresh = count_search(names, 3, None, remembers=True)
+    again = count_search(names, 3, None, remembers=False)
+    assert 0 < fresh.subsets <= again.subsets
+    assert [len(g.groups) for g in fresh.groupings] == [3]
+    assert np.all(np.array(fresh.groups) > 1)
+
+
+def test_a_process_that_was_larger_before_is_not_the_pilot(tiny: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its peak stays where it was: 8 GiB of something that is gone are no working memory of a training."""
+    monkeypatch.setattr(planning_draft, "resident", lambda: (2**28, 2**33))
+    monkeypatch.setattr(planning_rows, "resident", lambda: (2**28, 2**33))
+    found = plan(tiny, **OPTIONS)
+    assert max(row["memory_bytes"] for row in found["rows"]) < 2**28
+    assert found["totals"]["peak_memory_bytes"] == 2**33
+
+
+@pytest.mark.parametrize("method", ["secants", "grad-tag"])
+def test_what_a_run_refuses_is_refused_before_anything_is_trained(
+    tiny: Workload, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rehearsal has one base on a few examples, which would fit."""
+    with pytest.raises(ResourceError) as real:
+        run(tiny, method=method, memory=3000, **OPTIONS)
+    monkeypatch.setattr(planning_draft, "measure_prices", lambda *_: pytest.fail("steps were timed"))
+    with pytest.raises(ResourceError) as planned:
+        plan(tiny, method=method, memory=3000, **OPTIONS)
+    assert str(planned.value) == str(real.value)
+
+
+@pytest.fixture(scope="module")
+def draft(tiny: Workload) -> Draft:
+    """What was measured for a plan."""
+    found: list[Draft] = []
+
+    def keep(draft: Draft) -> list:
+        found.append(draft)
+        return planning_rows.rows_of(draft)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, "rows_of", keep)
+        plan(tiny, **OPTIONS)
+    return found[0]
+
+
+def test_methods_that_combine_gradients_train_groups_one_by_one(draft: Draft) -> None:
+    one = Took(1.0, 1.0)
+    prices = Prices(True, 100, Took(), Took(), one, Took(), Took(), Took(), one)
+    draft = replace(draft, prices=prices, losses=Took())
+    plain, weighted, combined = (
+        stage({"rows": rows_of(replace(draft, wish=replace(draft.wish, balancing=as_balancing(name))))}, "comparison")
+        for name in (None, "uncertainty", "pcgrad")
+    )
+    assert weighted["cpu_seconds"] == pytest.approx(plain["cpu_seconds"], rel=0.1)
+    assert combined["cpu_seconds"] > 2 * plain["cpu_seconds"]
+    assert combined["flops"] > plain["flops"]
+
+
+def test_groups_of_many_tasks_are_counted_as_asked_for(draft: Draft, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search is rehearsed with 48 tasks, in which 100 groups would be single tasks."""
+    assert count_search(tuple(str(i) for i in range(500)), 100, None, remembers=True).subsets > 0
+    monkeypatch.setattr(planning_draft, "TASKS", 1)
+    n, counts = draft.wish.workload.n_tasks, [2, 3]
+    halves = [-(-n // k) for k in counts for _ in range(k)]
+    asked = replace(draft, wish=replace(draft.wish, counts=counts))
+    assert asked.members == [n, *[1] * n, *(size for size in halves if size > 1)]
+
+
+def test_the_network_is_asked_about_new_subsets_only(tiny: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As NetworkValues remembers what it has evaluated."""
+
+    def count(*_: object, remembers: bool) -> SearchCost:
+        raise KeyError(remembers)
+
+    monkeypatch.setattr(planning_draft, "count_search", count)
+    for method, remembers in (("grad-tag", True), ("secants", False)):
+        with pytest.raises(KeyError, match=str(remembers)):
+            plan(tiny, method=method, groups=2, seeds=1)
+
+
+def test_the_smallest_number_of_runs_is_enough(tiny: Workload) -> None:
+    """With one seed, what trains everything once leaves nothing to choose; all-in-one and alone are there anyway."""
+    n = tiny.n_tasks
+    for groups in (1, n):
+        check_runs(tiny, groups, None, 2, 2 * (1 + n))
+        with pytest.raises(SettingError, match=f"at least {2 * (1 + n)} for a final with 2 seeds"):
+            check_runs(tiny, groups, None, 2, 2 * (1 + n) - 1)
+    check_runs(tiny, None, None, 1, 1 + n + sum(k for k in (2, 3, 5) if k < n))
