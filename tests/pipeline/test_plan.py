@@ -22,7 +22,8 @@ from coterie.pipeline.planning_draft import Draft
 from coterie.pipeline.planning_estimate import SearchCost, count_search, shrunk
 from coterie.pipeline.planning_memory import resident
 from coterie.pipeline.planning_rows import rows_of
-from coterie.pipeline.planning_time import Prices, Took
+from coterie.pipeline.planning_time import Pilot, Prices, Took
+from coterie.training import Fit, Job
 from coterie.workload import Workload
 
 OPTIONS = {"groups": 2, "seeds": 2}
@@ -213,3 +214,15 @@ def test_the_smallest_number_of_runs_is_enough(tiny: Workload) -> None:
         with pytest.raises(SettingError, match=f"at least {2 * (1 + n)} for a final with 2 seeds"):
             check_runs(tiny, groups, None, 2, 2 * (1 + n) - 1)
     check_runs(tiny, None, None, 1, 1 + n + sum(k for k in (2, 3, 5) if k < n))
+
+
+@pytest.mark.parametrize(
+    ("steps", "best", "expected"),
+    [(7, 7, 7.0), (4, 4, (34 * 100) ** 0.5), (4, 0, (30 * 100) ** 0.5), (4, 90, 100.0)],
+    ids=["ended by itself", "still falling", "has not begun to fall", "the last epoch comes first"],
+)
+def test_a_training_that_was_cut_off_cannot_stop_before_its_patience(steps: int, best: int, expected: float) -> None:
+    job, nothing = Job((0, 1), seed=0), np.full(2, np.nan)
+    done = Fit(replace(job, max_steps=4), {}, steps, best, (), nothing, nothing)
+    pilot = Pilot((done,), (), {job: 100}, {job: 30}, 4, Took(), Took())
+    assert pilot.steps(done) == pytest.approx(expected)

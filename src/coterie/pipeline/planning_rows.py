@@ -76,7 +76,7 @@ def notes(draft: Draft, total: Row) -> list[str]:
     if pilot.limit is not None:
         found.append(
             f"The pilot was cut off at {pilot.limit} steps, before early stopping: trainings are expected to take as "
-            "long as the geometric mean of that and of the last epoch, and may well take another time."
+            "long as the geometric mean of the soonest early stop and the last epoch, and may well take another time."
         )
     linear = sum(head.linear for head in structure.heads)
     n = draft.wish.workload.n_tasks

@@ -178,6 +178,7 @@ class Pilot:
         fits: training on all tasks first.
         usual: those of usual subsets of the estimate among them.
         longest: steps of each, had it gone on to the last epoch.
+        waits: steps without improvement after which each stops early; those to the last epoch where it never does.
         limit: steps at which trainings were cut off; None where all of them came to their own end.
         took: what they took.
         said: what the prices had said.
@@ -186,13 +187,17 @@ class Pilot:
     fits: tuple[Fit, ...]
     usual: tuple[Fit, ...]
     longest: dict[Job, int]
+    waits: dict[Job, int]
     limit: int | None
     took: Took
     said: Took
 
     def steps(self, done: Fit) -> float:
-        """Expected steps: where a training was cut off, the geometric mean of what it had and of what it may have."""
-        return (done.steps * self.most(done)) ** 0.5 if done.steps == self.limit else float(done.steps)
+        """Expected steps: where a training was cut off, the geometric mean of the soonest stop and the last epoch."""
+        if done.steps != self.limit:
+            return float(done.steps)
+        soonest = max(done.steps, done.best_step + self.waits[replace(done.job, max_steps=None)])
+        return (min(soonest, self.most(done)) * self.most(done)) ** 0.5
 
     def most(self, done: Fit) -> int:
         """Steps to the last epoch."""
@@ -209,7 +214,13 @@ def run_pilot(workload: Workload, jobs: Sequence[Job], usual: int, prices: Price
         prices: what a step costs.
         memory: for the population.
     """
-    longest = {job: Schedule(workload, job).max_steps for job in jobs}
+    schedules = {job: Schedule(workload, job) for job in jobs}
+    longest = {job: schedule.max_steps for job, schedule in schedules.items()}
+    patience = workload.recipe.patience
+    waits = {
+        job: longest[job] if patience is None else patience * schedule.check_every
+        for job, schedule in schedules.items()
+    }
     every = workload.recipe.check_every
     rows = len(workload.split.validation)
 
@@ -237,7 +248,7 @@ def run_pilot(workload: Workload, jobs: Sequence[Job], usual: int, prices: Price
         limit *= GROW
     chosen = tuple(found[job] for job in wanted if job in jobs[1 : 1 + usual])
     fits = tuple(found[job] for job in wanted)
-    return Pilot(fits, chosen, longest, limit if pending else None, took, said)
+    return Pilot(fits, chosen, longest, waits, limit if pending else None, took, said)
 
 
 def _mixed(jobs: Sequence[Job], usual: int) -> list[Job]:
