@@ -296,7 +296,11 @@ def test_control_c_ends_with_130(tmp_path):
     file = tmp_path / "slow.py"
     file.write_text("import time\nprint('started', flush=True)\ntime.sleep(60)\n")
     command = [sys.executable, "-m", "coterie.cli", "compare", f"{file}:workload"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    # tests that were started in the background ignore the signal, and a child inherits that
+    default = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, preexec_fn=default
+    )
     assert process.stdout.readline() == "started\n"
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=30)

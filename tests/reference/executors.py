@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
@@ -54,10 +55,11 @@ def fail(value: Any, item: Any) -> Any:
 
 
 class Strange(Exception):
-    """Cannot be unpickled."""
+    """Cannot be sent: unpickling it lacks an argument, and packages that mend this cannot pickle its lock."""
 
     def __init__(self, one: str, two: str) -> None:
         super().__init__(one + two)
+        self.lock = threading.Lock()
 
 
 def strange(value: Any, item: Any) -> None:
