@@ -40,6 +40,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from coterie.features import FeaturePlan, RandomDirections, compute_features, reverse
 from coterie.features.heads import HeadCapture
@@ -227,11 +228,24 @@ def measure(rows: int, slow: int) -> dict[str, Any]:
         "d": D,
         "plan": plan.to_dict(),
         "block_of_the_loop": block,
+        "least": least(workload, model, workload.split.train[:8]),
         "ms_per_row": medians,
         "ms_per_row_each": times,
         "times_slower_than_hooks": {name: value / medians["hooks"] for name, value in medians.items()},
         "relative_errors": errors,
     }
+
+
+def least(workload: Any, model: Any, rows: torch.Tensor) -> dict[str, float]:
+    """What no way can save: the passes of one example, at the speed of large products of the model's width."""
+    with FlopCounterMode(display=False) as counter:
+        workload.outputs(model, workload.batch(rows)).sum().backward()
+    model.zero_grad()
+    left, right = torch.randn(1024, 384), torch.randn(384, 1536)
+    spent = statistics.median(seconds(lambda: [left @ right for _ in range(50)]) for _ in range(REPEATS))
+    speed = 50 * 2 * 1024 * 384 * 1536 / spent
+    flops = counter.get_total_flops() / len(rows)
+    return {"GFLOP an example": flops / 1e9, "GFLOP a second": speed / 1e9, "ms_per_row": 1e3 * flops / speed}
 
 
 def _of(features: Any, pair: int, task: int) -> bool:
@@ -265,6 +279,11 @@ def main() -> None:
     )
     for name, value in result["ms_per_row"].items():
         print(f"{name:<42}{value:>9.1f} ms a row{result['times_slower_than_hooks'][name]:>8.2f} x hooks")
+    low, best = result["least"], result["ms_per_row"]["loop, equal memory"]
+    print(
+        f"passes of an example: {low['GFLOP an example']:.2f} GFLOP, at {low['GFLOP a second']:.0f} GFLOP/s "
+        f"{low['ms_per_row']:.1f} ms, so {best / low['ms_per_row']:.1f} x the loop with equal memory at most"
+    )
     print(
         f"relative errors {result['relative_errors']} (target {ERROR:g}); "
         f"loops {TARGET:g} times slower: {result['met']}"
