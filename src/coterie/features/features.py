@@ -32,7 +32,7 @@ from coterie.workload.workload import Workload
 HEADS = ("exact", "projected", "none")
 PARTS = ("train", "validation", "test")
 #: what the plan says of the way that the model supports
-_WAYS = {
+WAYS = {
     ("forward", "stacked"): "The directions of a chunk go through the model together.",
     ("forward", "one by one"): "Directions go through the model one by one.",
     ("reverse", "hooks"): "Hooks on the layers give the gradients of a chunk in one backward pass.",
@@ -120,7 +120,7 @@ def compute_features(
     if heads != "projected" and structure is None:
         structure = find_structure(workload, model)
     _check_directions(model, directions, structure if heads != "projected" else None)
-    own = _own_directions(model, directions, structure, head_directions) if heads == "exact" else None
+    own = own_directions(model, directions, structure, head_directions) if heads == "exact" else None
     every = [directions] if own is None else [directions, own]
     with differentiable(model):
         runs = [_Run(MarginProgram(workload, model, each.names), each) for each in every]
@@ -216,10 +216,10 @@ def _plan(
         if backend.mode != mode_first:
             because, mode = f"Forward mode is not supported by {problem}; so ", backend.mode
     plan = make_plan(need, mode=mode, memory=memory, spill=spill, because=because, way=backend.way)
-    return replace(plan, reason=f"{plan.reason} {_WAYS[backend.mode, backend.way]}")
+    return replace(plan, reason=f"{plan.reason} {WAYS[backend.mode, backend.way]}")
 
 
-def _own_directions(
+def own_directions(
     model: nn.Module, directions: Directions, structure: Structure | None, count: int
 ) -> RandomDirections | None:
     """Directions for the heads that are not linear, all tasks at once, since no two heads share a number."""

@@ -23,7 +23,7 @@ from coterie._executor import Done, run_jobs, say
 from coterie._progress import Progress
 from coterie.features import shard_files
 from coterie.features.directions import Directions
-from coterie.features.features import _WAYS, _own_directions, compute_features
+from coterie.features.features import WAYS, compute_features, own_directions
 from coterie.features.heads import HeadFeatures
 from coterie.features.measure import whole_pass
 from coterie.features.modes import differentiable
@@ -289,7 +289,7 @@ def _of_heads(
     """The directions of heads that are not linear, which every shard draws for itself."""
     if options.get("heads", "exact") != "exact":
         return None
-    return _own_directions(model, directions, structure, int(options.get("head_directions", 32)))
+    return own_directions(model, directions, structure, int(options.get("head_directions", 32)))
 
 
 class _Table:
@@ -339,7 +339,7 @@ def _assemble(workload: Workload, setting: Setting, pairs: Pairs, plan: FeatureP
         _of_heads(workload.build_model(0), setting.directions, setting.structure, setting.options),
     )
     same = plan.mode == facts["mode"]
-    reason = f"{plan.reason} {_WAYS[facts['mode'], facts['way']]}" if same else facts["reason"]
+    reason = f"{plan.reason} {WAYS[facts['mode'], facts['way']]}" if same else facts["reason"]
     offset = table.offset
     return PartFeatures(
         part=setting.part,
