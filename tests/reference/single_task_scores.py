@@ -41,7 +41,7 @@ def attribution(workload: Workload, states, rows):
         own = []
         for row in rows.tolist():
             x = workload.inputs[row : row + 1].clone().requires_grad_()
-            outputs = workload.collect(model(x))[0, workload.columns[task]]
+            outputs = workload.outputs(model, x)[0, workload.columns[task]]
             if len(outputs) > 1:  # log-odds of the predicted class
                 best = int(outputs.argmax())
                 others = torch.stack([o for c, o in enumerate(outputs) if c != best])

@@ -202,7 +202,7 @@ def numpy_random(seed: int) -> nn.Module:
 MODELS: dict[str, tuple[Any, type[CoterieError], str]] = {
     "too few outputs": (lambda s: Net(outputs=2), WorkloadError, r"\(rows, 3\) outputs for 3 tasks. Found .*\(8, 2\)"),
     "three dimensions": (lambda s: Net(lambda out: out[:, None]), WorkloadError, r"\(8, 1, 3\)"),
-    "text out": (lambda s: Net(lambda out: "yes"), ModelError, "failed on a batch"),
+    "text out": (lambda s: Net(lambda out: "yes"), WorkloadError, "Found str"),
     "nothing out": (lambda s: Net(lambda out: None), WorkloadError, "Found NoneType"),
     "a task missing": (lambda s: Net(lambda out: {"a": out[:, 0]}), WorkloadError, r"without the tasks \['b', 'c'\]"),
     "rows pooled": (lambda s: Net(lambda out: out[:2]), WorkloadError, "Found 2 for 8 rows"),

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from coterie.errors import WorkloadError
 from coterie.workload.checks import as_device
 from coterie.workload.losses import MarginLoss
+from coterie.workload.outputs import by_name, join_outputs
 from coterie.workload.recipe import Recipe
 from coterie.workload.task import Task
 
@@ -162,39 +162,11 @@ class Workload:
         """Raw outputs (rows, sum of task widths) of a model, from whatever form it returns them in."""
         if self.forward is not None:
             raw = self.forward(model, batch)
-        elif isinstance(batch, Mapping) and not _takes_mapping(model):
+        elif isinstance(batch, Mapping) and by_name(model, batch):
             raw = model(**batch)
         else:
             raw = model(batch)
-        return self.collect(raw)
-
-    def collect(self, raw: Any) -> Tensor:
-        """One (rows, sum of widths) tensor from a tensor, a sequence or a mapping of task names to tensors.
-
-        Raises:
-            WorkloadError: when the shapes do not match the tasks.
-        """
-        if isinstance(raw, Mapping):
-            missing = [name for name in self.task_names if name not in raw]
-            if missing:
-                raise WorkloadError(f"The model returned a mapping without the tasks {missing[:5]}.")
-            raw = [raw[name] for name in self.task_names]
-        if isinstance(raw, Sequence):
-            raw = torch.cat([part[..., None] if part.dim() == 1 else part for part in raw], -1)
-        if not isinstance(raw, Tensor):
-            raise WorkloadError(
-                f"The model should return a tensor, a sequence or a mapping of tensors. Found {type(raw).__name__}. "
-                "Give `forward=lambda model, batch: ...` to pick the right part."
-            )
-        if raw.dim() == 1:
-            raw = raw[:, None]
-        width = self.columns[-1].stop
-        if raw.dim() != 2 or raw.shape[1] != width:
-            raise WorkloadError(
-                f"The model should return (rows, {width}) outputs for {self.n_tasks} tasks. Found shape "
-                f"{tuple(raw.shape)}. Multi-class tasks read one output a class."
-            )
-        return raw
+        return join_outputs(raw, self.tasks)
 
     def margins(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Margins (..., tasks) of raw outputs (..., sum of widths); `targets` (..., tasks) without NaN."""
@@ -226,15 +198,3 @@ class Workload:
             value = getattr(loss, method)(margins[..., index], targets[..., index])
             parts.update({task: value[..., position] for position, task in enumerate(index)})
         return torch.stack([parts[task] for task in range(self.n_tasks)], -1)
-
-
-def _takes_mapping(model: nn.Module) -> bool:
-    """Whether the module's forward has a single positional parameter, which then receives the whole mapping."""
-    import inspect
-
-    parameters = [
-        p
-        for p in inspect.signature(model.forward).parameters.values()
-        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty
-    ]
-    return len(parameters) == 1 and parameters[0].name in ("batch", "x", "inputs", "data")
