@@ -10,8 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coterie.affinity.arrow import Shifts
+from coterie.affinity.conjugate import ConjugateSolver
 from coterie.affinity.layout import Layout
-from coterie.affinity.newton import solve, solve_path, values
+from coterie.affinity.newton import solve, values
 from coterie.affinity.refine import iterate
 from coterie.affinity.statistics import Penalty, Statistics, TaskBlock, compute_statistics
 from coterie.errors import NumericsWarning, SettingError, WorkloadError
@@ -87,6 +89,34 @@ def test_a_tiny_ridge_is_left_to_cholesky() -> None:
         chosen, exact = (solve(sums, mask, ridge, method=method).trunk for method in ("auto", "cholesky"))
         assert torch.equal(chosen, exact) == same
         torch.testing.assert_close(chosen, exact, rtol=1e-3, atol=1e-4)
+
+
+def many_tasks(rows: list[int], d: int = 100) -> Statistics:
+    return compute_statistics(reference.make_blocks(1, rows, d, [8] * len(rows), [BINARY] * len(rows), scale=0.3))
+
+
+@pytest.mark.parametrize("rows", [[40] * 24, list(range(30, 54))])
+def test_the_faster_way_is_taken_and_agrees(rows: list[int]) -> None:
+    """Head blocks that differ from subset to subset are dear to eliminate one by one, also for a few subsets."""
+    sums, mask = many_tasks(rows), np.random.default_rng(0).random((40, 24)).argsort(1) < 20
+    fast, exact, other = (solve(sums, mask, 0.1, method=m).trunk for m in ("auto", "cholesky", "conjugate"))
+    assert torch.equal(fast, exact if len(set(rows)) == 1 else other)
+    torch.testing.assert_close(other, exact, rtol=1e-3, atol=1e-5)
+
+
+def test_each_strength_of_the_ridge_has_its_own_preconditioner() -> None:
+    """Strengths that are a thousand times apart are solved in one call."""
+    sums, mask = many_tasks(list(range(30, 54))), np.random.default_rng(0).random((30, 24)) < 0.5
+    ridges = np.logspace(1, -2, 4)
+    layout = Layout.from_mask(np.tile(mask, (4, 1)), sums.trunk.device)
+    lambdas = torch.as_tensor(np.repeat(ridges, 30))
+    solver = ConjugateSolver.of(sums, layout, Shifts.of(sums, layout, lambdas, Penalty()))
+    assert solver.precondition.shape[0] == 4
+    assert torch.equal(solver.levels.unique(return_counts=True)[1], torch.tensor([30] * 4))
+    together = solve(sums, np.tile(mask, (4, 1)), np.repeat(ridges, 30), method="conjugate").trunk.view(4, 30, -1)
+    for own, ridge in zip(together, ridges, strict=True):
+        exact = solve(sums, mask, float(ridge), method="cholesky").trunk
+        torch.testing.assert_close(own, exact, rtol=1e-3, atol=1e-5)
 
 
 def test_conjugate_gradients_hand_over_what_they_cannot_solve(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +206,7 @@ def test_chunks_of_subsets_and_ridges_of_each_subset() -> None:
     ends = iterate(sums, train, MASK, 0.01), iterate(sums, train, MASK, 0.01, memory=1)
     torch.testing.assert_close(ends[0].objective, ends[1].objective, rtol=0, atol=1e-6)
     mixed = solve(sums, MASK, [0.01, 0.1, 1.0, 0.01, 0.1])
-    path = solve_path(sums, MASK, [0.01, 0.1, 1.0])
+    path = [solve(sums, MASK, ridge) for ridge in (0.01, 0.1, 1.0)]
     for number, which in enumerate([0, 1, 2, 0, 1]):
         torch.testing.assert_close(mixed.trunk[number], path[which].trunk[number])
 

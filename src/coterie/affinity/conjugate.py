@@ -1,8 +1,9 @@
 """Conjugate gradients for many subsets at once: no subset ever has a matrix of its own.
 
 Multiplying the Hessians of all subsets with a vector each takes one matrix product a task, shared by all subsets with
-that task. With the mean Hessian of the subsets as preconditioner about ten products are enough, several times less
-work than a Cholesky factor of every subset once there are more than about a hundred directions.
+that task. With the mean Hessian of the subsets as preconditioner, one for each strength of the ridge, about ten
+products are enough: several times less work than a Cholesky factor of every subset once there are more than about a
+hundred directions, or once every subset has head blocks of its own, which is so where tasks have different examples.
 """
 
 from __future__ import annotations
@@ -18,11 +19,16 @@ from coterie.affinity.layout import Layout
 from coterie.affinity.statistics import Statistics
 from coterie.errors import SettingError
 
-#: from here on conjugate gradients are faster than Cholesky factors
+#: up to so many directions Cholesky factors are faster where all subsets share the strength of the ridge on their heads
 CROSSOVER = 96
 METHODS = ("auto", "cholesky", "conjugate")
 _LIMIT = 60
-_FEW = 64
+#: strengths of the ridge that get preconditioners of their own
+_LEVELS = 16
+#: products that conjugate gradients take for one exact step, and for all rough steps of an iteration
+ONE_STEP, ITERATED = 8, 30
+#: multiply-adds in double precision that take as long as what Python adds to a task in a product
+_OVERHEAD = 100_000
 #: condition number up to which float32 is good enough
 _CONDITION = 1e5
 
@@ -34,48 +40,47 @@ class ConjugateSolver(ArrowSolver):
     Attributes:
         blocks: (T, d, d) trunk blocks, with the heads eliminated where all subsets share one shift.
         mixed: T tensors (d, q_t) to eliminate the heads with at each product; None where that is done.
-        precondition: (d, d) inverse of the mean Hessian for one example.
-        scale: (m,) examples of each subset.
+        precondition: (L, d, d) inverses of mean Hessians for one example, one a strength of the ridge.
+        levels: (m,) which of them is that of a subset.
     """
 
     blocks: Tensor
     mixed: tuple[Tensor, ...] | None
     precondition: Tensor
-    scale: Tensor
+    levels: Tensor
 
     @staticmethod
     def of(statistics: Statistics, layout: Layout, shifts: Shifts) -> ConjugateSolver:
         """Prepare: cost and memory do not depend on the number of subsets but for vectors."""
-        heads = inverse_heads(statistics, layout, shifts)
-        scale = examples(statistics, layout)
-        reduced = reduced_blocks(statistics, shifts.heads.median())
-        share = (layout.mask.double() / scale[:, None]).mean(0)
-        mean = torch.tensordot(share, reduced, 1)
-        mean.diagonal().add_((shifts.trunk / scale).mean())
-        inverse = torch.linalg.inv(mean)
-        uniform = bool((shifts.heads == shifts.heads[0]).all())
-        mixed = None if uniform else tuple(part[2].float() for part in statistics.eigen)
-        blocks = (reduced if uniform else statistics.trunk).float()
-        scaled = (0.5 * (inverse + inverse.mT)).float()
-        return ConjugateSolver(statistics, layout, shifts, heads, blocks, mixed, scaled, scale)
+        heads, levels = inverse_heads(statistics, layout, shifts), _levels(statistics, layout, shifts)
+        blocks, mixed = statistics.single[:2]
+        if bool((shifts.heads == shifts.heads[0]).all()):
+            blocks, mixed = reduced_blocks(statistics, shifts.heads[0]).float(), None
+        precondition = torch.stack(
+            [
+                _mean_inverse(statistics, layout.select(own), shifts.select(own))
+                for own in (levels == level for level in range(int(levels.max()) + 1))
+            ]
+        )
+        return ConjugateSolver(statistics, layout, shifts, heads, blocks, mixed, precondition, levels)
 
     def trunk(self, right: Tensor, tolerance: float) -> Tensor:
         """Preconditioned conjugate gradients until the residual of every subset is `tolerance` of what it was."""
-        residual = right.float()
+        residual, product, steer = right.float(), self._products(), self._steering()
         answer = torch.zeros_like(residual)
         size = (residual.square().sum(1, keepdim=True) + 1e-30).sqrt()  # keeps float32 squares in range
         residual = residual / size
-        steered = residual @ self.precondition
+        steered = steer(residual)
         old = (residual * steered).sum(1, keepdim=True)
         goal = tolerance**2 * old
         direction = steered
         left = goal[:, 0] > 0
         for _ in range(_LIMIT):
-            product = self._product(direction)
-            length = old / (direction * product).sum(1, keepdim=True).clamp_min(1e-30)
+            moved = product(direction)
+            length = old / (direction * moved).sum(1, keepdim=True).clamp_min(1e-30)
             answer = torch.addcmul(answer, length, direction)
-            residual = torch.addcmul(residual, length, product, value=-1)
-            steered = residual @ self.precondition
+            residual = torch.addcmul(residual, length, moved, value=-1)
+            steered = steer(residual)
             new = (residual * steered).sum(1, keepdim=True)
             left = (new > goal)[:, 0]
             if not bool(left.any()):
@@ -84,21 +89,43 @@ class ConjugateSolver(ArrowSolver):
             old = new
         return self._finish((answer * size).to(right.dtype), right, left)
 
-    def _product(self, direction: Tensor) -> Tensor:
-        """(m, d): the Schur complement of each subset times its direction."""
-        result = self.shifts.trunk.float()[:, None] * direction
-        for task in range(self.statistics.n_tasks):
-            subsets = self.layout.subsets_of(task)
-            if not len(subsets):
-                continue
-            moved = direction[subsets]
-            part = moved @ self.blocks[task]
-            if self.mixed is not None and self.mixed[task].shape[1]:
-                mixed = self.mixed[task]
-                weights = self.heads[self.layout.pairs_of(task), : mixed.shape[1]].float()
-                part = torch.addmm(part, weights * (moved @ mixed), mixed.mT, alpha=-1)
-            result.index_add_(0, subsets, part)
-        return result
+    def _steering(self) -> Callable[[Tensor], Tensor]:
+        """Multiplies (m, d) with the preconditioner of each subset."""
+        if len(self.precondition) == 1:
+            return lambda vectors: vectors @ self.precondition[0]
+        rows = [torch.nonzero(self.levels == level)[:, 0] for level in range(len(self.precondition))]
+
+        def steer(vectors: Tensor) -> Tensor:
+            result = torch.empty_like(vectors)
+            for own, matrix in zip(rows, self.precondition, strict=True):
+                result[own] = vectors[own] @ matrix
+            return result
+
+        return steer
+
+    def _products(self) -> Callable[[Tensor], Tensor]:
+        """Multiplies (m, d) with the Schur complement of each subset."""
+        layout, trunk = self.layout, self.shifts.trunk.float()[:, None]
+        tasks = [task for task in range(self.statistics.n_tasks) if len(layout.subsets_of(task))]
+        plain = [(layout.subsets_of(task), self.blocks[task]) for task in tasks]
+        heads: list[tuple[Tensor, Tensor] | None] = [None] * len(tasks)
+        if self.mixed is not None:
+            weights = self.heads.float()
+            parts = [(weights[layout.pairs_of(task)], self.mixed[task]) for task in tasks]
+            heads = [(weight[:, : mixed.shape[1]], mixed) if mixed.shape[1] else None for weight, mixed in parts]
+
+        def product(direction: Tensor) -> Tensor:
+            result = trunk * direction
+            for (subsets, block), head in zip(plain, heads, strict=True):
+                moved = direction[subsets]
+                part = moved @ block
+                if head is not None:
+                    weight, mixed = head
+                    part = part.addmm_((moved @ mixed).mul_(weight), mixed.mT, alpha=-1)
+                result.index_add_(0, subsets, part)
+            return result
+
+        return product
 
     def _finish(self, answer: Tensor, right: Tensor, left: Tensor) -> Tensor:
         layout, shifts = self.layout.select(left), self.shifts.select(left)
@@ -113,8 +140,29 @@ class ConjugateSolver(ArrowSolver):
     def select(self, keep: Tensor) -> ConjugateSolver:
         """The solver of some subsets."""
         layout, pairs = self.layout.select(keep), keep[self.layout.pairs[1]]
-        parts = (self.blocks, self.mixed, self.precondition, self.scale[keep])
+        parts = (self.blocks, self.mixed, self.precondition, self.levels[keep])
         return ConjugateSolver(self.statistics, layout, self.shifts.select(keep), self.heads[pairs], *parts)
+
+
+def _levels(statistics: Statistics, layout: Layout, shifts: Shifts) -> Tensor:
+    """(m,) number of the strength of each subset's ridge; all 0 where they are too many."""
+    strength = (shifts.trunk / examples(statistics, layout)).log().mul(1e6).round()  # equal up to rounding
+    found, levels = torch.unique(strength, return_inverse=True)
+    return levels if len(found) <= _LEVELS else torch.zeros_like(levels)
+
+
+def _mean_inverse(statistics: Statistics, layout: Layout, shifts: Shifts) -> Tensor:
+    """(d, d) inverse of the mean Hessian for one example of subsets that share the strength of the ridge."""
+    scale = examples(statistics, layout)
+    share = (layout.mask.double() / scale[:, None]).mean(0)
+    mean = torch.tensordot(share, statistics.trunk, 1)
+    _, _, mixed, values = statistics.single
+    weights = torch.repeat_interleave(share, torch.tensor(statistics.head_widths, device=share.device))
+    scaled = mixed * (weights / (values + shifts.heads.median())).sqrt().float()
+    mean -= (scaled @ scaled.mT).double()
+    mean.diagonal().add_((shifts.trunk / scale).mean())
+    inverse = torch.linalg.inv(mean)
+    return (0.5 * (inverse + inverse.mT)).float()
 
 
 def make_solver(method: str, statistics: Statistics, layout: Layout, shifts: Shifts) -> ArrowSolver:
@@ -126,8 +174,15 @@ def make_solver(method: str, statistics: Statistics, layout: Layout, shifts: Shi
     return ways[method](statistics, layout, shifts)
 
 
-def choose_method(method: str, statistics: Statistics, layout: Layout, shifts: Shifts) -> str:
+def choose_method(method: str, statistics: Statistics, layout: Layout, shifts: Shifts, products: int = ONE_STEP) -> str:
     """``"cholesky"`` or ``"conjugate"``; ``"auto"`` stands for the faster one that is accurate.
+
+    Args:
+        method: one of the two, or ``"auto"``.
+        statistics: of the training features.
+        layout: which subset holds which task.
+        shifts: the ridge.
+        products: products that conjugate gradients are expected to take in all.
 
     Raises:
         SettingError: when the method is unknown.
@@ -136,10 +191,24 @@ def choose_method(method: str, statistics: Statistics, layout: Layout, shifts: S
         raise SettingError(f"Parameter `method` should be one of {METHODS}. Found {method!r}.")
     if method != "auto":
         return method
-    if statistics.width <= CROSSOVER or layout.mask.shape[0] <= _FEW:
+    uniform = bool((shifts.heads == shifts.heads[:1]).all())
+    if (uniform and statistics.width <= CROSSOVER) or _factors_pay(statistics, layout, shifts, products):
         return "cholesky"
     traces = layout.mask.double() @ statistics.trunk.diagonal(dim1=1, dim2=2).sum(1)
     return "conjugate" if bool((traces / shifts.trunk).max() < _CONDITION) else "cholesky"
+
+
+def _factors_pay(statistics: Statistics, layout: Layout, shifts: Shifts, products: int) -> bool:
+    """Whether Cholesky factors take less time than conjugate gradients, by multiply-adds in double precision."""
+    uniform = bool((shifts.heads == shifts.heads[:1]).all())
+    (m, n), d, pairs = layout.mask.shape, statistics.width, layout.pairs[1].shape[0]
+    widths = sum(statistics.head_widths)
+    forming = (n * d**2 if uniform else 0) + m * n * d**2 / 4
+    forming += d**2 * widths * (len(torch.unique(shifts.heads)) if uniform else pairs / n)
+    levels = 1 + int(_levels(statistics, layout, shifts).max())
+    preparing = levels * (n * d**2 + d**2 * widths / 2 + 2 * d**3) + (d**2 * widths if uniform else 0)
+    product = pairs * (d**2 + (0 if uniform else 2 * d * widths / n)) / 2 + n * _OVERHEAD
+    return forming + m * d**3 < preparing + products * product
 
 
 def bytes_each(method: str, statistics: Statistics) -> int:

@@ -34,7 +34,12 @@ class LinearBase:
     stretch: float = 1.0
 
     def solve(
-        self, subsets: NDArray[np.bool_], ridge: float, *, converged: bool = False, memory: int = 2**30
+        self,
+        subsets: NDArray[np.bool_],
+        ridge: float | NDArray[np.float64],
+        *,
+        converged: bool = False,
+        memory: int = 2**30,
     ) -> Solution:
         """Displacements of every subset: one Newton step from the base, or on to the optimum."""
         penalty = self.statistics.penalty()
@@ -43,7 +48,12 @@ class LinearBase:
         return solve(self.statistics, subsets, ridge, penalty=penalty, memory=memory)
 
     def values(
-        self, subsets: NDArray[np.bool_], ridge: float, *, converged: bool = False, memory: int = 2**30
+        self,
+        subsets: NDArray[np.bool_],
+        ridge: float | NDArray[np.float64],
+        *,
+        converged: bool = False,
+        memory: int = 2**30,
     ) -> NDArray[np.float64]:
         """(m, T) validation losses by the linear model, NaN outside the subset."""
         return values(self.solve(subsets, ridge, converged=converged, memory=memory), self.validation)

@@ -122,18 +122,6 @@ def solve(
     return Solution(layout, point, lambdas, penalty, statistics.head_widths)
 
 
-def solve_path(
-    statistics: Statistics,
-    subsets: NDArray[np.bool_],
-    ridge: Sequence[float],
-    *,
-    penalty: Penalty = _FLAT,
-    memory: int = 2**30,
-) -> list[Solution]:
-    """:func:`solve` for each of several ridges; the statistics and their eigenbases are shared."""
-    return [solve(statistics, subsets, value, penalty=penalty, memory=memory) for value in ridge]
-
-
 def base_gradient(statistics: Statistics, layout: Layout, kind: torch.dtype = torch.float64) -> Point:
     """Gradient of the summed loss of every subset at zero displacement."""
     q = max(statistics.head_widths)

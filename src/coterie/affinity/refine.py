@@ -18,7 +18,7 @@ from torch import Tensor
 
 from coterie._progress import Progress, silent
 from coterie.affinity.arrow import ArrowSolver, Shifts, examples
-from coterie.affinity.conjugate import bytes_each, choose_method, make_solver
+from coterie.affinity.conjugate import ITERATED, bytes_each, choose_method, make_solver
 from coterie.affinity.layout import Layout, Point
 from coterie.affinity.newton import (
     Solution,
@@ -85,7 +85,8 @@ def iterate(
     lambdas = ridges(ridge, layout)
     d, q = statistics.width, max(statistics.head_widths)
     m = layout.mask.shape[0]
-    method = choose_method(method, statistics, layout, Shifts.of(statistics, layout, lambdas, penalty))
+    shifts = Shifts.of(statistics, layout, lambdas, penalty)
+    method = choose_method(method, statistics, layout, shifts, ITERATED)
     vectors = 8 * (d + pairs_each(layout) * q) * (2 * _HISTORY + 10)
     problem = _Problem(statistics, blocks)
     result = _Result.zeros(layout, d, q)

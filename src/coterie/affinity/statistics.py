@@ -139,6 +139,12 @@ class Statistics:
             parts.append((values.clamp_min(0.0), vectors, mixed @ vectors))
         return tuple(parts)
 
+    @cached_property
+    def single(self) -> tuple[Tensor, tuple[Tensor, ...], Tensor, Tensor]:
+        """In float32: trunk blocks, ``mixed V`` of each task and side by side (d, sum of q_t); all eigenvalues."""
+        mixed = tuple(part[2].float() for part in self.eigen)
+        return self.trunk.float(), mixed, torch.cat(mixed, 1), torch.cat([part[0] for part in self.eigen])
+
     def penalty(self, norm: float = 4.0) -> Penalty:
         """The ridge weights that act as if both blocks had been scaled to a mean squared norm of `norm`.
 

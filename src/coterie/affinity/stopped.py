@@ -19,8 +19,16 @@ _FLAT = 1e-12
 def path_values(
     base: LinearBase, subsets: NDArray[np.bool_], path: Sequence[float], *, converged: bool = False, memory: int = 2**30
 ) -> NDArray[np.float64]:
-    """(strengths, m, T) validation losses along a path of ridges."""
-    return np.stack([base.values(subsets, ridge, converged=converged, memory=memory) for ridge in path])
+    """(strengths, m, T) validation losses along a path of ridges.
+
+    One step is solved for all strengths at once, so that what is done for each task is done once; but not where all
+    subsets have as many examples, since a strength is then one system for all of them.
+    """
+    examples = subsets @ base.statistics.counts.cpu().numpy()
+    if converged or not np.ptp(examples):
+        return np.stack([base.values(subsets, ridge, converged=converged, memory=memory) for ridge in path])
+    found = base.values(np.tile(subsets, (len(path), 1)), np.repeat(path, len(subsets)), memory=memory)
+    return found.reshape(len(path), *subsets.shape)
 
 
 def chosen(along: NDArray[np.float64]) -> NDArray[np.float64]:
