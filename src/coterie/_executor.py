@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from coterie._progress import Progress, silent
+from coterie._surface import warn
 from coterie._worker import facts, turn, work
 from coterie.errors import WorkerError
 
@@ -112,7 +113,7 @@ class Done:
 def say(warned: Warned) -> None:
     """Raise warnings of a worker in this process, each once."""
     for category, text in dict.fromkeys(warned):
-        warnings.warn(text, category, stacklevel=3)
+        warn(text, category)
 
 
 def run_jobs(

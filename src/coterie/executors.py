@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from coterie._executor import LostWorkerError
+from coterie._surface import known_arguments
 from coterie.errors import SettingError
 
 __all__ = ["LocalExecutor", "SubmititExecutor"]
@@ -25,6 +26,7 @@ __all__ = ["LocalExecutor", "SubmititExecutor"]
 T = TypeVar("T")
 
 
+@known_arguments
 class LocalExecutor(Executor):
     """Processes of this machine, replaced when they are lost.
 
@@ -115,6 +117,7 @@ def _begin() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+@known_arguments
 class SubmititExecutor(Executor):
     """An executor of the package submitit (Slurm jobs, or processes of this machine) with the standard interface.
 

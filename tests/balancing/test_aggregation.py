@@ -133,7 +133,7 @@ def test_parameters_are_needed():
 
 
 def test_unknown_options_are_named():
-    with pytest.raises(SettingError, match=r"\['k'\] of CAGrad"):
+    with pytest.raises(SettingError, match="`k` of CAGrad does not exist"):
         get_balancer("cagrad", 3, k=2)
     assert get_balancer("cagrad", 3, c=0.1).aggregator.c == 0.1
 

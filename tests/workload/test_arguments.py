@@ -31,7 +31,7 @@ def test_load_workload_wants_text(reference):
         ({"hidden": "64"}, SettingError, "`hidden`.*'64'"),
         ({"hidden": 0}, SettingError, "`hidden`.*at least 1"),
         ({"hidden": 2.5}, SettingError, "`hidden`.*2.5"),
-        ({"recipe": {"epoch": 3}}, SettingError, r"unknown fields: \['epoch'\].*epochs"),
+        ({"recipe": {"epoch": 3}}, SettingError, r"`epoch` of Recipe does not exist.*`epochs`"),
         ({"recipe": {"epochs": 0}}, SettingError, "`epochs`"),
         ({"recipe": "fast"}, SettingError, "`recipe`.*'fast'"),
         ({"name": None}, SettingError, "`name`.*None"),

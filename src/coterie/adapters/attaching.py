@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from coterie._surface import known_arguments
 from coterie.adapters.adapted import AdaptedModel
 from coterie.adapters.blocks import block_size
 from coterie.adapters.heads import Dense, Head, Image
@@ -17,6 +18,7 @@ from coterie.errors import SettingError
 EMBEDDING = 343
 
 
+@known_arguments
 def attach(
     model: Any,
     tasks: Sequence[str] | Mapping[str, Head | None],

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from coterie._surface import known_arguments
 from coterie.adapters.dense_metrics import average_precision, depth_error, mean_angle, mean_iou
 from coterie.adapters.heads import Dense, Image
 from coterie.errors import SettingError
@@ -45,6 +46,7 @@ class DenseTask:
     higher_is_better: bool
 
 
+@known_arguments
 def dense_task(kind: str, classes: int | None = None) -> DenseTask:
     """The task of a kind.
 

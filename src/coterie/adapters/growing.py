@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from coterie._surface import known_arguments
 from coterie.adapters.adapted import AdaptedModel
 from coterie.adapters.heads import Dense, Head, Image
 from coterie.errors import SettingError
 
 
+@known_arguments
 def grow(
     adapted: AdaptedModel,
     task: str,

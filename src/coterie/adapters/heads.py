@@ -9,9 +9,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from coterie._surface import known_arguments
 from coterie.errors import SettingError
 
 
+@known_arguments
 @dataclass(frozen=True)
 class Dense:
     """A map of the image's size.
@@ -26,6 +28,7 @@ class Dense:
         _check("channels", self.channels)
 
 
+@known_arguments
 @dataclass(frozen=True)
 class Image:
     """A few numbers an image.

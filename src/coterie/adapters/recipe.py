@@ -12,12 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from coterie._surface import known_arguments
 from coterie.errors import SettingError
 
 #: the height over the learning rate after the last step, that of OneCycleLR
 _LAST = 25 * 1e4
 
 
+@known_arguments
 @dataclass(frozen=True)
 class DenseRecipe:
     """How dense tasks are trained: AdamW with one cycle of the learning rate, as in the source.

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from coterie._surface import known_arguments
 from coterie.adapters.adapted import AdaptedModel
 from coterie.adapters.attaching import attach, check_backbone
 from coterie.adapters.heads import head_from_dict, head_to_dict
@@ -70,6 +71,7 @@ def save(adapted: AdaptedModel, path: str | Path) -> None:
     write_json(path / DESCRIPTION, {**description, "checksum": digest(description)})
 
 
+@known_arguments
 def load(path: str | Path, model: Any, *, check_weights: bool = True) -> AdaptedModel:
     """Attach what :func:`save` wrote to the backbone it was trained on; what was frozen is frozen again.
 

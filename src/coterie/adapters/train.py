@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from coterie._surface import known_arguments, warn
 from coterie.adapters.adapted import AdaptedModel
 from coterie.adapters.dense import DenseTask
 from coterie.adapters.plain import PlainModel
@@ -20,6 +20,7 @@ from coterie.adapters.troa import Troa
 from coterie.errors import NumericsWarning, SettingError
 
 
+@known_arguments
 def train_dense(
     model: AdaptedModel | PlainModel,
     images: Tensor,
@@ -145,10 +146,9 @@ def _apart(
 
 def _warn(losses: list[NDArray[np.float64]]) -> None:
     if not np.isfinite(losses[-1]).all():
-        warnings.warn(
+        warn(
             "The losses of the last step are not finite: the training diverged. Take a smaller learning rate.",
             NumericsWarning,
-            stacklevel=3,
         )
 
 

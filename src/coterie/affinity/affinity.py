@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coterie._surface import known_arguments
 from coterie.affinity.table import read_table, write_table
 from coterie.errors import SettingError, StoreError, WorkloadError, require
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 KINDS = ("gain", "raw")
 
 
+@known_arguments
 @dataclass(frozen=True, eq=False)
 class Affinity:
     """How much each task (source, column) helps each other task (target, row); larger is better.

@@ -8,7 +8,6 @@ products are shared by all subsets with a task (:mod:`coterie.affinity.conjugate
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from coterie._surface import warn
 from coterie.affinity.layout import Layout, Point
 from coterie.affinity.statistics import Penalty, Statistics
 from coterie.errors import NumericsWarning
@@ -161,11 +161,10 @@ def _cholesky(matrices: Tensor, floor: Tensor) -> Tensor:
     factors, info = torch.linalg.cholesky_ex(matrices)
     bad = torch.nonzero(info)[:, 0]
     if len(bad):
-        warnings.warn(
+        warn(
             f"The ridge is too small for the precision of the features in {len(bad)} of {len(info)} subsets; "
             "directions that the data do not determine were damped. Use a larger ridge or float64 features.",
             NumericsWarning,
-            stacklevel=4,
         )
         values, vectors = torch.linalg.eigh(matrices[bad])
         least = torch.maximum(floor[bad], 1e-10 * values[:, -1])

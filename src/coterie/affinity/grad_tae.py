@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from coterie._progress import Progress
+from coterie._surface import known_arguments
 from coterie._units import UnitStore
 from coterie.affinity.bases import Bases, train, train_all, train_bases
 from coterie.affinity.context import Context, open_context
@@ -46,6 +47,7 @@ RIDGES = ("stopped", "matched", "by-loss")
 LONG_FORKS = 5
 
 
+@known_arguments
 @dataclass(frozen=True)
 class GradTAE(Estimator):
     """Settings of the estimator; the defaults are a recipe that was measured, see docs/decisions.md.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from coterie._surface import names_of, refuse_unknown
 from coterie.affinity.estimator import Estimator
 from coterie.errors import SettingError
 
@@ -43,11 +45,20 @@ def get_estimator(method: str | Estimator, **options: Any) -> Estimator:
         >>> get_estimator("grad-tag", count=100).to_dict()["count"]
         100
     """
+    return estimator_of(None, method, options)
+
+
+def estimator_of(call: Callable[..., Any] | None, method: str | Estimator, options: Mapping[str, Any]) -> Estimator:
+    """The estimator for a function that hands its ``**options`` on; its own parameters may have been meant, too.
+
+    Raises:
+        SettingError: when the method or an option is unknown.
+    """
     settings = method if isinstance(method, Estimator) else _named(method)
     options = {name: value for name, value in options.items() if value is not None}
-    unknown = sorted(set(options) - set(vars(settings)))
-    if unknown:
-        raise SettingError(f"Unknown options {unknown} of method {settings.name!r}. Known: {sorted(vars(settings))}.")
+    name = f"method {settings.name!r}"
+    own = [] if call is None else [known for known in names_of(call) if known != "method"]
+    refuse_unknown(name if call is None else f"{call.__name__} and {name}", options, [*own, *sorted(vars(settings))])
     return replace(settings, **options)  # pyright: ignore[reportArgumentType, reportUnknownVariableType]
 
 

@@ -7,7 +7,6 @@ base model, with its own step length; subsets that have arrived leave. So a hand
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from coterie._progress import Progress, silent
+from coterie._surface import warn
 from coterie.affinity.arrow import ArrowSolver, Shifts, examples
 from coterie.affinity.conjugate import ITERATED, bytes_each, choose_method, make_solver
 from coterie.affinity.layout import Layout, Point
@@ -100,11 +100,10 @@ def iterate(
         steps, left, done = max(steps, used), left + failed, done + int(keep.sum())
         report("regression", done, m)
     if left:
-        warnings.warn(
+        warn(
             f"{left} of {m} subsets did not come within {tolerance:g} of the optimum in {max_steps} steps (largest "
             f"estimated gap {float(result.gap.max()):.1e}). Use more steps, a larger ridge or float64 features.",
             NumericsWarning,
-            stacklevel=2,
         )
     known = (result.objective, result.gap, result.bound, steps)
     return Solution(layout, result.point, lambdas, penalty, statistics.head_widths, *known)

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from coterie._surface import known_arguments
 from coterie.errors import SettingError
 
 
+@known_arguments
 def random_subsets(
     n_tasks: int, count: int, size: int | Sequence[int], *, seed: int = 0, cover: bool = True
 ) -> NDArray[np.bool_]:

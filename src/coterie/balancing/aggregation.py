@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
+from coterie._surface import known_arguments, refuse_unknown
 from coterie.balancing.balancer import Balancer
 from coterie.errors import MissingDependencyError, SettingError, require
 
 _PLAIN = (bool, int, float, tuple, Tensor, np.ndarray, type(None))
 
 
+@known_arguments
 class Aggregation(Balancer):
     """Combine the tasks' gradients with an aggregator of TorchJD: MGDA, PCGrad, CAGrad, UPGrad, ...
 
@@ -160,9 +162,7 @@ def named_aggregation(name: str, tasks: int, options: Mapping[str, Any]) -> Aggr
     known = set(inspect.signature(kind).parameters)
     options = dict(options)
     chunk = options.pop("chunk", None)
-    unknown = sorted(set(options) - known)
-    if unknown:
-        raise SettingError(f"Unknown options {unknown} of {name}. Known: {sorted({*known, 'chunk'})}.")
+    refuse_unknown(name, options, sorted({*known, "chunk"}))
     if "n_tasks" in known:
         options["n_tasks"] = tasks
     if "projector" in known and "projector" not in options:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from coterie._surface import known_arguments
 from coterie.balancing.lower_level import LowerLevel
 from coterie.balancing.weighting import Weighting
 from coterie.errors import SettingError
@@ -14,6 +15,7 @@ from coterie.errors import SettingError
 LOSSES = ("next", "same")
 
 
+@known_arguments
 class MarigoldAmortised(Weighting):
     """MARIGOLD, amortised form: slopes from how the losses change over the training step.
 

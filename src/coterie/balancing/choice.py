@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from coterie._surface import known_arguments
 from coterie.balancing.balancer import Balancer
 from coterie.balancing.methods import AGGREGATIONS, get_balancer
 from coterie.errors import SettingError
@@ -13,6 +14,7 @@ from coterie.errors import SettingError
 Options = tuple[tuple[str, Any], ...]
 
 
+@known_arguments
 @dataclass(frozen=True)
 class Balancing:
     """A method of balancing and its options.

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from coterie._surface import known_arguments
 from coterie.balancing.weighting import Weighting
 from coterie.errors import SettingError
 
 
+@known_arguments
 class DynamicWeightAverage(Weighting):
     """Dynamic weight average (DWA): tasks whose loss falls more slowly count for more.
 

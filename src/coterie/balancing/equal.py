@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from coterie._surface import known_arguments
 from coterie.balancing.weighting import Weighting
 
 
+@known_arguments
 class Equal(Weighting):
     """The mean of the losses of the tasks in the batch: what all other methods are compared with.
 

@@ -7,11 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from coterie._surface import known_arguments
 from coterie.balancing.criterion import Criterion
 from coterie.balancing.shares import SoftmaxShares
 from coterie.balancing.weighting import Weighting
 
 
+@known_arguments
 class Famo(Weighting):
     """FAMO: let the logarithms of all losses fall at the same rate.
 

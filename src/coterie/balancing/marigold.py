@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from coterie._surface import known_arguments
 from coterie.balancing.lower_level import LowerLevel
 from coterie.balancing.shift import length, shifted, with_gradients
 from coterie.balancing.weighting import Weighting
@@ -16,6 +17,7 @@ from coterie.errors import SettingError
 _ROUNDINGS = 100.0
 
 
+@known_arguments
 class Marigold(Weighting):
     """MARIGOLD, probe form: all tasks' slopes along the common gradient from one extra forward pass.
 

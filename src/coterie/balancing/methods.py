@@ -7,6 +7,7 @@ import importlib
 import inspect
 from typing import Any
 
+from coterie._surface import refuse_unknown
 from coterie.balancing.balancer import Balancer
 from coterie.errors import SettingError
 
@@ -79,7 +80,5 @@ def get_balancer(name: str, tasks: int, **options: Any) -> Balancer:
     module, kind, preset = _WHERE[name]
     method = getattr(importlib.import_module(f"coterie.balancing.{module}"), kind)
     known = sorted(set(inspect.signature(method).parameters) - {"tasks"} - set(preset))
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise SettingError(f"Unknown options {unknown} of method {name!r}. Known: {known}.")
+    refuse_unknown(f"method {name!r}", options, known)
     return method(tasks, **preset, **options)

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from coterie._surface import known_arguments
 from coterie.balancing.weighting import Weighting
 from coterie.errors import SettingError
 
 _BLOCK = 64
 
 
+@known_arguments
 class RandomWeighting(Weighting):
     """Random loss weighting (RLW): at each step the softmax of independent standard normal numbers.
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from coterie._surface import known_arguments
 from coterie.balancing.shares import Moments
 from coterie.balancing.weighting import Weighting
 
 
+@known_arguments
 class Uncertainty(Weighting):
     """Uncertainty weighting: each task learns the logarithm s of a variance, and large losses count for less.
 

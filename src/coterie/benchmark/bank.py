@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coterie._progress import Progress
+from coterie._surface import known_arguments
 from coterie._units import UnitStore
 from coterie.evaluation.bank import Runs, train_subsets
 from coterie.evaluation.bank_plan import BankPlan
@@ -74,6 +75,7 @@ class Bank:
         return sum(part.seconds for part in self.parts)
 
 
+@known_arguments
 def make_bank(
     workload: Workload,
     plan: BankPlan,

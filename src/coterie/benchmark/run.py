@@ -10,6 +10,7 @@ from typing import Any
 
 import coterie
 from coterie._progress import Progress, silent
+from coterie._surface import known_arguments
 from coterie._units import UnitStore
 from coterie.benchmark.bank import Bank, make_bank
 from coterie.benchmark.entries import ENTRIES, Entry, select
@@ -29,6 +30,7 @@ FILE = "benchmark.json"
 FORMAT = 1
 
 
+@known_arguments
 @dataclass(frozen=True)
 class Options:
     """Settings of a benchmark; those of the bank are explained in :class:`coterie.evaluation.bank_plan.BankPlan`.
@@ -135,6 +137,7 @@ def prepare(where: Bed, options: Options) -> Bed:
     return replace(where, make=lambda: work)
 
 
+@known_arguments
 def benchmark(
     on: Bed | Workload | str,
     options: Options | None = None,

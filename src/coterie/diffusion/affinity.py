@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from coterie._progress import Progress, silent
+from coterie._surface import known_arguments
 from coterie.diffusion.gradients import check_gradient, probed_steps, probing
 from coterie.diffusion.schedule import NoiseSchedule
 from coterie.diffusion.sketch import LONGEST, CountSketch
@@ -161,6 +162,7 @@ class StepAffinity:
         return axes
 
 
+@known_arguments
 def step_affinity(
     model: nn.Module,
     images: Tensor,

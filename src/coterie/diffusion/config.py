@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from coterie._surface import known_arguments
 from coterie.balancing import METHODS
 from coterie.errors import SettingError
 
@@ -102,6 +103,7 @@ class SamplesPart:
     steps: int = _key(25, "steps of the deterministic sampler", low=1)
 
 
+@known_arguments
 @dataclass(frozen=True)
 class DiffusionConfig:
     """Everything that a study needs. All keys have defaults; :meth:`example` writes them with explanations.

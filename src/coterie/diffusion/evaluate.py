@@ -9,6 +9,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from coterie._surface import known_arguments
 from coterie.diffusion.checks import check_denoiser, check_images
 from coterie.diffusion.denoising import denoising_losses
 from coterie.diffusion.modes import evaluating
@@ -23,6 +24,7 @@ Floats = NDArray[np.float64]
 _RESAMPLES = 2000
 
 
+@known_arguments
 @torch.no_grad()
 def step_losses(
     model: nn.Module,

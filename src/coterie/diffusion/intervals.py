@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from coterie._surface import known_arguments
 from coterie.diffusion.schedule import NoiseSchedule
 from coterie.errors import SettingError
 from coterie.grouping.intervals import Intervals, best_intervals, centre_costs
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 CRITERIA = ("snr", "time", "gradient")
 
 
+@known_arguments
 def step_intervals(
     schedule: NoiseSchedule,
     k: int = 5,

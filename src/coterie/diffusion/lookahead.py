@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from coterie._progress import Progress, silent
+from coterie._surface import known_arguments
 from coterie.diffusion.affinity import StepAffinity
 from coterie.diffusion.checks import positive
 from coterie.diffusion.gradients import Probe, check_gradient, probed_steps, probing
@@ -19,6 +20,7 @@ from coterie.errors import ModelError
 from coterie.grouping.matrix import FloatArray, IntArray
 
 
+@known_arguments
 def lookahead_affinity(
     model: nn.Module,
     images: Tensor,

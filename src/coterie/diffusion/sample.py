@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from coterie._surface import known_arguments
 from coterie.diffusion.checks import check_denoiser
 from coterie.diffusion.denoising import as_output
 from coterie.diffusion.modes import evaluating
@@ -17,6 +18,7 @@ from coterie.errors import SettingError
 from coterie.workload.checks import whole_number
 
 
+@known_arguments
 @torch.no_grad()
 def draw_samples(
     model: nn.Module,

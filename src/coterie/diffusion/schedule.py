@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from coterie._surface import known_arguments
 from coterie.errors import SettingError
 from coterie.workload.checks import whole_number
 
@@ -20,6 +21,7 @@ PREDICTIONS = ("epsilon", "v", "sample", "flow")
 _MOST = 0.999
 
 
+@known_arguments
 @dataclass(frozen=True, eq=False)
 class NoiseSchedule:
     """The forward process x_t = signal[t] x_0 + noise[t] eps on T time steps; noise grows with t.

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from coterie._progress import Progress, silent
+from coterie._surface import known_arguments
 from coterie._units import Payload
 from coterie.balancing import get_balancer
 from coterie.datasets.images import Images, load_images
@@ -119,6 +120,7 @@ class _Bench:
         return lambda stage, done, total: self.progress(what, done, total)
 
 
+@known_arguments
 def run_study(
     config: DiffusionConfig,
     out: str | Path | None = None,

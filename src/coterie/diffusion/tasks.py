@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
+from coterie._surface import known_arguments
 from coterie.balancing import Balancer, Balancing, Weighting, task_means
 from coterie.errors import SettingError
 from coterie.grouping.intervals import Intervals
@@ -20,6 +21,7 @@ from coterie.workload.checks import whole_number
 _NASH = {"update_weights_every": 25, "max_norm": 1.0}
 
 
+@known_arguments
 class IntervalTasks:
     """Trains a denoiser with every interval of time steps as a task of its own.
 

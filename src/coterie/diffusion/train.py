@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import operator
 import time
-import warnings
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from coterie._progress import Progress, silent
+from coterie._surface import known_arguments, warn
 from coterie._units import Payload, UnitStore
 from coterie.affinity.digest import digest
 from coterie.balancing import Weighting
@@ -80,6 +80,7 @@ class Settings:
                 object.__setattr__(self, name, positive(value, name))
 
 
+@known_arguments
 def train_denoiser(
     model: nn.Module,
     images: Tensor,
@@ -254,10 +255,9 @@ def _train(
         seconds = _now(device) - start
     found = torch.stack(losses).double().cpu()
     if bool(found[-1].isinf().any()) or bool(found[-1].isnan().all()):
-        warnings.warn(
+        warn(
             f"The loss is not finite after {settings.steps} steps: training diverged. Take a smaller learning rate.",
             NumericsWarning,
-            stacklevel=2,
         )
     arrays = {**_named("ema", average.module), **_named("raw", model), **kept, "losses": found}
     return Payload(dict(arrays), {"seconds": seconds})

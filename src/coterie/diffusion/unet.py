@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from coterie._surface import known_arguments
 from coterie.errors import SettingError, require
 from coterie.workload.checks import whole_number
 
 _GROUPS = 8
 
 
+@known_arguments
 def make_unet(channels: Sequence[int] = (16, 32, 64), image_channels: int = 1, size: int = 16) -> nn.Module:
     """A ``UNet2DModel`` of diffusers without attention: one block at each resolution, halved between them.
 

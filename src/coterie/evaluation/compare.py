@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from coterie._progress import Progress, silent
+from coterie._surface import known_arguments, said_once, warn
 from coterie._units import NoStore, UnitStore
 from coterie.balancing import Balancing, as_balancing, balancing_key
 from coterie.errors import CoterieWarning
@@ -90,6 +90,8 @@ def single_task(tasks: tuple[str, ...]) -> Grouping:
     return Grouping.from_labels(tasks, list(range(len(tasks))), method=BASELINE)
 
 
+@known_arguments
+@said_once
 def compare(
     workload: Workload,
     candidates: Mapping[str, Grouping | Sequence[Sequence[int | str]]],
@@ -180,10 +182,9 @@ def affordable(
         if least <= runs:
             break
         name, _ = kept.popitem()
-        warnings.warn(
+        warn(
             f"{runs} runs are too few to compare all candidates ({least} would do), so {name!r} is left out.",
             CoterieWarning,
-            stacklevel=2,
         )
     return kept
 

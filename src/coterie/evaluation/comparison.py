@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coterie._surface import known_arguments
 from coterie.errors import SettingError, require
 from coterie.evaluation.gains import gain_interval
 from coterie.evaluation.intervals import Interval
@@ -25,6 +26,7 @@ BASELINE = "single-task"
 JOINT = "all-in-one"
 
 
+@known_arguments
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """Losses of candidate groupings, trained for real with the same recipe and seeds.

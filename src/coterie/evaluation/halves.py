@@ -7,13 +7,13 @@ chance.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from coterie._surface import warn
 from coterie.errors import DataWarning
 from coterie.workload import Split, Workload
 
@@ -34,10 +34,9 @@ def halve_validation(workload: Workload) -> tuple[Workload, Tensor]:
     if bool((observed[stop].any(0) & observed[choose].any(0)).all()):
         split = Split(workload.split.train, rows[stop], workload.split.test)
         return replace(workload, split=split), rows[choose]
-    warnings.warn(
+    warn(
         "A task has too few validation labels to stop trainings on one half and choose on the other, so all of them "
         "serve both ends, which flatters small groups. Give more validation rows.",
         DataWarning,
-        stacklevel=2,
     )
     return workload, rows

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from coterie._progress import Progress, silent
+from coterie._surface import known_arguments
 from coterie.errors import SettingError
 from coterie.features import forward, reverse
 from coterie.features.directions import Directions
@@ -41,6 +42,7 @@ WAYS = {
 }
 
 
+@known_arguments
 def compute_features(
     workload: Workload,
     model: nn.Module,

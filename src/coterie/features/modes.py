@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from coterie._surface import warn
 from coterie.errors import ModelError, ModelModeWarning
 
 #: warnings of torch about its own inside, of no use to the caller
@@ -92,11 +93,10 @@ def _say_modes(model: nn.Module) -> None:
         if names
     ]
     if parts:
-        warnings.warn(
+        warn(
             f"{' and '.join(parts)} put in evaluation mode while gradients are taken: BatchNorm uses its running "
             "statistics and nothing is dropped. The mode is restored afterwards.",
             ModelModeWarning,
-            stacklevel=4,
         )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from coterie._surface import known_arguments
 from coterie.errors import ResourceError, SettingError
 from coterie.features.layers import held
 from coterie.features.measure import PassCost, measure_pass
@@ -91,6 +92,7 @@ class Demand:
     stored: int = 0
 
 
+@known_arguments
 def plan_features(
     workload: Workload,
     structure: Structure | None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from coterie._surface import warn
 from coterie.errors import CoterieError, FallbackWarning, ModelError
 from coterie.features.directions import Directions
 from coterie.features.forward import directional
@@ -151,8 +151,7 @@ def warn_fallback(wanted: str, found: Backend, problem: str) -> None:
         instead = f"Reverse mode{how} is used instead: its cost grows with the labels of an example."
     else:
         instead = "Gradients are taken one example at a time, which is slower."
-    warnings.warn(
+    warn(
         f"The fast path ({wanted} mode, batched) is not supported by {problem}. {instead} The result is the same.",
         FallbackWarning,
-        stacklevel=4,
     )

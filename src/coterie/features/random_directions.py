@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from coterie._surface import known_arguments
 from coterie.errors import SettingError
 from coterie.features.directions import Directions
 
 
+@known_arguments
 class RandomDirections(Directions):
     """Independent signs, +-1/sqrt(d), as in the published projection; never stored.
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from coterie._surface import known_arguments
 from coterie.errors import GradientMismatchError, SettingError
 from coterie.features.directions import Directions
 from coterie.features.features import compute_features
@@ -65,6 +66,7 @@ class _BlockDirections(Directions):
         return result
 
 
+@known_arguments
 def validate_gradients(
     workload: Workload,
     model: nn.Module | None = None,

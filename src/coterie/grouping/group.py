@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from coterie._progress import Progress, silent
+from coterie._surface import known_arguments
 from coterie.errors import SettingError
 from coterie.grouping.choose import pick
 from coterie.grouping.density import sum_of_densities
@@ -17,6 +18,7 @@ from coterie.grouping.objective import DensityObjective, GainObjective
 from coterie.grouping.search.groups import search_groups
 
 
+@known_arguments
 def group(
     affinity: Any,
     k: int | None = None,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from coterie._surface import known_arguments
 from coterie.errors import SettingError, StoreError, require
 from coterie.grouping.compare import adjusted_rand
 from coterie.grouping.density import as_labels
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import pandas
 
 
+@known_arguments
 @dataclass(frozen=True)
 class Grouping:
     """Groups of tasks. Groups may overlap: a task may be trained in several groups, and is served from one of them.

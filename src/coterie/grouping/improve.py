@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from coterie._surface import known_arguments
 from coterie.grouping.density import as_labels, membership, sum_of_densities
 from coterie.grouping.matrix import FloatArray, IntArray, as_symmetric, centred
 
@@ -14,6 +15,7 @@ from coterie.grouping.matrix import FloatArray, IntArray, as_symmetric, centred
 EXCHANGES = 400
 
 
+@known_arguments
 def improve(matrix: ArrayLike, labels: ArrayLike, *, exchanges: bool = True) -> IntArray:
     """Move one task at a time, always the best move, until none helps; then try to exchange two tasks, and go on.
 

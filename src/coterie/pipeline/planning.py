@@ -8,7 +8,9 @@ import warnings
 from typing import Any
 
 from coterie._progress import Progress, silent
-from coterie.affinity import Estimator, GradTAE, get_estimator
+from coterie._surface import known_arguments
+from coterie.affinity import Estimator, GradTAE
+from coterie.affinity.methods import estimator_of
 from coterie.affinity.surrogates.fused import Fused
 from coterie.balancing import Balancing, as_balancing
 from coterie.errors import SettingError
@@ -27,6 +29,7 @@ NOTES = (
 )
 
 
+@known_arguments
 def plan(
     workload: Workload | str,
     *,
@@ -73,7 +76,7 @@ def plan(
     """
     tell = progress or silent
     tell("plan", 0, 4)
-    estimator = get_estimator(method, **options)
+    estimator = estimator_of(plan, method, options)
     balancing = as_balancing(balancing)
     workload = as_workload(workload)
     check_settings(workload, groups, budget, seeds, 0, memory)

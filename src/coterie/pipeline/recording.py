@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from coterie import errors
+from coterie._surface import warn
 from coterie._units import Payload, UnitStore, folder_of
 
 
@@ -37,5 +38,5 @@ class RecordingStore:
 
         payload = self.inner.unit(name, key, recorded)
         for category, text in payload.meta.get("warnings", []):
-            warnings.warn(text, getattr(errors, category, UserWarning), stacklevel=2)
+            warn(text, getattr(errors, category, UserWarning))
         return payload

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-import warnings as python_warnings
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from coterie._progress import Progress, silent
+from coterie._surface import known_arguments, once, said_once
 from coterie._units import NoStore, UnitStore
-from coterie.affinity import Affinity, Estimate, Estimator, GainModel, get_estimator, random_subsets
+from coterie.affinity import Affinity, Estimate, Estimator, GainModel, random_subsets
 from coterie.affinity.costs import training_flops
 from coterie.affinity.estimator import given
+from coterie.affinity.methods import estimator_of
 from coterie.balancing import Balancing, as_balancing, balancing_key
 from coterie.errors import CoterieWarning, SettingError
 from coterie.evaluation import (
@@ -45,6 +46,7 @@ BALANCED = (
 )
 
 
+@known_arguments
 @dataclass(frozen=True, eq=False)
 class RunResult:
     """What a run found.
@@ -80,6 +82,7 @@ class RunResult:
         return self.recommendation.text
 
 
+@known_arguments
 def run(
     workload: Workload | str,
     *,
@@ -138,7 +141,7 @@ def run(
     """
     start = time.perf_counter()
     progress = progress or silent
-    estimator = get_estimator(method, **options)
+    estimator = estimator_of(run, method, options)
     balancing = as_balancing(balancing)
     workload = as_workload(workload)
     check_settings(workload, groups, budget, seeds, seed, memory)
@@ -154,7 +157,7 @@ def run(
         **({} if compare_runs is None else {"compare_runs": compare_runs}),
         **balancing_key(balancing),
     }
-    with _collect_warnings() as caught:
+    with once(workload) as caught:
         validate(workload)
         with _open(workload, settings, out, overwrite=overwrite) as directory:
             store = RecordingStore(directory)
@@ -185,6 +188,8 @@ def run(
     return RunResult(path, affinity, grouping, served, trained.comparison, recommendation, result)
 
 
+@known_arguments
+@said_once
 def estimate_affinity(
     workload: Workload | str,
     *,
@@ -219,7 +224,7 @@ def estimate_affinity(
     """
     if order not in ("pairwise", "higher"):
         raise SettingError(f"Parameter `order` should be 'pairwise' or 'higher'. Found {order!r}.")
-    estimator = get_estimator(method, **options)
+    estimator = estimator_of(estimate_affinity, method, options)
     workload = as_workload(workload)
     check_settings(workload, None, None, 1, seed, memory)
     validate(workload)
@@ -321,21 +326,6 @@ def _write(
     affinity.to_csv(path / "affinity.csv")
     served.save(path / "groups.json")
     write_report(result, path / "report.html")
-
-
-@contextmanager
-def _collect_warnings() -> Generator[list[python_warnings.WarningMessage]]:
-    """Keep warnings for the report, and show each of them once at the end all the same, also when the run fails."""
-    caught: list[python_warnings.WarningMessage] = []
-    try:
-        with python_warnings.catch_warnings(record=True) as caught:
-            python_warnings.simplefilter("default")
-            python_warnings.simplefilter("always", CoterieWarning)
-            yield caught
-    finally:
-        said = {(item.category, str(item.message)): item for item in caught}
-        for item in said.values():
-            python_warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)
 
 
 def _open(

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from coterie._surface import known_arguments
 from coterie.errors import ModelError, SettingError, require
 from coterie.serving.predictor import Predictor, load
 from coterie.store.files import write_json
@@ -17,6 +18,7 @@ from coterie.workload.text.lora import ADAPTER, write_adapter
 DESCRIPTION, HEADS = "coterie.json", "heads.safetensors"
 
 
+@known_arguments
 def export_adapters(run: Any, folder: str | Path, *, workload: Workload | str | None = None) -> tuple[Path, ...]:
     """Write one folder a group, ``group0``, ``group1``, ...: an adapter of peft, and the heads of the group's tasks.
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from coterie._surface import known_arguments
 from coterie.errors import ModelError, StoreError, require
 from coterie.serving.inputs import prepare
 from coterie.serving.models import build_with, find_source
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 CHUNK = 4096
 
 
+@known_arguments
 @dataclass(frozen=True, eq=False)
 class Predictor:
     """One predictor for all tasks, made by :func:`load`; each task is answered by the model of its group.
@@ -143,6 +145,7 @@ def _in_raw_units(task: Task, outputs: Tensor) -> NDArray[np.float64]:
     return values * task.scale + task.center if task.kind not in ("binary", "multiclass") else values
 
 
+@known_arguments
 def load(
     run: Any,
     *,

@@ -6,11 +6,11 @@ import json
 import os
 import platform
 import sys
-import warnings
 import weakref
 from contextlib import suppress
 from pathlib import Path
 
+from coterie._surface import warn
 from coterie.errors import FallbackWarning, StoreError
 from coterie.store.files import write_error
 
@@ -44,11 +44,10 @@ class RunLock:
                 "close that run (`with RunDirectory(...)` does), or choose another directory with `out`."
             ) from error
         except OSError as error:
-            warnings.warn(
+            warn(
                 f"The file system of {str(directory)!r} has no locks ({error.strerror}). "
                 "Make sure that only one process writes to this run.",
                 FallbackWarning,
-                stacklevel=3,
             )
         self._descriptor = descriptor
         with suppress(OSError):  # who holds it is a courtesy, the lock is what counts

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import platform
-import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coterie._surface import warn
 from coterie.errors import StoreError, StoreWarning
 from coterie.store.files import canonical, read_json, to_plain
 
@@ -102,11 +102,10 @@ def check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) 
     now = wanted["created"]["versions"]
     changed = [f"{name} {old[name]} -> {now[name]}" for name in now if name in old and old[name] != now[name]]
     if changed:
-        warnings.warn(
+        warn(
             f"The run {str(path)!r} was begun with other versions ({', '.join(changed)}). Its finished units are kept; "
             "numbers of new ones may differ in the last digits.",
             StoreWarning,
-            stacklevel=4,
         )
 
 

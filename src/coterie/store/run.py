@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import re
 import shutil
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coterie._surface import warn
 from coterie._units import SHARDS, Payload, drop_shards
 from coterie.errors import SettingError, StoreError, StoreWarning
 from coterie.store import manifest as _manifest
@@ -141,12 +141,11 @@ class RunDirectory:
         found = sorted(entry.name for entry in self.path.iterdir() if entry.name[0] != "." and entry != self.units)
         if found:
             more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-            warnings.warn(
+            warn(
                 f"The directory {str(self.path)!r} of this new run is not empty: it has "
                 f"{', '.join(repr(name) for name in found[:3])}{more}. These are left alone; choose a directory of its "
                 "own with `out` to keep the run apart.",
                 StoreWarning,
-                stacklevel=4,
             )
 
     def _clear(self) -> None:
@@ -233,10 +232,9 @@ class RunDirectory:
         try:
             return _parse(record_path, tensor_path)
         except (StoreError, KeyError, TypeError, AttributeError) as error:
-            warnings.warn(
+            warn(
                 f"A finished unit of {name!r} in {str(self.path)!r} is damaged and is computed again ({error})",
                 StoreWarning,
-                stacklevel=3,
             )
             record_path.unlink(missing_ok=True)
             tensor_path.unlink(missing_ok=True)

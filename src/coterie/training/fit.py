@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import Executor
 
 from coterie._progress import Progress
+from coterie._surface import known_arguments, warn
 from coterie.errors import FallbackWarning, ModelError, ResourceError, SettingError
 from coterie.training.footprint import measure_footprint
 from coterie.training.job import Fit, Job, Schedule
@@ -20,6 +20,7 @@ __all__ = ["BACKENDS", "Fit", "fit"]
 BACKENDS = ("auto", "population", "loop")
 
 
+@known_arguments
 def fit(
     workload: Workload,
     jobs: Sequence[Job],
@@ -102,10 +103,9 @@ def _cannot_stack(jobs: Sequence[Job], together: Sequence[int], backend: str) ->
             "weights losses."
         )
     if len(jobs) > 1:
-        warnings.warn(
+        warn(
             f"Models are trained one after the other, which is slower than all at once: {reason}",
             FallbackWarning,
-            stacklevel=4,
         )
 
 
@@ -127,9 +127,8 @@ def _population(workload: Workload, jobs: Sequence[Job], backend: str, memory: i
             reason = "only one member at a time fits `memory`"
         except ResourceError as error:
             reason = str(error)
-    warnings.warn(
+    warn(
         f"Models are trained one after the other, which is slower than all at once: {reason}",
         FallbackWarning,
-        stacklevel=4,
     )
     return False

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
+from coterie._surface import known_arguments
 from coterie.balancing import Balancing, as_balancing
 from coterie.errors import ModelError, SettingError, WorkloadError
 from coterie.training.stream import BatchStream
@@ -18,6 +19,7 @@ from coterie.workload.workload import Workload
 State = dict[str, Tensor]
 
 
+@known_arguments
 @dataclass(frozen=True)
 class Job:
     """One model to be trained: on which tasks, from where, for how long.

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from coterie._surface import known_arguments
 from coterie.errors import SettingError, WorkloadError
 from coterie.workload.arrays import Inputs, as_inputs, as_labels, to_numpy
 from coterie.workload.builders import fresh_copies, seeded
@@ -48,6 +49,7 @@ class _Options:
         return self.model is not None or self.build_model is not None
 
 
+@known_arguments
 def from_arrays(
     x: Any,
     y: Any,
@@ -125,6 +127,7 @@ def from_arrays(
     return _assemble(inputs, labels, made, make_split(split, rows, seed), options)
 
 
+@known_arguments
 def from_datasets(
     datasets: Mapping[str, tuple[Any, Any]] | Sequence[tuple[Any, Any]],
     *,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from coterie._surface import warn
 from coterie.errors import DataWarning, ModelError
 
 
@@ -130,12 +130,11 @@ def fresh_copies(model: Any) -> FreshCopyBuilder:
         ) from error
     stuck = sorted(_without_reset(kept))
     if stuck:
-        warnings.warn(
+        warn(
             f"Parameter `model`: {len(stuck)} parameters keep the values they have now for every seed, because no "
             f"`reset_parameters` method reaches them: {', '.join(stuck[:5])}{', ...' if len(stuck) > 5 else ''}. Give "
             "the modules that own them such a method, or pass `build_model=lambda seed: ...` instead of `model`.",
             DataWarning,
-            stacklevel=5,
         )
     return FreshCopyBuilder(kept)
 

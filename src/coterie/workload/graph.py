@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from coterie._surface import known_arguments
 from coterie.errors import SettingError, WorkloadError
 from coterie.workload.arrays import as_inputs, as_labels, to_numpy
 from coterie.workload.build import FRACTIONS, from_arrays
@@ -70,6 +71,7 @@ class NetBuilder:
         return GraphNet(self.n_inputs, self.hidden, self.n_outputs, layer=self.layer, pairs=self.pairs)
 
 
+@known_arguments
 def from_graph(
     x: Any,
     edge_index: Any,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from coterie._surface import warn
 from coterie.errors import DataWarning, WorkloadError
 from coterie.workload.task import Task
 
@@ -43,11 +43,10 @@ def infer_tasks(
     made = tuple(_task(entry, labels[:, index], notes) for index, entry in enumerate(given))
     if notes:
         shown = "; ".join(notes[:4]) + (f"; and {len(notes) - 4} more" if len(notes) > 4 else "")
-        warnings.warn(
+        warn(
             f"Parameter `tasks`: the kind of some tasks was guessed: {shown}. If a guess is wrong, say what they are, "
             "for example tasks=[Task('a', 'regression'), ...] or tasks={'a': 'binary', ...}.",
             DataWarning,
-            stacklevel=3,
         )
     return made
 

@@ -14,10 +14,12 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from coterie import datasets
+from coterie._surface import known_arguments
 from coterie.errors import CoterieError, WorkloadError
 from coterie.workload.workload import Workload
 
 
+@known_arguments
 def load_workload(reference: str) -> Workload:
     """The workload that a reference names, with `reference` set so that it can be found again.
 

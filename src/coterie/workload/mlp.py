@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from coterie._surface import known_arguments
 from coterie.errors import SettingError
 from coterie.workload.builders import seeded_rng
 
@@ -58,6 +59,7 @@ class MlpBuilder:
             return Mlp(self.n_inputs, self.hidden, self.n_outputs)
 
 
+@known_arguments
 def mlp_spec(n_inputs: int, hidden: Sequence[int], n_outputs: int) -> dict[str, Any]:
     """JSON-ready description of an :class:`Mlp`, for :func:`build_from_spec`.
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from coterie._surface import known_arguments
 from coterie.errors import SettingError
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
 
 
+@known_arguments
 @dataclass(frozen=True)
 class Recipe:
     """How every model is trained: base models, forks, groups, single tasks.
@@ -72,11 +74,4 @@ class Recipe:
         Raises:
             SettingError: when a field is unknown or out of range.
         """
-        known = [entry.name for entry in fields(Recipe)]
-        unknown = [name for name in data if name not in known]
-        if unknown:
-            raise SettingError(
-                f"Parameter `recipe` has unknown fields: {unknown[:5]}. The likely cause is a misspelt name or a "
-                f"recipe of another version. Known are {', '.join(known)}."
-            )
         return Recipe(**data)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from coterie._surface import known_arguments
 from coterie.errors import ModelError, WorkloadError
 from coterie.workload.workload import Workload
 
@@ -25,6 +26,7 @@ _DRAWS = 2
 Rows = tuple[int, ...]
 
 
+@known_arguments
 @dataclass(frozen=True)
 class HeadSpec:
     """The parameters of one task.

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, cast
 
+from coterie._surface import known_arguments
 from coterie.errors import SettingError, WorkloadError
 from coterie.workload.losses import MarginLoss, get_loss
 
 
+@known_arguments
 @dataclass(frozen=True)
 class Task:
     """Something to predict, with its own loss.

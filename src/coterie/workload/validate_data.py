@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import unicodedata
-import warnings
 from collections import Counter
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from coterie._surface import warn
 from coterie.errors import DataWarning, WorkloadError
 from coterie.workload.arrays import check_finite
 from coterie.workload.checks import check_groups
@@ -209,11 +209,11 @@ def _warn_rare(workload: Workload, labels: Tensor) -> None:
             notes.append(f"{task.name!r} has {' and '.join(said)}")
     if notes:
         shown = "; ".join(notes[:5]) + (f"; and {len(notes) - 5} more tasks" if len(notes) > 5 else "")
-        warnings.warn(
+        warn(
             f"Rare classes: {shown}. Losses and gains of such tasks are noisy; read their intervals, give more rows, "
             "or drop them.",
             DataWarning,
-            stacklevel=5,
+            about=workload,
         )
 
 
@@ -244,10 +244,10 @@ def _warn_constant_inputs(workload: Workload) -> None:
     train = inputs[workload.split.train]
     constant = int((train.amax(0) == train.amin(0)).sum()) if train.shape[1] else 0
     if 2 * constant > train.shape[1]:
-        warnings.warn(
+        warn(
             f"Parameter `x`: {constant} of {train.shape[1]} input columns have one value only in the training part. "
             "They are kept, but the model can learn nothing from them. The likely cause is a filter or a join that "
             "went wrong.",
             DataWarning,
-            stacklevel=5,
+            about=workload,
         )

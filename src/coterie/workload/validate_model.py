@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from coterie._surface import warn
 from coterie.errors import DataWarning, ModelError, NonDeterministicModelError, WorkloadError
 from coterie.workload.workload import Batch, Workload
 
@@ -92,11 +92,11 @@ def _check_reproducible(workload: Workload, model: nn.Module) -> None:
         )
     other = _build(workload, 1).state_dict()
     if first and all(name in other and _same(first[name], other[name]) for name in first):
-        warnings.warn(
+        warn(
             "Parameter `build_model`: the models of seeds 0 and 1 are equal, so intervals over seeds show the noise "
             "of the order of the rows only. Use the seed for at least the heads.",
             DataWarning,
-            stacklevel=4,
+            about=workload,
         )
 
 

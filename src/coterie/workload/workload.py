@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from coterie._surface import known_arguments
 from coterie.workload.checks import as_device
 from coterie.workload.losses import MarginLoss
 from coterie.workload.outputs import by_name, join_outputs
@@ -46,6 +47,7 @@ class OnDevice:
         return self.build(seed).to(self.device)
 
 
+@known_arguments
 @dataclass(frozen=True, eq=False)
 class Workload:
     """Tasks, data, a model and a recipe. Build one with :func:`coterie.workload.from_arrays` and its siblings.

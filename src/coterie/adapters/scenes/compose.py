@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from coterie._surface import known_arguments
 from coterie.adapters.scenes.labels import contours, relief_normals, smooth
 from coterie.adapters.scenes.scenes import Scenes
 from coterie.errors import SettingError, require
@@ -20,6 +21,7 @@ _NOISE = 0.02
 _GRID = 8
 
 
+@known_arguments
 def compose_scenes(
     garments: Tensor,
     labels: Tensor,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from coterie._progress import Progress
+from coterie._surface import known_arguments
 from coterie._units import Payload, UnitStore
 from coterie.affinity.context import Context, open_context
 from coterie.affinity.costs import timed
@@ -80,6 +81,7 @@ def summed_cosines(maps: Tensor) -> Tensor:
     return unit @ unit.T
 
 
+@known_arguments
 @dataclass(frozen=True)
 class Attribution(Estimator):
     """Similarity of what single-task models look at; symmetric, from 0 to 1, larger is more alike.

@@ -8,11 +8,13 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from coterie._surface import known_arguments
 from coterie.affinity.scores.probe_score import ProbeScore
 from coterie.errors import SettingError
 from coterie.workload import Workload
 
 
+@known_arguments
 @dataclass(frozen=True)
 class Cosine(ProbeScore):
     """Mean cosine of two tasks' gradients of the shared parameters, from a probe run.

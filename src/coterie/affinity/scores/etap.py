@@ -8,10 +8,12 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from coterie._surface import known_arguments
 from coterie.affinity.scores.probe_score import ProbeScore
 from coterie.workload import Workload
 
 
+@known_arguments
 @dataclass(frozen=True)
 class Etap(ProbeScore):
     """First-order affinity ``<g_t, g_s> / L_t`` from a probe run.

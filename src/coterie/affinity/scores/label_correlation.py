@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from coterie._progress import Progress, silent
+from coterie._surface import known_arguments, warn
 from coterie._units import UnitStore
 from coterie.affinity.costs import Costs
 from coterie.affinity.estimator import Estimate, Estimator
@@ -82,6 +82,7 @@ def correlations(columns: Tensor, minimum: int) -> NDArray[np.float64]:
     return torch.where(enough, r.clamp(-1, 1), torch.nan).cpu().numpy()
 
 
+@known_arguments
 @dataclass(frozen=True)
 class LabelCorrelation(Estimator):
     """Absolute Pearson correlation of two tasks' labels; symmetric, from 0 to 1, larger is more alike.
@@ -162,11 +163,10 @@ class LabelCorrelation(Estimator):
         notes = [f"{unknown} pairs without enough common labels have the mean of the others"] if unknown else []
         if unknown and unknown == workload.n_tasks * (workload.n_tasks - 1) // 2:
             notes = ["no two tasks have labels in the same rows, so their correlations are not known: all are 0"]
-            warnings.warn(
+            warn(
                 "No two tasks have enough labels in the same training rows, so correlations of labels are not known "
                 "and all scores are 0. Tasks with rows of their own are the likely cause. Choose another score.",
                 DataWarning,
-                stacklevel=2,
             )
         return as_estimate(workload, costs, values, self.name, notes)
 

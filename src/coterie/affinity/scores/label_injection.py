@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from coterie._progress import Progress
+from coterie._surface import known_arguments
 from coterie._units import UnitStore
 from coterie.affinity.context import Context, open_context
 from coterie.affinity.costs import training_flops
@@ -149,6 +150,7 @@ def _call(model: nn.Module, batch: Batch) -> Tensor:
     return model(batch)
 
 
+@known_arguments
 @dataclass(frozen=True)
 class LabelInjection(Estimator):
     """Relative drop of a task's loss when its single-task model is told another task's label; directed.

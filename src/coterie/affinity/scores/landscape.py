@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from coterie._progress import Progress, silent
+from coterie._surface import known_arguments
 from coterie._units import NoStore, Payload, UnitStore
 from coterie.affinity.affinity import Affinity
 from coterie.affinity.context import Context
@@ -43,6 +44,7 @@ from coterie.workload.checks import whole_number
 EMBEDDINGS = ("gat", "spectral")
 
 
+@known_arguments
 @dataclass(frozen=True)
 class Landscape(Estimator):
     """Settings of the sample-wise landscape distance; the score is symmetric.

@@ -7,7 +7,6 @@ evaluation mode while it lasts: dropout is off, and normalisation uses its runni
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from coterie._surface import warn
 from coterie.errors import FallbackWarning, ResourceError
 from coterie.training.evaluate import row_losses
 from coterie.training.footprint import measure_footprint
@@ -197,10 +197,9 @@ class Meter:
             except RuntimeError as error:
                 self._at_once = 1
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-                warnings.warn(
+                warn(
                     f"Tasks are measured one after the other, which is slower than all at once: {reason}",
                     FallbackWarning,
-                    stacklevel=2,
                 )
             else:
                 return chunks[0] if len(chunks) == 1 else [torch.cat(parts) for parts in zip(*chunks, strict=True)]

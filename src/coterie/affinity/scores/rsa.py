@@ -13,6 +13,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from coterie._progress import Progress
+from coterie._surface import known_arguments
 from coterie._units import Payload, UnitStore
 from coterie.affinity.context import Context, open_context
 from coterie.affinity.costs import timed
@@ -68,6 +69,7 @@ def rank_correlations(rows: Iterable[NDArray[np.float64]]) -> NDArray[np.float64
     return values
 
 
+@known_arguments
 @dataclass(frozen=True)
 class Rsa(Estimator):
     """Representational similarity of single-task models; symmetric, from -1 to 1, larger is more alike.

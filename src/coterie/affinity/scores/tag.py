@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from coterie._surface import known_arguments
 from coterie.affinity.scores.probe_score import ProbeScore
 from coterie.errors import SettingError
 from coterie.workload import Workload
@@ -16,6 +17,7 @@ from coterie.workload import Workload
 STEPS = ("optimizer", "sgd")
 
 
+@known_arguments
 @dataclass(frozen=True)
 class Tag(ProbeScore):
     """Look-ahead affinity from a probe run.

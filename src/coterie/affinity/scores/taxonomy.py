@@ -13,6 +13,7 @@ from scipy.spatial.distance import squareform
 from torch.utils.flop_counter import FlopCounterMode
 
 from coterie._progress import Progress
+from coterie._surface import known_arguments
 from coterie._units import Payload, UnitStore
 from coterie.affinity.context import Context, open_context
 from coterie.affinity.costs import timed
@@ -83,6 +84,7 @@ def cut_tree(merges: NDArray[np.float64], groups: int) -> NDArray[np.int64]:
     return labels
 
 
+@known_arguments
 @dataclass(frozen=True)
 class Taxonomy(Estimator):
     """Minus the number of edges between two tasks in a tree of transfer affinities; symmetric, larger is closer.

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coterie._progress import Progress
+from coterie._surface import known_arguments
 from coterie._units import NoStore, UnitStore
 from coterie.affinity.context import Context, open_context
 from coterie.affinity.costs import Costs
@@ -48,6 +49,7 @@ REFERENCE = 200
 FEW = 4
 
 
+@known_arguments
 @dataclass(frozen=True)
 class Fused(Estimator):
     """A Gaussian process whose prior mean is a cheap estimate and which a few real runs correct.

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coterie._progress import Progress
+from coterie._surface import known_arguments
 from coterie._units import UnitStore
 from coterie.affinity.context import open_context
 from coterie.affinity.estimator import Estimate, Estimator
@@ -29,6 +30,7 @@ def radial(gamma: float, a: Floats, b: Floats) -> Floats:
     return np.exp(-gamma * np.maximum(apart, 0.0))
 
 
+@known_arguments
 @dataclass(frozen=True)
 class KernelSurrogate(Estimator):
     """The value of a task by kernel ridge regression on indicators of really trained subsets.

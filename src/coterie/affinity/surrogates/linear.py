@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coterie._progress import Progress
+from coterie._surface import known_arguments
 from coterie._units import UnitStore
 from coterie.affinity.context import open_context
 from coterie.affinity.estimator import Estimate, Estimator
@@ -27,6 +28,7 @@ def membership(a: Floats, b: Floats) -> Floats:
     return a @ b.T
 
 
+@known_arguments
 @dataclass(frozen=True)
 class LinearSurrogate(Estimator):
     """The value of a task as a sum of one effect for each partner, by ridge regression on really trained subsets.

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
+from coterie._surface import known_arguments
 from coterie.errors import SettingError
 from coterie.grouping.cover.scores import GroupScores
 from coterie.grouping.matrix import BoolArray, FloatArray
@@ -15,6 +16,7 @@ from coterie.grouping.matrix import BoolArray, FloatArray
 SLACK = 1e-9
 
 
+@known_arguments
 @dataclass(frozen=True)
 class Costs:
     """What a model costs: an amount of its own, and an amount for each task that it trains.
@@ -32,6 +34,7 @@ class Costs:
     tasks: tuple[float, ...] | float = 0.0
 
 
+@known_arguments
 @dataclass(frozen=True)
 class Limit:
     """What a single group may hold, such as memory or latency: the sizes of its tasks add up to at most `total`.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-import warnings
 from typing import Any
 
 import numpy as np
 
 from coterie._progress import Progress, silent
+from coterie._surface import known_arguments, warn
 from coterie.errors import DataWarning, SettingError
 from coterie.grouping.cover.bound import upper_bound
 from coterie.grouping.cover.costed import best_costed_cover
@@ -24,6 +24,7 @@ SOLVERS = ("auto", "exact", "search")
 _FOR_BOUND = 0.4
 
 
+@known_arguments
 def select_groups(
     affinity: Any,
     budget: float,
@@ -117,12 +118,11 @@ def _say_who_is_harmed(problem: CoverProblem, found: Grouping, affinity: Any) ->
     if np.diag(as_square(source)).any():
         return
     names = [problem.tasks[int(task)] for task in np.flatnonzero(served < 0)[:5]]
-    warnings.warn(
+    warn(
         f"{int((served < 0).sum())} tasks are served by a group with a score below 0, which is what the diagonal says "
         f"of a task alone: {', '.join(names)}. By default no task stays alone, as in TAG; singletons='zero' (or "
         "'diagonal') lets them.",
         DataWarning,
-        stacklevel=3,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from coterie._surface import known_arguments
 from coterie.errors import SettingError
 from coterie.grouping.intervals.costs import read_table
 from coterie.grouping.matrix import FloatArray, IntArray, check_count
@@ -56,6 +57,7 @@ class Intervals:
         return np.repeat(np.arange(self.k, dtype=np.int64), np.diff([*self.starts, self.n]))
 
 
+@known_arguments
 def best_intervals(cost: ArrayLike, k: int, *, minimum: int = 1) -> Intervals:
     """The k contiguous intervals with the smallest sum of costs.
 
@@ -90,6 +92,7 @@ def best_intervals(cost: ArrayLike, k: int, *, minimum: int = 1) -> Intervals:
     return _cut(table, [k])[0]
 
 
+@known_arguments
 def every_k(cost: ArrayLike, k_max: int, *, minimum: int = 1) -> tuple[Intervals, ...]:
     """The best intervals for each number of intervals 1..k_max, from one table: see :func:`best_intervals`.
 

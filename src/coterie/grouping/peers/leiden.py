@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from coterie._surface import known_arguments
 from coterie.errors import require
 from coterie.grouping.density import as_labels, membership, sum_of_densities
 from coterie.grouping.matrix import FloatArray, IntArray, as_square, centred, symmetrise
@@ -36,6 +37,7 @@ class LeidenFound:
     communities: int
 
 
+@known_arguments
 def leiden_partition(
     matrix: ArrayLike, k: int | None = None, *, resolution: float | None = None, seed: int = 0
 ) -> LeidenFound:

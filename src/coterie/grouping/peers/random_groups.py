@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from coterie._surface import known_arguments
 from coterie.grouping.density import as_labels
 from coterie.grouping.improve import random_labels
 from coterie.grouping.matrix import IntArray
 
 
+@known_arguments
 def random_partition(n: int, k: int | None = None, *, k_max: int | None = None, seed: int = 0) -> IntArray:
     """A random partition of n tasks into k groups whose sizes differ by at most one.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from coterie._progress import Progress, silent
+from coterie._surface import known_arguments, warn
 from coterie.errors import NumericsWarning, SettingError
 from coterie.grouping.matrix import FloatArray, as_square, as_symmetric, check_count, check_finite
 from coterie.grouping.sdp.admm import Iteration, Residuals
@@ -27,6 +27,7 @@ LOOK, PASSES = 8, 300
 UNSEEN, FIRST = 300, 8
 
 
+@known_arguments
 def solve_sdp(
     matrix: ArrayLike,
     k: int | None = None,
@@ -91,12 +92,11 @@ def solve_sdp(
     iteration = Iteration(problem, np.float64 if n <= _DOUBLE or target < _FINE else np.float32, start and start.start)
     solution = run.through(iteration)
     if solution.status != "optimal":
-        warnings.warn(
+        warn(
             f"The grouping SDP of {n} tasks stopped after {solution.iterations} steps before it reached "
             f"eps={target:g}: its certified gap is {solution.gap:.2g}. Its groups may be worse than they could be; the "
             "reported bound stays valid. Raise `max_iters` or `time_limit`, or `eps`.",
             NumericsWarning,
-            stacklevel=2,
         )
     return solution
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from coterie._progress import Progress, silent
+from coterie._surface import known_arguments
 from coterie.errors import SettingError
 from coterie.grouping.density import as_labels
 from coterie.grouping.grouping import Grouping
@@ -27,6 +28,7 @@ USUAL = 5
 PAIRS_UP_TO = 128
 
 
+@known_arguments
 def search_groups(
     model: GainModelLike,
     k: int | None = None,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from coterie._progress import Progress, silent
+from coterie._surface import known_arguments
 from coterie.grouping.density import as_labels, membership
 from coterie.grouping.matrix import IntArray
 from coterie.grouping.objective import Objective
 from coterie.grouping.search.moves import Limits, Partition, climb
 
 
+@known_arguments
 def search(
     objective: Objective, labels: IntArray, *, max_swaps: int | None = None, progress: Progress | None = None
 ) -> IntArray:

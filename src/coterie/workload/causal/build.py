@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from coterie._surface import known_arguments
 from coterie.errors import SettingError, WorkloadError
 from coterie.workload.build import FRACTIONS, from_datasets
 from coterie.workload.builders import seeded_rng
@@ -27,6 +28,7 @@ from coterie.workload.text.lora import apply_lora, draw_lora, lora_config
 from coterie.workload.workload import Workload
 
 
+@known_arguments
 def from_causal(
     tasks: Mapping[str, tuple[Sequence[Any], Any]],
     model: Any,

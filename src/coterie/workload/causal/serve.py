@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from coterie._surface import known_arguments
 from coterie.errors import SettingError, WorkloadError
 from coterie.workload.causal.rows import Row, fit_rows, pack
 from coterie.workload.causal.scorer import CausalScorer
@@ -65,6 +66,7 @@ def encode(
         raise WorkloadError(f"Parameter `prompts`: {error}") from error
 
 
+@known_arguments
 def save_adapter(scorer: CausalScorer, folder: str | Path, *, base: str | None = None) -> Path:
     """Write the adapter of a trained model in the form of peft, for ``PeftModel.from_pretrained(base, folder)``.
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from coterie._surface import warn
 from coterie.errors import FallbackWarning, SettingError, require
 from coterie.workload.checks import whole_number
 
@@ -140,21 +140,19 @@ def _make_differentiable(base: Any) -> None:
     if any(getattr(child, "gradient_checkpointing", False) for child in base.modules()):
         # the newer name came with transformers 5
         getattr(base, "activation_checkpointing_disable", base.gradient_checkpointing_disable)()
-        warnings.warn(
+        warn(
             "Parameter `model`: gradient checkpointing is switched off in the copy that is used, since it does not go "
             "together with directional and per-example gradients. Only adapters are trained, so activations are the "
             "memory that counts: use a smaller batch or `max_length` if it is short.",
             FallbackWarning,
-            stacklevel=4,
         )
     found = getattr(base.config, "_attn_implementation", None)
     if found is not None and found not in _ATTENTION:
         base.set_attn_implementation("sdpa")
-        warnings.warn(
+        warn(
             f"Parameter `model`: attention {found!r} cannot be differentiated forwards; the copy that is used has "
             "'sdpa'.",
             FallbackWarning,
-            stacklevel=4,
         )
 
 

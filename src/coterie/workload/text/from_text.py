@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from coterie._surface import known_arguments
 from coterie.errors import SettingError, WorkloadError
 from coterie.workload.arrays import as_labels
 from coterie.workload.build import FRACTIONS, from_arrays, from_datasets
@@ -28,6 +29,7 @@ from coterie.workload.workload import Workload
 RECIPE = Recipe(learning_rate=1e-3, weight_decay=1e-2, epochs=10, batch_size=32, patience=3)
 
 
+@known_arguments
 def from_text(
     tasks: Any,
     model: Any,

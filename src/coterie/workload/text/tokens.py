@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from coterie._surface import warn
 from coterie.errors import DataWarning, SettingError, WorkloadError
 from coterie.workload.checks import whole_number
 
@@ -125,11 +125,10 @@ def check_tokens(parts: Sequence[Mapping[str, Tensor]], rows: int, tokenizer: An
     full = torch.cat([part["attention_mask"].sum(1) >= max_length for part in parts])
     cut = float(full.double().mean())
     if cut > 0.5:
-        warnings.warn(
+        warn(
             f"Parameter `max_length`: {100 * cut:.0f} % of the texts fill all {max_length} tokens, so most of them are "
             "cut. Raise it if their ends matter; the cost of a step grows with it.",
             DataWarning,
-            stacklevel=3,
         )
 
 
