@@ -140,6 +140,8 @@ def test_other_settings_or_another_workload_are_refused_and_named(tmp_path):
         opened(tmp_path, settings={"seeds": 3, "budget": 2})
     with pytest.raises(StoreError, match=r"the workload .* is another one"):
         opened(tmp_path, fingerprint="g")
+    with pytest.raises(StoreError, match=r"begun by an earlier version, .*it is not known whether.*overwrite=True"):
+        opened(tmp_path, fingerprint="2-f")
     opened(tmp_path).close()  # and a refusal left nothing locked
 
 

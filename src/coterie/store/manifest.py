@@ -91,7 +91,7 @@ def check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) 
     """
     differences = _differences(found["settings"], wanted["settings"])
     if found["fingerprint"] != wanted["fingerprint"]:
-        differences.insert(0, "the workload (data, tasks, split, recipe or model) is another one")
+        differences.insert(0, _other_workload(found, wanted))
     if differences:
         raise StoreError(
             f"The directory {str(path)!r} holds a run with other content: {'; '.join(differences)}. "
@@ -107,6 +107,25 @@ def check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) 
             "numbers of new ones may differ in the last digits.",
             StoreWarning,
         )
+
+
+def _other_workload(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    form, dash, _ = str(wanted["fingerprint"]).partition("-")
+    if dash and not str(found["fingerprint"]).startswith(form + dash):
+        return (
+            "it was begun by an earlier version, which did not look at the code of the model and of `forward`, so it "
+            "is not known whether the workload is the same"
+        )
+    then, now = _python(found), _python(wanted)
+    version = "" if then in (None, now) else f", or only its instructions are: Python is {then} there and {now} here"
+    return f"the workload (data, tasks, split, recipe, or the model and its code) is another one{version}"
+
+
+def _python(manifest: Mapping[str, Any]) -> str | None:
+    """Major and minor version of Python, where the manifest says it."""
+    created: Any = manifest.get("created")
+    named: Any = created.get("versions") if isinstance(created, dict) else None
+    return ".".join(str(named.get("python")).split(".")[:2]) if isinstance(named, dict) else None
 
 
 def _differences(found: Any, wanted: Mapping[str, Any]) -> list[str]:

@@ -191,28 +191,22 @@ class Mark:
     """By what a workload in another process, whose code may be another, is known.
 
     Attributes:
-        fingerprint: of data, tasks, recipe and initial parameters.
-        outline: of the code, as far as a text can tell.
+        fingerprint: of data, tasks, recipe, initial parameters and code.
         answers: what the initial model and the losses return.
     """
 
     fingerprint: str
-    outline: str
     answers: Tensor
 
     @staticmethod
     def of(workload: Workload) -> Mark:
         """That of a workload on the CPU."""
-        return Mark(fingerprint(workload), _outline(workload), _answers(workload))
+        return Mark(fingerprint(workload), _answers(workload))
 
     def fits(self, workload: Workload) -> bool:
         """Whether a workload on the CPU is the same up to rounding of another processor."""
         own = Mark.of(workload)
-        alike = (own.fingerprint, own.outline, own.answers.shape) == (
-            self.fingerprint,
-            self.outline,
-            self.answers.shape,
-        )
+        alike = (own.fingerprint, own.answers.shape) == (self.fingerprint, self.answers.shape)
         return alike and torch.allclose(own.answers, self.answers, rtol=1e-3, atol=1e-5, equal_nan=True)
 
 
@@ -229,16 +223,6 @@ def _answers(workload: Workload) -> Tensor:
     except Exception:  # the training will say why
         return torch.empty(0)
     return torch.cat([value.detach().float().flatten() for value in found])
-
-
-def _outline(workload: Workload) -> str:
-    """What the fingerprint cannot see and a text can: the model's layers and options, and the code of `forward`."""
-    with torch.random.fork_rng(devices=[]):
-        model = repr(workload.build_model(0))
-    forward: Any = workload.forward
-    code = getattr(forward, "__code__", None)
-    text = "" if forward is None else f"{type(forward).__qualname__} {getattr(forward, '__qualname__', '')}"
-    return f"{model}\n{text}\n{'' if code is None else (code.co_code.hex(), code.co_names)}"
 
 
 def bound(workload: Workload, extra: Any) -> Parcel:
