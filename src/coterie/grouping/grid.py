@@ -10,7 +10,7 @@ from coterie.grouping.choose import Candidate, describe
 from coterie.grouping.density import as_labels, sum_of_densities
 from coterie.grouping.improve import improved
 from coterie.grouping.kmeans import cluster_rows
-from coterie.grouping.matrix import FloatArray, IntArray, centred
+from coterie.grouping.matrix import FloatArray, IntArray, centred, shift_of
 from coterie.grouping.rounding import round_solution
 from coterie.grouping.sdp import SdpSolution, solve_sdp
 from coterie.grouping.sdp.scaling import row_blocks
@@ -98,11 +98,12 @@ def grid(largest: int) -> list[int]:
 
 def _free_bound(matrix: FloatArray, solution: SdpSolution | None) -> float:
     """Bound for any number of groups, from the multiplier of a solution for one number, or from none."""
-    lifted = matrix.copy()
+    shift = shift_of(matrix)
+    lifted = matrix - shift
     warm = None if solution is None else solution.start
     if warm is not None:
         for which in row_blocks(len(matrix)):
             negative = np.minimum(warm.state[which], 0).astype(np.float64)
             negative += np.minimum(warm.state[:, which], 0).T
             lifted[which] -= negative * (warm.weight / 2)
-    return bound_of_lifted(lifted, None)
+    return bound_of_lifted(lifted, None) + len(matrix) * (shift + 4 * float(np.finfo(np.float64).eps) * abs(shift))

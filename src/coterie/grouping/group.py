@@ -12,10 +12,11 @@ from coterie.errors import SettingError
 from coterie.grouping.choose import pick
 from coterie.grouping.density import sum_of_densities
 from coterie.grouping.grouping import Grouping
-from coterie.grouping.matrix import Problem, canonical_order, check_count, check_seed, read_problem
+from coterie.grouping.matrix import Problem, canonical_order, check_count, check_seed, largest, read_problem
 from coterie.grouping.methods import METHODS, ORDERED, RELAXED, Request
 from coterie.grouping.objective import DensityObjective, GainObjective
 from coterie.grouping.search.groups import search_groups
+from coterie.grouping.ties import on_grid
 
 
 @known_arguments
@@ -82,13 +83,16 @@ def group(
     check_seed(seed)
     problem = read_problem(affinity, diagonal)
     _check(problem, k, k_max, method, penalty)
-    order = np.arange(problem.n, dtype=np.int64) if method in ORDERED else canonical_order(problem.matrix)
+    order = (
+        np.arange(problem.n, dtype=np.int64) if method in ORDERED else canonical_order(on_grid(problem.matrix).whole)
+    )
     matrix = problem.matrix[np.ix_(order, order)]
     objective = DensityObjective(matrix) if problem.model is None else GainObjective(problem.model, order)
     limit = k_max or (problem.n if problem.model is None else min(problem.n, 20))
     request = Request(matrix, objective, k, limit, seed, penalty, progress or silent)
     candidates, bound = METHODS[method](request)
     best, score = pick(objective, candidates)
+    score += objective.constant
     labels = np.empty(problem.n, dtype=np.int64)
     labels[order] = best.labels
     details = dict(best.details)
@@ -103,7 +107,7 @@ def group(
         details["density_bound"] = float(bound)
     certified = None
     if bound is not None and problem.model is None:
-        rounding = 1e-12 * problem.n * float(np.abs(matrix).max())
+        rounding = 1e-12 * problem.n * largest(matrix)
         best_seen = float(score or 0.0)
         certified = best_seen if 0 < best_seen - bound <= rounding else float(bound)
     return Grouping.from_labels(

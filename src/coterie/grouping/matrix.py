@@ -253,10 +253,20 @@ def as_symmetric(values: ArrayLike) -> FloatArray:
 
 def centred(matrix: FloatArray) -> FloatArray:
     """The matrix less the mean of its off-diagonal entries: the same groups, no loss of digits to a large constant."""
+    return matrix - shift_of(matrix)
+
+
+def shift_of(matrix: FloatArray) -> float:
+    """Mean of the off-diagonal entries. Taking it off rounds each difference once, relative to the difference."""
     n = len(matrix)
     # The entries between the diagonal ones, as rows of T numbers: no copy, no mask.
     off = matrix.ravel()[1:].reshape(n - 1, n + 1)[:, :-1] if n > 1 else matrix
-    return matrix - off.mean()
+    return float(off.mean())
+
+
+def largest(matrix: FloatArray) -> float:
+    """Size of the largest entry, without a copy of the matrix."""
+    return max(float(matrix.max()), -float(matrix.min()))
 
 
 def _blocks(n: int) -> list[slice]:

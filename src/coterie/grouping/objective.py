@@ -9,7 +9,7 @@ import numpy as np
 
 from coterie.errors import SettingError
 from coterie.grouping.density import membership, sum_of_densities
-from coterie.grouping.matrix import BoolArray, FloatArray, GainModelLike, IntArray
+from coterie.grouping.matrix import BoolArray, FloatArray, GainModelLike, IntArray, largest, shift_of
 
 _BATCH = 4096
 
@@ -19,10 +19,12 @@ class Objective(ABC):
 
     #: differences up to this much count as equal
     tolerance: float
+    #: what the score of every partition leaves out, because it is the same for all
+    constant: float = 0.0
 
     @abstractmethod
     def score(self, labels: IntArray) -> float:
-        """Worth of a partition (T,) labels."""
+        """Worth of a partition (T,) labels, less the constant."""
 
     @abstractmethod
     def totals(self, subsets: BoolArray) -> FloatArray:
@@ -31,18 +33,24 @@ class Objective(ABC):
 
 @final
 class DensityObjective(Objective):
-    """Sum over the groups of 1'A1 / size."""
+    """Sum over the groups of 1'A1 / size, of A less the mean of its off-diagonal entries.
+
+    That takes T times the mean off every partition. With a large constant in A, the digits that tell partitions apart
+    would be lost. What is left of them after the entries of A were rounded decides what counts as equal.
+    """
 
     def __init__(self, matrix: FloatArray) -> None:
-        self.matrix = matrix
-        self.tolerance = 1e-10 * max(float(np.abs(matrix).max()), 1e-300) * len(matrix)
+        n, shift = len(matrix), shift_of(matrix)
+        self.matrix, self.constant = matrix - shift, n * shift
+        unit = float(np.finfo(np.float64).eps) * largest(matrix)
+        self.tolerance = n * max(1e-10 * largest(self.matrix), unit, 1e-310)
 
     def score(self, labels: IntArray) -> float:
-        """The sum of densities."""
+        """The sum of densities, less the constant."""
         return sum_of_densities(self.matrix, labels)
 
     def totals(self, subsets: BoolArray) -> FloatArray:
-        """Density of each group; 0 for an empty one."""
+        """Density of each group, less its share of the constant; 0 for an empty one."""
         member = subsets.astype(np.float64)
         return np.einsum("mi,mi->m", member @ self.matrix, member) / np.maximum(member.sum(axis=1), 1.0)
 

@@ -9,6 +9,7 @@ from coterie.grouping.density import as_labels
 from coterie.grouping.eigenvectors import leading_vectors
 from coterie.grouping.kmeans import cluster_rows
 from coterie.grouping.matrix import FloatArray, IntArray, as_symmetric
+from coterie.grouping.ties import on_grid
 
 
 def spectral_labels(matrix: ArrayLike, k: int, *, seed: int = 0) -> IntArray:
@@ -36,7 +37,8 @@ def spectral_labels(matrix: ArrayLike, k: int, *, seed: int = 0) -> IntArray:
         >>> spectral_labels(np.kron(np.eye(2), np.ones((3, 3))), 2).tolist()
         [0, 0, 0, 1, 1, 1]
     """
-    return as_labels(cluster_rows(embed(as_symmetric(matrix), k), k, seed), len(np.asarray(matrix)))
+    a = on_grid(as_symmetric(matrix), signed=True).whole
+    return as_labels(cluster_rows(embed(a, k), k, seed), len(a))
 
 
 def embed(matrix: FloatArray, k: int) -> FloatArray:

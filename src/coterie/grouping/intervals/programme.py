@@ -93,10 +93,11 @@ def best_intervals(cost: ArrayLike, k: int, *, minimum: int = 1) -> Intervals:
 
 
 @known_arguments
-def every_k(cost: ArrayLike, k_max: int, *, minimum: int = 1) -> tuple[Intervals, ...]:
+def every_k(cost: ArrayLike, k_max: int, *, minimum: int = 1, tolerance: float = 0.0) -> tuple[Intervals, ...]:
     """The best intervals for each number of intervals 1..k_max, from one table: see :func:`best_intervals`.
 
-    A number that the minimum or the forbidden intervals rule out is left out.
+    A number that the minimum or the forbidden intervals rule out is left out. Sums of costs that differ by `tolerance`
+    at most count as equal.
 
     Cost:
         k_max T^2: a second for all numbers at T = 1,000.
@@ -108,7 +109,7 @@ def every_k(cost: ArrayLike, k_max: int, *, minimum: int = 1) -> tuple[Intervals
     """
     table = _checked(cost, minimum)
     check_count("k_max", k_max, len(table))
-    return _cut(table, range(1, k_max + 1))
+    return _cut(table, range(1, k_max + 1), tolerance)
 
 
 def _checked(cost: ArrayLike, minimum: int) -> FloatArray:
@@ -137,13 +138,13 @@ def _check_minimum(value: Any, n: int) -> None:
         )
 
 
-def _cut(table: FloatArray, ks: Sequence[int]) -> tuple[Intervals, ...]:
+def _cut(table: FloatArray, ks: Sequence[int], tolerance: float = 0.0) -> tuple[Intervals, ...]:
     """The best intervals for those of the numbers `ks` that are possible; at least one has to be."""
     n = len(table)
     best, origin, found = table[0].copy(), [np.zeros(n, dtype=np.int64)], list[Intervals]()
     for k in range(1, max(ks) + 1):
         if k > 1:
-            best, start = _one_more(table, best)
+            best, start = _one_more(table, best, tolerance)
             origin.append(start)
         if k in ks and np.isfinite(best[-1]):
             found.append(Intervals(_trace(origin), n, float(best[-1])))
@@ -155,7 +156,7 @@ def _cut(table: FloatArray, ks: Sequence[int]) -> tuple[Intervals, ...]:
     return tuple(found)
 
 
-def _one_more(table: FloatArray, best: FloatArray) -> tuple[FloatArray, IntArray]:
+def _one_more(table: FloatArray, best: FloatArray, tolerance: float) -> tuple[FloatArray, IntArray]:
     """Least cost of 0..last with one interval more, and where that interval starts, for each last."""
     n = len(table)
     value, start = np.full(n, np.inf), np.zeros(n, dtype=np.int64)
@@ -164,7 +165,7 @@ def _one_more(table: FloatArray, best: FloatArray) -> tuple[FloatArray, IntArray
     for left in range(0, n, width):
         right = min(left + width, n)
         totals = table[:right, left:right] + before[:right, None]
-        start[left:right] = totals.argmin(axis=0)
+        start[left:right] = (totals <= totals.min(axis=0) + tolerance).argmax(axis=0)
         value[left:right] = totals[start[left:right], np.arange(right - left)]
     return value, start
 

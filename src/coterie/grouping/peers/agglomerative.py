@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from coterie.grouping.density import as_labels
-from coterie.grouping.matrix import FloatArray, IntArray, as_square, symmetrise
+from coterie.grouping.matrix import IntArray, as_square, symmetrise
+from coterie.grouping.ties import on_grid
 
 
 def agglomerative_labels(matrix: ArrayLike, k: int) -> IntArray:
@@ -44,7 +45,7 @@ def merge_tree(matrix: ArrayLike) -> IntArray:
     Cutting it at another number of groups costs nothing more.
     """
     hierarchy: Any = importlib.import_module("scipy.cluster.hierarchy")
-    a: FloatArray = symmetrise(as_square(matrix))
+    a = on_grid(symmetrise(as_square(matrix))).whole
     pairs = a[np.triu_indices(len(a), 1)]
     return np.asarray(hierarchy.linkage(pairs.max() - pairs, method="average"))[:, :2].astype(np.int64)
 

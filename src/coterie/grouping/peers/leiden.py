@@ -11,9 +11,10 @@ from numpy.typing import ArrayLike
 from coterie._surface import known_arguments
 from coterie.errors import require
 from coterie.grouping.density import as_labels, membership, sum_of_densities
-from coterie.grouping.matrix import FloatArray, IntArray, as_square, centred, symmetrise
+from coterie.grouping.matrix import FloatArray, IntArray, as_square, symmetrise
 from coterie.grouping.peers.constant import all_in_one_labels, single_task_labels
 from coterie.grouping.resize import to_k_groups
+from coterie.grouping.ties import on_grid
 
 #: steps of the bisection for k groups; every affinity of 64-bit numbers is told apart long before
 _STEPS = 30
@@ -73,19 +74,18 @@ def leiden_partition(
         >>> leiden_partition(np.kron(np.eye(2), np.ones((3, 3)))).labels.tolist()
         [0, 0, 0, 1, 1, 1]
     """
-    a = symmetrise(as_square(matrix))
-    shift = float((a - centred(a))[0, 0])
-    runner = _Runner(a - shift, seed)
-    wanted = 0.0 if resolution is None else resolution - shift
+    grid = on_grid(symmetrise(as_square(matrix)))
+    runner = _Runner(grid.whole, seed)
+    wanted = runner.mean if resolution is None else (resolution - grid.origin) / grid.unit
     tried = [(runner.run(wanted), wanted)] if k is None or resolution is not None else _search(runner, k)
     sized = [to_k_groups(runner.matrix, labels, k or count(labels)) for labels, _ in tried]
     best = int(np.argmax([sum_of_densities(runner.matrix, labels) for labels in sized]))
-    return LeidenFound(sized[best], tried[best][1] + shift, count(tried[best][0]))
+    return LeidenFound(sized[best], tried[best][1] * grid.unit + grid.origin, count(tried[best][0]))
 
 
 def _search(runner: _Runner, k: int) -> list[tuple[IntArray, float]]:
     """Partitions into k groups or a few more, each with its resolution, by bisection from the mean affinity."""
-    n, low, high, middle = runner.n, runner.low, runner.high, 0.0
+    n, low, high, middle = runner.n, runner.low, runner.high, runner.mean
     if k in (1, n):
         return [(all_in_one_labels(n), low) if k == 1 else (single_task_labels(n), high)]
     tried: list[tuple[IntArray, float]] = []
@@ -113,7 +113,7 @@ class _Runner:
         self.n, self.seed = len(a), seed
         off = ~np.eye(self.n, dtype=bool)
         pairs = a[off]
-        self.low, self.high = float(pairs.min()), float(pairs.max())
+        self.low, self.high, self.mean = float(pairs.min()), float(pairs.max()), float(pairs.mean())
         self.scale = (self.high - self.low) or 1.0
         self.weights = (pairs - self.low) / self.scale + _FLOOR
         self.ends = np.broadcast_to(np.arange(self.n, dtype=np.int32), off.shape)[off]

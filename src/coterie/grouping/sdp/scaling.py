@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -92,20 +92,33 @@ class Scaled:
         """A value of U as a value of the given matrix."""
         return self.factor * (value + self.shift * self.n)
 
+    def bound_in_units_of_given(self, value: float) -> float:
+        """The same for an upper bound: raised by what adding the constant may round away."""
+        return self.in_units_of_given(value) + 4 * _EPS * self.factor * (abs(value) + abs(self.shift) * self.n)
+
 
 def scale(given: FloatArray, k: int | None, penalty: float) -> Scaled:
-    """Shift and scale a symmetric matrix."""
-    n = len(given)
-    largest = max(float(given.max()), -float(given.min()))
-    factor = float(2.0 ** np.floor(np.log2(largest))) if largest > 0 else 1.0
-    sums = np.concatenate([(given[which] / factor).sum(axis=1) for which in row_blocks(n)])
-    shift = float((sums.sum() - (np.diag(given) / factor).sum()) / (n * (n - 1)))
-    problem = Scaled(given, factor, shift, k, penalty / factor, sums / n - shift, 1.0, 0.0)
-    square = 0.0
-    overall = float(problem.mean.mean())
+    """Shift and scale a symmetric matrix.
+
+    The unit is the largest difference from the shift, not the largest entry: taking the shift off rounds an entry once,
+    relative to what is left of it, so that a large constant in the matrix costs nothing here.
+    """
+    n, top, bottom = len(given), float(given.max()), float(given.min())
+    coarse = _power_of_two(max(top, -bottom))
+    total = sum(float((given[which] / coarse).sum()) for which in row_blocks(n))
+    mean = (total - float((np.diag(given) / coarse).sum())) / (n * (n - 1))
+    factor = coarse * _power_of_two(max(top / coarse - mean, mean - bottom / coarse))
+    problem = Scaled(given, factor, mean * (coarse / factor), k, penalty / factor, np.zeros(n), 1.0, 0.0)
+    means = np.concatenate([problem.rows(which).mean(axis=1) for which in row_blocks(n)])
+    square, overall = 0.0, float(means.mean())
     for which in row_blocks(n):
-        block = problem.rows(which) - problem.mean[which, None] - problem.mean + overall
+        block = problem.rows(which) - means[which, None] - means + overall
         square += float(np.vdot(block, block))
-    # Each entry of U is rounded twice by half a unit of something of size 2 at most; X has entries that add up to T.
+    # Each entry of U is rounded once by half a unit of something of size 2 at most; X has entries that add up to T.
     rounding = 8 * _EPS * n * (1 + abs(problem.price))
-    return Scaled(given, factor, shift, k, problem.price, problem.mean, float(np.sqrt(square)), rounding)
+    return replace(problem, mean=means, norm=float(np.sqrt(square)), rounding=rounding)
+
+
+def _power_of_two(size: float) -> float:
+    """The largest one up to `size`; 1 for 0."""
+    return float(2.0 ** np.floor(np.log2(size))) if size > 0 else 1.0

@@ -42,6 +42,8 @@ class SdpSolution:
         iterations: steps of the solver.
         range: `bound` less the value of the solution that treats all tasks alike (with the same trace). What a
             solver can gain at most; constants in the matrix do not enter.
+        gap: (bound - value) / range, before a constant in the matrix takes digits: 0 is optimal, 1 no better than
+            treating all tasks alike. 0 for closed forms.
         start: for ``solve_sdp(..., start=solution)``; None for closed forms.
     """
 
@@ -52,12 +54,8 @@ class SdpSolution:
     trace: float
     iterations: int = 0
     range: float = 0.0
+    gap: float = 0.0
     start: WarmStart | None = field(default=None, repr=False)
-
-    @property
-    def gap(self) -> float:
-        """(bound - value) / range: 0 is optimal, 1 no better than treating all tasks alike. 0 where nothing differs."""
-        return max(self.bound - self.value, 0.0) / self.range if self.range > 0 else 0.0
 
     @property
     def infeasibility(self) -> float:

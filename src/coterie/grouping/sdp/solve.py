@@ -153,7 +153,7 @@ def _closed_form(problem: Scaled) -> SdpSolution | None:
         X.flat[:: n + 1] += spread
         value = problem.uniform(trace)
         slack = problem.rounding + (1e-13 * scale_of_entries * n * n if flat else 0.0)
-        bound = problem.in_units_of_given(value + slack)
+        bound = problem.bound_in_units_of_given(value + slack)
         return SdpSolution(X, problem.in_units_of_given(value), "closed form", bound, trace)
     return None
 
@@ -263,9 +263,10 @@ class _Run:
             X=primal.X,
             value=problem.in_units_of_given(primal.value),
             status=status,
-            bound=problem.in_units_of_given(best.bound),
+            bound=problem.bound_in_units_of_given(best.bound),
             trace=primal.trace,
             iterations=done,
             range=problem.factor * best.range(problem),
+            gap=best.gap(problem),
             start=iteration.warm(),
         )
