@@ -182,3 +182,46 @@ def test_detached_outputs() -> None:
     frozen = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 5)).requires_grad_(False)
     with pytest.raises(WorkloadError, match="no trained parameter"):
         find_structure(setup(frozen), frozen)
+
+
+class TwoLayerHeads(nn.Module):
+    """Heads whose first layer is dead on every row of the probe, as on rare inputs."""
+
+    def __init__(self, tasks: int = 3) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.trunk = nn.Linear(5, 8)
+        self.heads = nn.ModuleList(nn.Sequential(nn.Linear(8, 3), nn.ReLU(), nn.Linear(3, 1)) for _ in range(tasks))
+        for head in list(self.heads)[1:]:
+            nn.init.constant_(head[0].bias, -2.0)  # pyright: ignore[reportIndexIssue, reportArgumentType]
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.trunk(x).relu()
+        return torch.cat([head(hidden) for head in self.heads], 1)
+
+
+def test_heads_that_are_dead_on_the_rows_at_hand_hide_no_trunk() -> None:
+    model = TwoLayerHeads()
+    found = find_structure(setup(model, (Task("a"), Task("b"), Task("c"))), model)
+    assert found.trunk == ("trunk.weight", "trunk.bias")
+    assert {name for name, _ in found.heads[2].parameters} == {
+        f"heads.2.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")
+    }
+
+
+def test_a_product_with_a_constant_zero_shares_nothing() -> None:
+    """Heads picked by a mask: what is multiplied by a constant 0 is not used, whatever NaN would say."""
+
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.trunk, self.heads = nn.Linear(5, 4), nn.Linear(4, 3)
+            self.register_buffer("mask", torch.eye(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            every = self.heads(self.trunk(x).tanh())
+            return every @ self.get_buffer("mask")
+
+    model = Masked()
+    found = find_structure(setup(model, (Task("a"), Task("b"), Task("c"))), model)
+    assert [head.parameters[0] for head in found.heads] == [("heads.weight", (row,)) for row in range(3)]

@@ -1,78 +1,123 @@
-"""Parameters that only tasks outside the subset use stay where they started.
+"""Parameters of other tasks stay where they started, as long as no gradient of a training reaches them.
 
-They get no gradient, but weight decay would still pull at them, and it would do so differently for heads that are
-modules (no gradient at all) and for rows of one fused head (a gradient of 0). As they cannot influence the losses of
-the subset, it is enough to put their start values back into the state that is kept: training costs nothing more.
+Weight decay would still pull at them, and it would do so differently for heads that are modules (no gradient at all)
+and for rows of one fused head (a gradient of 0). Only the decay is taken back, before anything is evaluated or kept,
+and only where every gradient of this very training was exactly 0, so that nothing trained is ever undone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from coterie.training.job import State
 from coterie.training.stream import derive
-from coterie.workload.workload import Workload
+from coterie.workload.dependents import dependents
+from coterie.workload.workload import Batch, Workload
 
 _PROBE_ROWS = 32
-_CACHE: WeakKeyDictionary[Workload, Reach] = WeakKeyDictionary()
+_CACHE: WeakKeyDictionary[Workload, list[Part]] = WeakKeyDictionary()
 
 
-class Reach:
-    """Which slices of which parameters influence which task.
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Slices of a parameter that some tasks use and others do not.
 
-    Found once a workload from the gradients of each task's outputs at randomly moved parameters (one backward pass a
-    task); moved, so that heads which start at 0 are seen.
-
-    Args:
-        slices: parameter name -> for each of its dimensions a (tasks, size) array: whether the slice reaches the task.
+    Attributes:
+        name: of the parameter.
+        dimension: along which it is cut.
+        positions: of the slices.
+        tasks: (tasks,) bool: which tasks use them.
     """
 
-    def __init__(self, slices: dict[str, list[np.ndarray]]) -> None:
-        self._slices = slices
-
-    def unused(self, subset: Sequence[int]) -> dict[str, tuple[int, np.ndarray]]:
-        """Parameter name -> (dimension, positions) that reach tasks outside the subset and none inside."""
-        found: dict[str, tuple[int, np.ndarray]] = {}
-        inside = np.zeros(len(next(iter(self._slices.values()))[0]), bool)
-        inside[list(subset)] = True
-        for name, dimensions in self._slices.items():
-            for dimension, reached in enumerate(dimensions):
-                if not reached[inside].any() and reached.any():
-                    found[name] = (dimension, np.arange(reached.shape[1]))
-                    break
-                positions = np.flatnonzero(~reached[inside].any(0) & reached[~inside].any(0))
-                if len(positions):
-                    found[name] = (dimension, positions)
-                    break
-        return found
+    name: str
+    dimension: int
+    positions: Tensor
+    tasks: np.ndarray
 
 
-def put_back(workload: Workload, subset: Sequence[int], state: State, start: State) -> None:
-    """Set the parameters in `state` that serve only tasks outside the subset to their values in `start`, in place."""
-    if workload.recipe.weight_decay == 0 or len(subset) == workload.n_tasks:
-        return  # without decay a gradient of 0 moves nothing
-    for name, (dimension, positions) in find_reach(workload).unused(subset).items():
-        if name in state:
-            index = torch.from_numpy(positions).to(state[name].device)
-            state[name].index_copy_(dimension, index, start[name].index_select(dimension, index))
+class OtherHeads:
+    """Watches the parameters of other tasks in a training, and takes back what decay alone did to them.
+
+    Args:
+        workload: of the training.
+        subsets: of the members.
+        parameters: what the optimiser trains, by name.
+        optimizer: the optimiser; its steps are watched from now on.
+        stacked: whether the parameters have a leading dimension of members; else there is one member.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        subsets: Sequence[Sequence[int]],
+        parameters: Mapping[str, Tensor],
+        optimizer: torch.optim.Optimizer,
+        *,
+        stacked: bool,
+    ) -> None:
+        self._parameters = parameters
+        self._start: dict[str, Tensor] = {}
+        # entries that may be held: of other tasks, and without a gradient so far
+        self._idle: dict[str, Tensor] = {}
+        partial = any(len(subset) < workload.n_tasks for subset in subsets)
+        if workload.recipe.weight_decay == 0 or not partial:
+            return  # without decay a gradient of 0 moves nothing
+        masks: dict[str, np.ndarray] = {}
+        for member, subset in enumerate(subsets):
+            for part in find_parts(workload):
+                if not part.tasks[list(subset)].any():
+                    shape = parameters[part.name].shape
+                    mask = masks.setdefault(part.name, np.zeros(shape if stacked else (1, *shape), bool))
+                    mask[member].swapaxes(0, part.dimension)[part.positions] = True
+        for name, mask in masks.items():
+            parameter = parameters[name]
+            self._start[name] = parameter.detach().clone()
+            self._idle[name] = torch.from_numpy(mask if stacked else mask[0]).to(parameter.device)
+        optimizer.register_step_pre_hook(self._look)
+
+    def _look(self, *step: Any) -> None:
+        del step
+        for name, idle in self._idle.items():
+            gradient = self._parameters[name].grad
+            if gradient is not None:
+                idle.logical_and_(gradient == 0)
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Set what has not had a gradient yet to where it started."""
+        for name, idle in self._idle.items():
+            parameter = self._parameters[name]
+            parameter.copy_(torch.where(idle, self._start[name], parameter))
+
+    def select(self, index: Tensor) -> None:
+        """Go on with some of the members, after their parameters were selected."""
+        self._idle = {name: idle[index] for name, idle in self._idle.items()}
+        self._start = {name: start[index] for name, start in self._start.items()}
 
 
-def find_reach(workload: Workload) -> Reach:
-    """The workload's :class:`Reach`, remembered."""
+def find_parts(workload: Workload) -> list[Part]:
+    """The parameters that only some tasks use, remembered for each workload.
+
+    Found from the gradients of each task's outputs at randomly moved parameters (moved, so that heads which start at 0
+    are seen), and widened to all tasks whose outputs are computed from a slice, whether or not the rows show it. Cost:
+    for each task, about one backward and one forward pass over a few rows.
+    """
     if workload not in _CACHE:
         _CACHE[workload] = _measure(workload)
     return _CACHE[workload]
 
 
-def _measure(workload: Workload) -> Reach:
+def _measure(workload: Workload) -> list[Part]:
     train = workload.split.train
-    rows = train[torch.linspace(0, len(train) - 1, min(_PROBE_ROWS, len(train))).long().to(train.device)]
+    batch = workload.batch(
+        train[torch.linspace(0, len(train) - 1, min(_PROBE_ROWS, len(train))).long().to(train.device)]
+    )
     generator = torch.Generator().manual_seed(derive(0, 1))
     devices = [workload.labels.device] if workload.labels.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
@@ -82,8 +127,17 @@ def _measure(workload: Workload) -> Reach:
             for parameter in named.values():
                 noise = torch.randn(parameter.shape, generator=generator).to(parameter)
                 parameter.add_(noise * (0.1 * float(parameter.square().mean().sqrt()) + 0.01))
-        outputs = workload.outputs(model, workload.batch(rows))
+        outputs = workload.outputs(model, batch)
         weights = torch.randn(outputs.shape, generator=generator).to(outputs)
+        reached = _reached(workload, named, outputs, weights)
+        parts = [part for name, dimensions in reached.items() for part in _parts(name, dimensions)]
+        return _widened(workload, model.eval(), batch, parts)
+
+
+def _reached(
+    workload: Workload, named: dict[str, nn.Parameter], outputs: Tensor, weights: Tensor
+) -> dict[str, list[np.ndarray]]:
+    """Parameter name -> for each dimension a (tasks, size) array: whether the slice was seen to reach the task."""
     slices: dict[str, list[np.ndarray]] = {
         name: [np.zeros((workload.n_tasks, size), bool) for size in p.shape] for name, p in named.items() if p.dim()
     }
@@ -98,7 +152,7 @@ def _measure(workload: Workload) -> Reach:
         for name, gradient in zip(named, gradients, strict=True):
             if gradient is not None and name in slices:
                 _note(slices[name], task, gradient)
-    return Reach(slices)
+    return slices
 
 
 def _note(dimensions: list[np.ndarray], task: int, gradient: Tensor) -> None:
@@ -106,3 +160,38 @@ def _note(dimensions: list[np.ndarray], task: int, gradient: Tensor) -> None:
     for dimension, reached in enumerate(dimensions):
         others = [other for other in range(gradient.dim()) if other != dimension]
         reached[task] = (nonzero.any(others) if others else nonzero).cpu().numpy()
+
+
+def _parts(name: str, dimensions: list[np.ndarray]) -> list[Part]:
+    """The whole parameter where not all tasks use it, else the slices along the first dimension that divides it."""
+    whole = dimensions[0].any(1)
+    if not whole.all():
+        return [Part(name, 0, torch.arange(dimensions[0].shape[1]), whole)]
+    for dimension, reached in enumerate(dimensions):
+        patterns, which = np.unique(reached.T, axis=0, return_inverse=True)
+        divided = [number for number, tasks in enumerate(patterns) if tasks.any() and not tasks.all()]
+        if divided:
+            places = [torch.from_numpy(np.flatnonzero(which == number)) for number in divided]
+            return [Part(name, dimension, p, np.asarray(patterns[n])) for n, p in zip(divided, places, strict=True)]
+    return []
+
+
+def _widened(workload: Workload, model: nn.Module, batch: Batch, parts: list[Part]) -> list[Part]:
+    """The parts with all the tasks that are computed from them; those that serve all tasks are left out."""
+    alike: dict[bytes, list[Part]] = {}
+    for part in parts:
+        alike.setdefault(part.tasks.tobytes(), []).append(part)
+    found: list[Part] = []
+    for group in alike.values():
+        tasks = group[0].tasks
+        if tasks.any() and not (_users(workload, model, batch, group) & ~tasks).any():
+            found += group
+            continue
+        for part in group:
+            tasks = part.tasks | _users(workload, model, batch, [part])
+            found += [replace(part, tasks=tasks)] if tasks.any() and not tasks.all() else []
+    return found
+
+
+def _users(workload: Workload, model: nn.Module, batch: Batch, parts: Sequence[Part]) -> np.ndarray:
+    return dependents(workload, model, batch, [(part.name, part.dimension, part.positions) for part in parts])

@@ -113,7 +113,7 @@ class Fit:
     Attributes:
         job: what was asked for.
         state: parameters and buffers at the kept checkpoint, on the workload's device; empty when states are not kept.
-            Parameters that serve only tasks outside the subset are at their start values.
+            Parameters of tasks outside the subset that had no gradient are at their start values.
         steps: steps trained.
         best_step: step of the kept checkpoint.
         history: (step, validation loss) of every check, step 0 included. The loss is the mean over the subset's tasks

@@ -10,7 +10,7 @@ from coterie._progress import Progress, silent
 from coterie.errors import ModelError
 from coterie.training.balanced import BalancedStep
 from coterie.training.evaluate import load_state, row_losses, rows_losses, tensors_of
-from coterie.training.heads import put_back
+from coterie.training.heads import OtherHeads
 from coterie.training.job import Fit, Job, Schedule, State, diverged
 from coterie.training.optimizer import make_optimizer
 from coterie.training.stream import derive
@@ -53,16 +53,17 @@ class _Run:
         self.schedule = Schedule(workload, job)
         self.tracker = Tracker(self.schedule, workload.recipe.patience)
         self.rows = workload.rows_of(job.subset, "validation")
-        self.start = tensors_of(model)
-        self.state: State = self.start
+        self.optimizer = make_optimizer(workload.recipe, trainable(model))
+        named = dict(model.named_parameters())
+        self.others = OtherHeads(workload, [job.subset], named, self.optimizer, stacked=False)
+        self.state: State = tensors_of(model)
         self.losses = np.full(workload.n_tasks, np.nan)
 
     def train(self, progress: Progress, keep_states: bool) -> Fit:
         """Run to the end."""
-        optimizer = make_optimizer(self.workload.recipe, trainable(self.model))
         self.model.train()
         balancing = self.job.balancing
-        balanced = balancing and BalancedStep(self.workload, self.schedule, balancing, self.model, optimizer)
+        balanced = balancing and BalancedStep(self.workload, self.schedule, balancing, self.model, self.optimizer)
         self.check(0)
         step = 0
         while not self.tracker.finished:
@@ -71,23 +72,24 @@ class _Run:
             if balanced:
                 balanced(step, rows)
             else:
-                self.step(step, rows, optimizer)
+                self.step(step, rows)
             if step % self.schedule.check_every == 0 or step == self.schedule.max_steps:
                 self.check(step)
                 progress("training", step, self.schedule.max_steps)
         return self.finish(step, keep_states)
 
-    def step(self, step: int, rows: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    def step(self, step: int, rows: Tensor) -> None:
         """One step on the loss pooled over labels."""
         loss = batch_loss(self.workload, self.model, rows, self.schedule.tasks)
         if not torch.isfinite(loss):
             raise diverged(self.workload, self.job, step, "training loss")
-        optimizer.zero_grad()
+        self.optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
+        self.optimizer.step()
 
     def check(self, step: int) -> None:
         """Evaluate on the validation part and keep the state when it is the best so far."""
+        self.others.put_back()
         if not self.job.checks:
             if self.tracker.reach(step):
                 self.state = tensors_of(self.model)
@@ -106,7 +108,6 @@ class _Run:
             load_state(self.model, self.state)
             rows = self.workload.rows_of(self.job.subset, "test")
             test = rows_losses(self.workload, self.model, rows, self.schedule.tasks)
-        put_back(self.workload, self.job.subset, self.state, self.start)
         return Fit(
             job=self.job,
             state=self.state if keep_states else {},

@@ -20,7 +20,7 @@ from coterie.balancing import Balancer, Balancing, Weighting, task_means
 from coterie.errors import ModelError, ResourceError, SettingError
 from coterie.training.balanced import trunk_names
 from coterie.training.footprint import Footprint, measure_footprint
-from coterie.training.heads import put_back
+from coterie.training.heads import OtherHeads
 from coterie.training.job import Fit, Job, Schedule, diverged
 from coterie.training.optimizer import make_optimizer
 from coterie.training.stack import Architecture, Values
@@ -186,7 +186,6 @@ class _Chunk:
         self.test = PartLosses(self.workload, "test", subsets, cells)
         self.values = architecture.stack(self.jobs)
         everyone = torch.arange(len(schedules), device=self.device)
-        self.start = self.values.select(everyone)
         self.best = self.values.select(everyone)
         self.losses = np.full((len(schedules), self.workload.n_tasks), np.nan)
         self.steps = np.zeros(len(schedules), int)
@@ -197,6 +196,7 @@ class _Chunk:
         for member, subset in enumerate(subsets):
             self.subsets[member, list(subset)] = True
         self.optimizer = make_optimizer(self.workload.recipe, self.values.trained.values())
+        self.others = OtherHeads(self.workload, subsets, self.values.trained, self.optimizer, stacked=True)
         self.balancer = None if balancing is None else self.balance(balancing)
 
     def balance(self, balancing: Balancing) -> Balancer:
@@ -259,6 +259,7 @@ class _Chunk:
 
     def check(self, step: int, due: np.ndarray) -> None:
         """Evaluate the members at the given places of the stack, and keep those that are the best so far."""
+        self.others.put_back()
         ids = self.ids[due]
         for member, bad in zip(ids, self.bad.cpu().numpy()[due], strict=True):
             if bad >= 0:
@@ -302,6 +303,7 @@ class _Chunk:
         self.ids, self.bad, self.subsets = self.ids[stay], self.bad[index], self.subsets[index]
         if isinstance(self.balancer, Weighting):
             self.balancer.select(index)
+        self.others.select(index)
         self.values.fixed = {name: value[index] for name, value in self.values.fixed.items()}
         for parameter in self.values.trained.values():
             state = self.optimizer.state[parameter]
@@ -330,6 +332,4 @@ class _Chunk:
 
     def state(self, member: int) -> dict[str, Tensor]:
         """The kept checkpoint of one member."""
-        state = self.best.member(member)
-        put_back(self.workload, self.jobs[member].subset, state, self.start.member(member))
-        return self.architecture.state(state)
+        return self.architecture.state(self.best.member(member))

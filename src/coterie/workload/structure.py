@@ -2,13 +2,14 @@
 
 A parameter that reaches exactly one task's margin is that task's head; one that reaches two or more is trunk. "Reaches"
 is found by differentiation: the gradient of each task's margins on a few real rows. The values of the parameters must
-not matter (a dead unit or a gate that starts at zero hides what lies behind it), so they are disturbed on a copy.
+not matter (a dead unit or a gate that starts at zero hides what lies behind it), so they are disturbed on a copy, and
+disturbed more and more often where a task is computed from parameters that its gradient did not show.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,12 +17,13 @@ from torch import Tensor, nn
 
 from coterie._surface import known_arguments
 from coterie.errors import ModelError, WorkloadError
+from coterie.workload.dependents import Slices, dependents
 from coterie.workload.workload import Workload
 
 #: rows that are looked at unless the caller says which
 _ROWS = 32
-#: disturbed copies of the model that are looked at
-_DRAWS = 2
+#: disturbed copies of the model that are looked at, and of how many more where something may be hidden
+_DRAWS, _MORE_DRAWS = 2, 8
 
 Rows = tuple[int, ...]
 
@@ -82,7 +84,7 @@ def find_structure(workload: Workload, model: nn.Module, rows: Tensor | None = N
         ModelError: the model's outputs cannot be differentiated.
 
     Cost:
-        Two forward passes over the rows and about three backward passes a task.
+        Two forward passes over the rows, and about three backward passes and a forward pass a task.
 
     Example:
         >>> from coterie.workload import Split, Task
@@ -122,13 +124,14 @@ def find_structure(workload: Workload, model: nn.Module, rows: Tensor | None = N
     return Structure(tuple(trunk), _heads(workload, model, rows, owned), tuple(unused))
 
 
-def _disturbed(model: nn.Module, seed: int) -> nn.Module:
+def _disturbed(model: nn.Module, seed: int, size: float = 0.1) -> nn.Module:
+    """A copy with noise in its parameters: `size` times the root mean square of each."""
     probe = copy.deepcopy(model).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in probe.parameters():
             if parameter.is_floating_point():
-                spread = 0.1 * float(parameter.std()) if parameter.numel() > 1 else 0.0
+                spread = size * float(parameter.square().mean().sqrt()) if parameter.numel() else 0.0
                 noise = torch.randn(parameter.shape, generator=generator)
                 parameter += (noise * (spread + 0.01)).to(parameter.device, parameter.dtype)
     return probe
@@ -154,22 +157,56 @@ def _reach(workload: Workload, model: nn.Module, rows: Tensor) -> dict[str, Tens
         name: torch.zeros(workload.n_tasks, p.shape[0] if p.dim() else 1, dtype=torch.bool)
         for name, p in _trained(model).items()
     }
+    everyone = range(workload.n_tasks)
     for seed in range(_DRAWS):
-        probe = _disturbed(model, seed)
-        parameters = _trained(probe)
-        with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
-            totals = _weighted_margins(workload, workload.outputs(probe, workload.batch(rows)), rows)
-            if not totals.requires_grad:
-                raise ModelError(
-                    "The model's outputs do not depend on any trained parameter. Look for .detach(), .item(), numpy or "
-                    "torch.no_grad() between the parameters and the outputs (or in `forward`)."
-                )
-            for task in range(workload.n_tasks):
-                grads = _gradients(totals[task], list(parameters.values()))
-                for name, grad in zip(parameters, grads, strict=True):
-                    if grad is not None:
-                        hits[name][task] |= (grad.reshape(hits[name].shape[1], -1) != 0).any(1).cpu()
+        _look(workload, _disturbed(model, seed), rows, everyone, hits)
+    for seed in range(_DRAWS, _DRAWS + _MORE_DRAWS):
+        hidden = _hidden(workload, model, rows, hits)
+        if not hidden:
+            break
+        _look(workload, _disturbed(model, seed, 1.0), rows, hidden, hits)
     return hits
+
+
+def _look(workload: Workload, probe: nn.Module, rows: Tensor, tasks: Iterable[int], hits: dict[str, Tensor]) -> None:
+    """Note what the gradients of some tasks reach."""
+    parameters = _trained(probe)
+    with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
+        totals = _weighted_margins(workload, workload.outputs(probe, workload.batch(rows)), rows)
+        if not totals.requires_grad:
+            raise ModelError(
+                "The model's outputs do not depend on any trained parameter. Look for .detach(), .item(), numpy or "
+                "torch.no_grad() between the parameters and the outputs (or in `forward`)."
+            )
+        for task in tasks:
+            grads = _gradients(totals[task], list(parameters.values()))
+            for name, grad in zip(parameters, grads, strict=True):
+                if grad is not None:
+                    hits[name][task] |= (grad.reshape(hits[name].shape[1], -1) != 0).any(1).cpu()
+
+
+def _hidden(workload: Workload, model: nn.Module, rows: Tensor, hits: dict[str, Tensor]) -> list[int]:
+    """Tasks that are computed from what was seen to reach one other task only, or none."""
+    probe, batch = _disturbed(model, 0), workload.batch(rows)
+    seen = {name: found.sum(0) for name, found in hits.items()}
+    hidden = torch.zeros(workload.n_tasks, dtype=torch.bool)
+    for task in [None, *range(workload.n_tasks)]:
+        chosen = {
+            name: seen[name] == 0 if task is None else (seen[name] == 1) & found[task] for name, found in hits.items()
+        }
+        if task is None:  # rows of a shared tensor that reach nothing do no harm
+            chosen = {name: rows_of for name, rows_of in chosen.items() if bool(rows_of.all())}
+        slices: list[Slices] = [
+            (name, 0, rows_of.nonzero().flatten() if probe.get_parameter(name).dim() else None)
+            for name, rows_of in chosen.items()
+            if bool(rows_of.any())
+        ]
+        if slices:
+            lost = torch.from_numpy(dependents(workload, probe, batch, slices))
+            if task is not None:
+                lost[task] = False
+            hidden |= lost
+    return hidden.nonzero().flatten().tolist()
 
 
 def _gradients(total: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
