@@ -20,15 +20,16 @@ import uuid
 import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from coterie._progress import Progress, silent
+from coterie._spawn import refuse_unguarded
 from coterie._surface import warn
 from coterie._worker import facts, turn, work
-from coterie.errors import WorkerError
+from coterie.errors import CoterieError, WorkerError
 
 #: how often a job may lose its worker before the run gives up
 RETRIES = 5
@@ -161,6 +162,8 @@ def run_jobs(
             found.append(outcome if done is None else replace(outcome, result=None))
             tell(stage, number + 1, len(items))
         return found
+    if isinstance(executor, ProcessPoolExecutor) and _spawns(executor):
+        refuse_unguarded()
     return _Batch(executor, function, items, parcel, stage, tell, done, retries).run()
 
 
@@ -224,6 +227,8 @@ class _Batch:
                     stack.enter_context(warnings.catch_warnings())
                     warnings.simplefilter("ignore", UserWarning)
                 future = self.executor.submit(work, ticket, call, data, self.facts)
+        except CoterieError:
+            raise
         except Exception as error:
             raise WorkerError(
                 f"The executor takes no more jobs ({type(error).__name__}: {error}). {_closed(error)}"
@@ -235,7 +240,8 @@ class _Batch:
         try:
             kind, *rest = pickle.loads(future.result())  # noqa: S301  # our own bytes, from a worker of the caller's
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt | SystemExit):
+            there = future.done() and not future.cancelled() and future.exception() is error
+            if isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and not there):
                 raise
             self._again(number, error)
             return
@@ -266,13 +272,18 @@ class _Batch:
             raise WorkerError(
                 f"Job {number + 1} of {len(self.items)} of {self.stage!r} lost its worker {self.lost[number]} times "
                 f"(last {name}: {error}). The likely cause is too little memory on a worker: allow less with `memory`, "
-                "or run fewer workers on a machine. Where processes end as soon as they start, it is a script that "
-                "starts them outside of `if __name__ == '__main__':`. Finished units of a run directory are kept: the "
+                "or run fewer workers on a machine. Finished units of a run directory are kept: the "
                 "same call goes on there."
             ) from error
         _log.info("%s: job %d lost its worker (%s) and is sent again", self.stage, number + 1, name)
         time.sleep(0.05 * self.lost[number])
         self.waiting.appendleft(number)
+
+
+def _spawns(executor: ProcessPoolExecutor) -> bool:
+    """Whether the processes import the main module."""
+    context = getattr(executor, "_mp_context", None)
+    return context is not None and context.get_start_method() != "fork"
 
 
 def _closed(error: Exception) -> str:

@@ -9,6 +9,7 @@ import time
 import traceback
 import warnings
 from collections import OrderedDict
+from contextlib import suppress
 from typing import Any
 
 from coterie.errors import CoterieError, WorkerError
@@ -55,7 +56,7 @@ def _answer(call: bytes, data: bytes, wanted: dict[str, Any]) -> bytes:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the caller said them when it made the object
             value = open_parcel(data)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # code of the caller's may end the program, which is this worker's
         return pickle.dumps(("unopened", f"{type(error).__name__}: {error}"))
     start = time.perf_counter()
     try:
@@ -65,7 +66,7 @@ def _answer(call: bytes, data: bytes, wanted: dict[str, Any]) -> bytes:
             result = function(value, item)
         said = tuple((item.category, str(item.message)) for item in caught)
         return pickle.dumps(("done", result, time.perf_counter() - start, said))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return pickle.dumps(("failed", _portable(error)))
 
 
@@ -80,13 +81,13 @@ def open_parcel(data: bytes) -> Any:
     return _opened[key]
 
 
-def _portable(error: Exception) -> Exception:
+def _portable(error: Exception | SystemExit) -> Exception:
     """The error, or one that says the same where it cannot be pickled; with the worker's traceback as a note."""
     note = "On a worker:\n" + "".join(traceback.format_exception(error))
     error.__cause__ = error.__context__ = None
-    try:
-        error = pickle.loads(pickle.dumps(error.with_traceback(None)))  # noqa: S301
-    except Exception:
-        error = CoterieError(f"A job failed on a worker with {type(error).__name__}: {error}")
-    error.add_note(note)
-    return error
+    found = CoterieError(f"A job failed on a worker with {type(error).__name__}: {error}")
+    if isinstance(error, Exception):  # SystemExit would end the caller
+        with suppress(Exception):
+            found = pickle.loads(pickle.dumps(error.with_traceback(None)))  # noqa: S301
+    found.add_note(note)
+    return found

@@ -14,10 +14,10 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from typing import Any, TypeVar
 
 from coterie._executor import LostWorkerError
+from coterie._spawn import refuse_unguarded, stdout_on_stderr, why_none_starts
 from coterie._surface import known_arguments
 from coterie.errors import SettingError
 
@@ -38,7 +38,9 @@ class LocalExecutor(Executor):
         workers: number of processes.
 
     Raises:
-        SettingError: when `workers` is no positive number, or a script makes one while a process imports it.
+        SettingError: when `workers` is no positive number.
+        WorkerError: when the script that makes one would make it again in every process; in ``submit``, when the
+            processes end as soon as they start, with the reason.
 
     Example:
         >>> with LocalExecutor(2) as executor:
@@ -49,14 +51,10 @@ class LocalExecutor(Executor):
     def __init__(self, workers: int) -> None:
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:  # pyright: ignore
             raise SettingError(f"Parameter `workers` should be a number of processes, at least 1. Found {workers!r}.")
-        if getattr(multiprocessing.current_process(), "_inheriting", False):
-            raise SettingError(
-                "A new process imports the script that started it, and the script starts processes again. Put what it "
-                "does below `if __name__ == '__main__':`."
-            )
+        refuse_unguarded()
         self.workers = workers
         self._pool: ProcessPoolExecutor | None = None
-        self._closed = False
+        self._closed = self._started = False
 
     @property
     def window(self) -> int:
@@ -68,16 +66,32 @@ class LocalExecutor(Executor):
             raise RuntimeError("The executor was shut down.")
         if self._pool is None:
             context = multiprocessing.get_context("spawn")  # threads of torch do not survive a fork
-            self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_begin)
+            self._begun = context.Event()
+            self._pool = ProcessPoolExecutor(
+                self.workers, mp_context=context, initializer=_begin, initargs=(self._begun,)
+            )
         return self._pool
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Run a call in a process, of a new pool where the old one lost some."""
-        try:
-            return self._open().submit(fn, *args, **kwargs)
-        except BrokenProcessPool:
-            self._end(wait=False)
-            return self._open().submit(fn, *args, **kwargs)
+        """Run a call in a process, of a new pool where the old one lost some; the first waits until a process is up."""
+        with stdout_on_stderr():
+            try:
+                future = self._open().submit(fn, *args, **kwargs)
+            except BrokenProcessPool:
+                self._end(wait=False)
+                future = self._open().submit(fn, *args, **kwargs)
+        if not self._started:
+            self._await(future)
+        return future
+
+    def _await(self, first: Future[Any]) -> None:
+        """Wait for the first process: one that cannot start tells the reason at once, and no second one is tried."""
+        while not (self._begun.wait(0.05) or first.done()):
+            pass
+        self._started = self._begun.is_set()
+        reason = None if self._started else why_none_starts()
+        if reason is not None:
+            raise reason
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
         """End the processes; after an error at once, whatever they do."""
@@ -102,11 +116,10 @@ class LocalExecutor(Executor):
             self._pool = None
 
 
-def _begin() -> None:
+def _begin(begun: Any) -> None:
     """End this process when the one that started it is gone, however it went; Ctrl-C is for that one alone."""
+    begun.set()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with suppress(OSError):
-        os.dup2(2, 1)  # stdout is for the results of the caller
     parent = multiprocessing.parent_process()
 
     def watch() -> None:
