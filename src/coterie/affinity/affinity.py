@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coterie._read import read_matrix
 from coterie._surface import known_arguments
 from coterie.affinity.table import read_table, write_table
 from coterie.errors import SettingError, StoreError, WorkloadError, require
@@ -28,8 +29,9 @@ class Affinity:
     """How much each task (source, column) helps each other task (target, row); larger is better.
 
     Attributes:
-        values: (T, T) float64, ``values[target, source]``; NaN where nothing is known. The diagonal of kind
-            ``"gain"`` is 0: a task alone is what gains are measured against.
+        values: (T, T) float64, ``values[target, source]``; NaN (or masked) where nothing is known. Rows and columns of
+            a data frame are found by the names of the tasks. The diagonal of kind ``"gain"`` is 0: a task alone is
+            what gains are measured against.
         tasks: names of the tasks.
         counts: (T, T) number of subsets behind each entry; None where that has no meaning.
         kind: ``"gain"``: relative loss reduction against training alone, ``(f({t}, t) - f(S, t)) / f({t}, t)``;
@@ -54,8 +56,8 @@ class Affinity:
     method: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "values", np.asarray(self.values, dtype=np.float64))
         object.__setattr__(self, "tasks", tuple(str(task) for task in self.tasks))
+        object.__setattr__(self, "values", read_matrix(self.values, self.tasks, "values", WorkloadError))
         size = len(self.tasks)
         if self.values.shape != (size, size):
             raise WorkloadError(

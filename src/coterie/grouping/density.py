@@ -59,6 +59,8 @@ def sum_of_densities(matrix: ArrayLike, labels: ArrayLike) -> float:
 
 def as_labels(labels: ArrayLike, n: int) -> IntArray:
     """Labels renumbered 0, 1, ... in the order in which the groups appear."""
+    if np.ma.is_masked(labels):
+        raise SettingError("Parameter `labels` has masked entries. Give every task a group.")
     given = np.asarray(labels)
     if given.shape != (n,):
         raise SettingError(

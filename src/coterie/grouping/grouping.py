@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from coterie._read import by_task
 from coterie._surface import known_arguments
 from coterie.errors import SettingError, StoreError, require
 from coterie.grouping.compare import adjusted_rand
@@ -77,7 +78,7 @@ class Grouping:
     @staticmethod
     def from_labels(
         tasks: Sequence[str],
-        labels: ArrayLike,
+        labels: ArrayLike | Mapping[str, Any],
         *,
         objective: float | None = None,
         bound: float | None = None,
@@ -86,11 +87,13 @@ class Grouping:
     ) -> Grouping:
         """A partition from one label a task (any whole numbers or texts); groups are numbered by their first task.
 
+        A mapping of task names to labels and a pandas Series with the task names as index are read by name.
+
         Example:
             >>> Grouping.from_labels(["a", "b", "c"], [7, 2, 7]).groups
             ((0, 2), (1,))
         """
-        clean = as_labels(labels, len(tasks))
+        clean = as_labels(by_task(labels, tuple(tasks), "labels"), len(tasks))
         groups = tuple(
             tuple(int(task) for task in np.flatnonzero(clean == index)) for index in range(int(clean.max()) + 1)
         )

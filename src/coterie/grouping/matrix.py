@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from coterie._read import is_frame, read_array, read_frame
 from coterie.errors import SettingError
 
 FloatArray = NDArray[np.float64]
@@ -63,8 +64,8 @@ def read_problem(affinity: Any, diagonal: str = "keep") -> Problem:
     """Read an affinity, a bare square array or a gain model.
 
     Args:
-        affinity: object with `values` and `tasks`, (T, T) array, data frame (see :func:`read_frame`), or gain model
-            (its pairwise matrix is read).
+        affinity: object with `values` and `tasks`, (T, T) array, data frame (its names decide, see :func:`as_square`),
+            or gain model (its pairwise matrix is read).
         diagonal: see :func:`with_diagonal`. A gain model whose pairwise diagonal is NaN gets 0 there first, because
             the gain of a task against training it alone is 0 by definition.
 
@@ -76,7 +77,7 @@ def read_problem(affinity: Any, diagonal: str = "keep") -> Problem:
     if isinstance(affinity, GainModelLike):
         model, source = affinity, affinity.pairwise()
     if is_frame(source):
-        values, names = read_frame(source)
+        values, names = read_frame(source, "affinity")
     else:
         names: Any = getattr(model if model is not None else source, "tasks", None)
         values: Any = source.values if hasattr(source, "values") and hasattr(source, "tasks") else source
@@ -93,46 +94,21 @@ def read_problem(affinity: Any, diagonal: str = "keep") -> Problem:
     return Problem(symmetrise(check_finite(with_diagonal(matrix, diagonal), tasks)), tasks, model)
 
 
-def is_frame(source: Any) -> bool:
-    """Whether this is a table with named columns, such as a pandas DataFrame."""
-    return all(hasattr(source, name) for name in ("columns", "index", "reindex", "to_numpy"))
-
-
-def read_frame(frame: Any) -> tuple[Any, tuple[str, ...]]:
-    """The values and the task names of a square pandas DataFrame: index are targets, columns are sources.
-
-    Rows with the names of the columns in another order are put into the order of the columns. A plain numbering of
-    the rows (0, 1, ...) says nothing and is left alone.
-
-    Raises:
-        SettingError: the index has other names than the columns, or one of them twice.
-    """
-    columns, rows = list(frame.columns), list(frame.index)
-    names = tuple(str(name) for name in columns)
-    if rows in (columns, list(range(len(rows)))):
-        return frame.to_numpy(), names
-    if len(set(rows)) != len(rows) or set(rows) != set(columns):
-        odd = [str(name) for name in rows if name not in set(columns)] or [str(n) for n in rows if rows.count(n) > 1]
-        odd = odd or [str(name) for name in columns if name not in set(rows)]
-        raise SettingError(
-            "Parameter `affinity` is a data frame whose index (targets) and columns (sources) should have the same "
-            f"task names, each once. Found {len(rows)} rows and {len(columns)} columns; these do not match: "
-            f"{', '.join(repr(name) for name in dict.fromkeys(odd[:5]))}. Rename or reorder them, or leave the index "
-            "at its default 0, 1, ... if the rows have the order of the columns."
-        )
-    return frame.reindex(index=columns).to_numpy(), names
-
-
 def as_square(values: ArrayLike) -> FloatArray:
-    """A float64 copy of a square matrix of at least two tasks."""
+    """A float64 copy of a square matrix of at least two tasks; masked entries are NaN.
+
+    The rows of a data frame are put into the order of its columns by name; a plain numbering 0, 1, ... of one of them,
+    where the other has names, says nothing.
+    """
+    given: Any = read_frame(values, "affinity")[0] if is_frame(values) else values
     try:
-        if np.iscomplexobj(np.asarray(values)):
-            raise TypeError("they are complex; take their real part or their size first")
-        matrix = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+        matrix = read_array(given, "affinity", SettingError).astype(np.float64)
+    except SettingError as error:
+        is_complex = np.iscomplexobj(given)
         raise SettingError(
             f"Parameter `affinity` should be a square matrix of numbers, an Affinity or a GainModel. Found a value of "
-            f"type {type(values).__name__} that cannot be read as real numbers ({error})."
+            f"type {type(values).__name__} that cannot be read as real numbers "
+            f"({'they are complex; take their real part or their size first' if is_complex else error})."
         ) from error
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise SettingError(
@@ -244,8 +220,8 @@ def is_symmetric(matrix: FloatArray) -> bool:
 
 def as_symmetric(values: ArrayLike) -> FloatArray:
     """The symmetric part of a square matrix. A float64 array that is symmetric is returned as it is: do not write."""
-    if isinstance(values, np.ndarray) and values.dtype == np.float64 and values.ndim == 2 and len(values) > 1:
-        matrix: FloatArray = values
+    if type(values) is np.ndarray and values.dtype == np.float64 and values.ndim == 2 and len(values) > 1:
+        matrix: FloatArray = values  # no subclass, which may carry a mask
         if matrix.shape[0] == matrix.shape[1] and is_symmetric(matrix):
             return matrix
     return symmetrise(as_square(values))

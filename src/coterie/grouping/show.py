@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from coterie._read import is_frame, read_matrix
 from coterie.errors import SettingError, require
 
 if TYPE_CHECKING:
@@ -52,7 +53,11 @@ def draw(grouping: Grouping, affinity: Any = None, ax: Any = None) -> Any:
         ax.set_xticks(range(grouping.n_groups))
         ax.set_xlabel("group")
     else:
-        values = np.asarray(getattr(affinity, "values", affinity), dtype=float)
+        named = tuple(getattr(affinity, "tasks", ())) if not is_frame(affinity) else ()
+        values = read_matrix(affinity.values if named else affinity, named or grouping.tasks, "affinity")
+        if named != grouping.tasks and set(named) == set(grouping.tasks):
+            place = [named.index(task) for task in grouping.tasks]
+            values = values[np.ix_(place, place)]
         if values.shape != (len(order), len(order)):
             raise SettingError(
                 f"Parameter `affinity` should be {len(order)} x {len(order)}. Found shape {values.shape}."

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from coterie._read import read_matrix
 from coterie.errors import SettingError, require
 from coterie.report import palette
 from coterie.report.data import AffinityData, Floats, Groups, Interval
@@ -54,7 +55,7 @@ def affinity_figure(
         SettingError: ``values`` does not fit ``tasks``.
         MissingDependencyError: Matplotlib is not installed.
     """
-    matrix = np.asarray(values, dtype=np.float64)
+    matrix = read_matrix(values, [str(task) for task in tasks], "values")
     names = tuple(clean(t) for t in tasks)
     if matrix.shape != (len(names), len(names)):
         raise SettingError(

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import torch
 
-from coterie.errors import StoreError, WorkloadError
+from coterie.errors import CoterieError, StoreError
 from coterie.workload.task import Task
 
 #: entries that must be there, and their types
@@ -45,7 +45,7 @@ def _task_names(tasks: list[Any], file: str) -> list[str]:
     for index, task in enumerate(tasks):
         try:
             names.append(Task.from_dict(task).name)
-        except (TypeError, AttributeError, WorkloadError) as error:
+        except (TypeError, AttributeError, CoterieError) as error:
             raise _damaged(file, f"entry {index} of 'tasks' is no task ({error})") from error
     if not names or len(set(names)) < len(names):
         raise _damaged(file, "'tasks' is empty or names a task twice")

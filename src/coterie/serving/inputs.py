@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from coterie._read import read_array
 from coterie.errors import WorkloadError
-from coterie.workload.arrays import Inputs, check_finite, to_numpy
+from coterie.workload.arrays import Inputs, check_finite
 from coterie.workload.frames import aligned
+from coterie.workload.precision import scaled
 
 
 def describe_inputs(inputs: Inputs) -> dict[str, Any]:
@@ -55,10 +57,10 @@ def prepare(
     x = aligned(x, names, where="Parameter `x`", reference="the training inputs")
     inputs = _as_trained(x, "x", form)
     check_finite(inputs)
-    if center is not None:
-        inputs = inputs - center
-    if scale is not None:
-        inputs = inputs / scale
+    if center is not None or scale is not None:
+        inputs = scaled(inputs, center, scale)
+    inputs = inputs.to(getattr(torch, form["dtype"]))
+    check_finite(inputs)
     return inputs
 
 
@@ -75,7 +77,10 @@ def _prepare_parts(x: Any, forms: Mapping[str, Any]) -> dict[str, Tensor]:
             f"Parameter `x` should have the keys {list(forms)}. "
             f"Missing: {missing or 'none'}; not known: {extra or 'none'}."
         )
-    parts = {name: _as_trained(found[name], f"x[{name!r}]", form) for name, form in forms.items()}
+    parts = {
+        name: _as_trained(found[name], f"x[{name!r}]", form).to(getattr(torch, form["dtype"]))
+        for name, form in forms.items()
+    }
     rows = {name: part.shape[0] for name, part in parts.items()}
     if len(set(rows.values())) > 1:
         raise WorkloadError(f"Parameter `x`: all parts should have the same number of rows. Found {rows}.")
@@ -84,7 +89,8 @@ def _prepare_parts(x: Any, forms: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _as_trained(values: Any, parameter: str, form: Mapping[str, Any]) -> Tensor:
-    array = to_numpy(values, parameter)
+    """Float64, to be rounded when it is standardised, or int64."""
+    array = read_array(values, parameter)
     shape, dtype = tuple(form["shape"]), getattr(torch, form["dtype"])
     if array.ndim == 1 and shape == (1,):
         array = array[:, None]
@@ -94,11 +100,7 @@ def _as_trained(values: Any, parameter: str, form: Mapping[str, Any]) -> Tensor:
             f"Parameter `{parameter}` should hold whole numbers, as it did for training. "
             "Found fractions or missing values."
         )
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is reported by check_finite
-        tensor = torch.from_numpy(
-            np.ascontiguousarray(array.astype(np.float64 if dtype.is_floating_point else np.int64))
-        )
-    return tensor.to(dtype)
+    return torch.from_numpy(np.array(array, dtype=np.float64 if dtype.is_floating_point else np.int64, order="C"))
 
 
 def _check_shape(found: tuple[int, ...], parameter: str, shape: tuple[int, ...], *, whole: bool) -> None:

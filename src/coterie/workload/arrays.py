@@ -10,7 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from coterie._read import read_array
 from coterie.errors import WorkloadError
+from coterie.workload.frames import column_names
+from coterie.workload.precision import warn_rounded
 
 Inputs = Tensor | dict[str, Tensor]
 FloatArray = NDArray[np.float64]
@@ -21,11 +24,15 @@ _NO_COLUMNS = (
 )
 
 
-def as_inputs(x: Any, *, own_model: bool) -> Inputs:
+def as_inputs(x: Any, *, own_model: bool, exact: bool = False) -> Inputs:
     """Inputs as one tensor or a dict of tensors, checked for missing and infinite values.
 
-    Floating-point numbers become float32. Whole numbers become float32 too, except with `own_model` (a model of the
-    user's own, which may read token or atom numbers): then they become int64.
+    Numbers become float32, except whole ones with `own_model` (a model of the user's own, which may read token or atom
+    numbers): they become int64. With `exact`, one array of numbers that float32 does not hold becomes float64, to be
+    centred before it is rounded.
+
+    Warns:
+        DataWarning: when rounding to float32 makes different values the same, or as good as the same.
 
     Raises:
         WorkloadError: when the values are no numbers, not finite, or the parts differ in their number of rows.
@@ -41,7 +48,7 @@ def as_inputs(x: Any, *, own_model: bool) -> Inputs:
                 f"Parameter `x`: all arrays of the mapping should have the same number of rows. Found {rows}."
             )
         return parts
-    return _as_tensor(x, "x", own_model=own_model)
+    return _as_tensor(x, "x", own_model=own_model, exact=exact)
 
 
 def as_labels(y: Any) -> tuple[FloatArray, tuple[str, ...] | None]:
@@ -51,7 +58,9 @@ def as_labels(y: Any) -> tuple[FloatArray, tuple[str, ...] | None]:
         WorkloadError: when the values are no numbers or the array is not two-dimensional.
     """
     if isinstance(y, Mapping):
-        columns = {str(name): to_numpy(column, f"y[{name!r}]") for name, column in cast("Mapping[Any, Any]", y).items()}
+        columns = {
+            str(name): read_array(column, f"y[{name!r}]") for name, column in cast("Mapping[Any, Any]", y).items()
+        }
         shapes = {name: column.shape for name, column in columns.items()}
         if len(set(shapes.values())) > 1 or any(column.ndim != 1 for column in columns.values()):
             raise WorkloadError(
@@ -62,8 +71,8 @@ def as_labels(y: Any) -> tuple[FloatArray, tuple[str, ...] | None]:
             raise WorkloadError(_NO_COLUMNS.format("y", "one a task"))
         stacked = np.stack(list(columns.values()), axis=1)
         return stacked.astype(np.float64), tuple(columns)
-    names = tuple(str(name) for name in y.columns) if hasattr(y, "columns") else None
-    labels = to_numpy(y, "y")
+    names = column_names(y)
+    labels = read_array(y, "y")
     if labels.ndim != 2:
         raise WorkloadError(
             f"Parameter `y` should be two-dimensional, (rows, tasks). Found shape {labels.shape}. One column is one "
@@ -73,32 +82,6 @@ def as_labels(y: Any) -> tuple[FloatArray, tuple[str, ...] | None]:
     if labels.shape[1] == 0:
         raise WorkloadError(_NO_COLUMNS.format("y", "one a task"))
     return labels.astype(np.float64), names
-
-
-def to_numpy(values: Any, parameter: str) -> NDArray[Any]:
-    """A numeric or boolean array from an array, a tensor, a data frame or nested lists.
-
-    Raises:
-        WorkloadError: when the values are text, objects, dates, sparse or complex.
-    """
-    if values is None:
-        raise WorkloadError(
-            f"Parameter `{parameter}` should be an array, a tensor or a data frame. Found None. The likely cause is a "
-            "function that returned nothing, such as one that changes a table in place."
-        )
-    if isinstance(values, Tensor):
-        array = values.detach().cpu().double().numpy() if values.is_floating_point() else values.detach().cpu().numpy()
-    elif hasattr(values, "toarray"):
-        raise WorkloadError(
-            f"Parameter `{parameter}` is a sparse matrix, which is not supported. Convert it with `.toarray()`."
-        )
-    else:
-        array = _from_frame(values) if hasattr(values, "to_numpy") else _from_any(values, parameter)
-    if array.dtype.kind == "O":
-        array = _unboxed(array, parameter)
-    if array.dtype.kind not in "fiub":
-        raise WorkloadError(_not_numbers(parameter, str(array.dtype)))
-    return array
 
 
 def check_finite(inputs: Inputs) -> None:
@@ -112,17 +95,18 @@ def _check_part(part: Tensor, name: str) -> None:
     if not part.is_floating_point() or bool(torch.isfinite(part).all()):
         return
     bad = ~torch.isfinite(part)
-    count, first = int(bad.sum()), tuple(bad.nonzero()[0].tolist())
+    count, first = int(bad.sum()), bad.nonzero()[0].tolist()
     rows = int(bad.flatten(1).any(1).sum()) if part.dim() > 1 else count
+    where = ("(row, column) " if len(first) == 2 else "") + str(tuple(first))
     raise WorkloadError(
-        f"Parameter `{name}` has {count} missing or infinite values (NaN or inf, or numbers too large for float32) in "
-        f"{rows} of {part.shape[0]} rows; the first is at {first}. Missing values are allowed in labels only: fill "
-        "them, for example with the mean of the column, or drop the rows or columns."
+        f"Parameter `{name}` has {count} missing or infinite values (NaN, masked or inf, or numbers too large for "
+        f"float32) in {rows} of {part.shape[0]} rows; the first is at {where}. Missing values are allowed in labels "
+        "only: fill them, for example with the mean of the column, or drop the rows or columns."
     )
 
 
-def _as_tensor(values: Any, parameter: str, *, own_model: bool) -> Tensor:
-    array = to_numpy(values, parameter)
+def _as_tensor(values: Any, parameter: str, *, own_model: bool, exact: bool = False) -> Tensor:
+    array = read_array(values, parameter)
     if array.ndim == 0:
         raise WorkloadError(
             f"Parameter `{parameter}` should be an array with one row an example. Found a single number."
@@ -131,47 +115,25 @@ def _as_tensor(values: Any, parameter: str, *, own_model: bool) -> Tensor:
         raise WorkloadError(_NO_COLUMNS.format(parameter, "one a feature") + f" Its shape is {array.shape}.")
     if array.ndim == 1 and not own_model:
         array = array[:, None]
-    whole = array.dtype.kind in "iu" and own_model
-    with np.errstate(over="ignore"):  # reported by check_finite with a better message
-        array = array.astype(np.int64 if whole else np.float32, copy=True)
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
-    _check_part(tensor, parameter)
+    if array.dtype.kind in "iu" and own_model:
+        tensor = torch.from_numpy(np.array(_as_int64(array, parameter), order="C"))
+    else:
+        with np.errstate(over="ignore"):  # reported by _check_part
+            single = np.array(array, dtype=np.float32, order="C")
+        _check_part(torch.from_numpy(single), parameter)
+        device = values.device.type if isinstance(values, Tensor) else "cpu"
+        if exact and array.dtype.itemsize > 2 and array.dtype != np.float32 and device != "mps":  # has no float64
+            tensor = torch.from_numpy(np.array(array, dtype=np.float64, order="C"))
+        else:
+            warn_rounded(array, single, parameter)
+            tensor = torch.from_numpy(single)
     return tensor.to(values.device) if isinstance(values, Tensor) else tensor
 
 
-def _from_frame(values: Any) -> NDArray[Any]:
-    """pandas, polars and their kin; nullable numbers arrive as objects or masked and are unboxed later."""
-    return np.asarray(values.to_numpy())
-
-
-def _from_any(values: Any, parameter: str) -> NDArray[Any]:
-    try:
-        return np.asarray(values)
-    except ValueError as error:
+def _as_int64(array: NDArray[Any], parameter: str) -> NDArray[np.int64]:
+    if array.dtype.kind == "u" and array.size and int(array.max()) > np.iinfo(np.int64).max:
         raise WorkloadError(
-            f"Parameter `{parameter}` cannot be read as an array ({error}). The likely cause is rows of different "
-            "lengths."
-        ) from error
-
-
-def _unboxed(array: NDArray[Any], parameter: str) -> NDArray[Any]:
-    """Objects that are really numbers (mixed columns of a frame, None or pandas.NA for missing) as float64."""
-    flat = np.empty(array.size, dtype=np.float64)
-    for position, value in enumerate(array.ravel()):
-        if value is None or type(value).__name__ == "NAType":
-            flat[position] = np.nan
-        elif isinstance(value, bool | int | float | np.number | np.bool_):
-            flat[position] = float(value)
-        else:
-            column = f", column {position % array.shape[1]}" if array.ndim == 2 else ""
-            found = f"object; the first value that is no number is {str(value)[:40]!r}{column}"
-            raise WorkloadError(_not_numbers(parameter, found))
-    return flat.reshape(array.shape)
-
-
-def _not_numbers(parameter: str, found: str) -> str:
-    return (
-        f"Parameter `{parameter}` should hold numbers. Found dtype {found}. The likely cause is a column of text or "
-        "dates. Encode it first, for example with pandas.get_dummies (inputs) or pandas.factorize (labels), or drop "
-        "it."
-    )
+            f"Parameter `{parameter}` has whole numbers up to {array.max()}, more than int64 holds. The likely cause "
+            "is identifiers or hashes: number them from 0, for example with pandas.factorize."
+        )
+    return array.astype(np.int64)

@@ -12,14 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from coterie._read import read_array
 from coterie._surface import known_arguments
 from coterie.errors import SettingError, WorkloadError
-from coterie.workload.arrays import Inputs, as_inputs, as_labels, to_numpy
+from coterie.workload.arrays import Inputs, as_inputs, as_labels
 from coterie.workload.builders import fresh_copies, seeded
 from coterie.workload.checks import as_groups, as_name, as_recipe, as_widths, whole_number
 from coterie.workload.frames import aligned, check_index, input_names
 from coterie.workload.infer import TasksLike, columns_as_named, in_training_units, infer_tasks
 from coterie.workload.mlp import build_from_spec, mlp_spec
+from coterie.workload.precision import standardised, warn_rounded
 from coterie.workload.recipe import Recipe
 from coterie.workload.split import PARTS, SplitLike, make_split
 from coterie.workload.task import Task
@@ -110,7 +112,7 @@ def from_arrays(
     names = input_names(x)
     options = _Options(model, build_model, recipe, standardize, name, hidden, forward, known_groups, names)
     labels, columns = as_labels(y)
-    inputs = as_inputs(x, own_model=options.own_model)
+    inputs = as_inputs(x, own_model=options.own_model, exact=standardize)
     rows = n_rows(inputs)
     if rows != len(labels):
         raise WorkloadError(
@@ -165,7 +167,7 @@ def from_datasets(
     keys, pairs, columns = _listed(datasets)
     pairs, names = _same_columns(keys, pairs)
     options = _Options(model, build_model, recipe, standardize, name, hidden, forward, known_groups, names)
-    parts = [_pair(pair, key, own_model=options.own_model) for key, pair in zip(keys, pairs, strict=True)]
+    parts = [_pair(pair, key, options) for key, pair in zip(keys, pairs, strict=True)]
     sizes = [len(y) for _, y in parts]
     labels = np.full((sum(sizes), len(parts)), np.nan)
     offsets = np.concatenate([[0], np.cumsum(sizes)])
@@ -192,11 +194,12 @@ def _assemble(
     center = np.array([task.center for task in tasks])
     scale = np.array([task.scale for task in tasks])
     with np.errstate(over="ignore", invalid="ignore"):  # infinite labels are reported by check_data
-        targets = torch.from_numpy(((labels - center) / scale).astype(np.float32))
+        exact = (labels - center) / scale
+        targets = exact.astype(np.float32)
+    warn_rounded(exact, targets, "y")
     input_center = input_scale = None
     if options.standardize and isinstance(inputs, Tensor) and inputs.is_floating_point():
-        input_center, input_scale = _statistics(inputs[train.to(device)])
-        inputs = (inputs - input_center) / input_scale
+        inputs, input_center, input_scale = standardised(inputs, train.to(device))
     build, spec = _model(inputs, sum(task.width for task in tasks), options)
     if device.type != "cpu":
         build = OnDevice(build, device)
@@ -204,7 +207,7 @@ def _assemble(
         name=as_name(options.name),
         tasks=tasks,
         inputs=inputs,
-        labels=targets.to(device),
+        labels=torch.from_numpy(targets).to(device),
         split=make_split(split, len(labels), 0, device),
         build_model=build,
         recipe=as_recipe(options.recipe),
@@ -217,19 +220,6 @@ def _assemble(
     )
     check_data(workload)
     return workload
-
-
-def _statistics(train: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation that broadcast against one row; constant columns get scale 1."""
-    exact = train.double()
-    if train.dim() == 2:
-        center, scale = exact.mean(0), exact.std(0, correction=0)
-    else:
-        ones = [1] * (train.dim() - 1)
-        center, scale = exact.mean().reshape(ones), exact.std(correction=0).reshape(ones)
-    constant = scale <= 1e-7 * center.abs().clamp(min=1e-30)
-    scale = torch.where(constant, torch.ones_like(scale), scale)
-    return center.to(train.dtype), scale.to(train.dtype)
 
 
 def _model(inputs: Inputs, width: int, options: _Options) -> tuple[BuildModel, dict[str, Any] | None]:
@@ -286,16 +276,16 @@ def _is_pair(pair: Any) -> bool:
     return isinstance(pair, tuple | list) and len(cast("Sequence[Any]", pair)) == 2
 
 
-def _pair(pair: Any, key: str, *, own_model: bool) -> tuple[Inputs, NDArray[np.float64]]:
+def _pair(pair: Any, key: str, options: _Options) -> tuple[Inputs, NDArray[np.float64]]:
     if not _is_pair(pair):
         raise WorkloadError(
             f"Parameter `datasets`: entry {key!r} should be a pair (x, y). Found {type(pair).__name__}."
         )
     try:
-        x = as_inputs(pair[0], own_model=own_model)
+        x = as_inputs(pair[0], own_model=options.own_model, exact=options.standardize)
     except WorkloadError as error:
         raise WorkloadError(f"Parameter `datasets`, entry {key!r}: {error}") from error
-    y = to_numpy(pair[1], f"datasets[{key!r}][1]").astype(np.float64)
+    y = read_array(pair[1], f"datasets[{key!r}][1]").astype(np.float64)
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim != 1 or len(y) != n_rows(x) or len(y) == 0:
@@ -318,14 +308,14 @@ def _concatenate(parts: list[Inputs], keys: list[str]) -> Inputs:
     if isinstance(first, dict):
         mappings = cast("list[dict[str, Tensor]]", parts)
         return {name: torch.cat([part[name] for part in mappings]) for name in first}
-    return torch.cat(cast("list[Tensor]", parts))
+    return torch.cat(cast("list[Tensor]", parts))  # float32 beside float64 becomes float64
 
 
 def _form(inputs: Inputs) -> Any:
     """Everything about inputs but the number of rows."""
     if isinstance(inputs, dict):
         return {name: _form(part) for name, part in inputs.items()}
-    return (*inputs.shape[1:], str(inputs.dtype).removeprefix("torch."))
+    return (*inputs.shape[1:], "float32" if inputs.is_floating_point() else "int64")
 
 
 def _split_each(split: SplitLike, sizes: list[int], seed: int) -> Split:

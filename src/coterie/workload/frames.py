@@ -9,13 +9,27 @@ from typing import Any, cast
 from coterie.errors import WorkloadError
 
 
+def column_names(values: Any) -> tuple[str, ...] | None:
+    """Column names of a table (pandas, polars, Arrow, xarray) as texts; None for what has none."""
+    found = _columns(values)
+    return None if found is None else tuple(str(name) for name in found)
+
+
+def _columns(values: Any) -> tuple[Any, ...] | None:
+    if isinstance(values, Mapping):
+        return None
+    if hasattr(values, "dims") and hasattr(values, "indexes"):  # xarray
+        last = values.dims[-1] if len(values.dims) == 2 else None
+        return tuple(values.indexes[last]) if last in values.indexes else None
+    # tables of Arrow have their columns under the name where others have the names
+    columns = getattr(values, "column_names", getattr(values, "columns", None))
+    return None if columns is None or callable(columns) else tuple(cast("Sequence[Any]", columns))
+
+
 def text_columns(values: Any) -> tuple[str, ...] | None:
     """Column names of a data frame whose columns are all named by text; None for everything else."""
-    columns = None if isinstance(values, Mapping) else getattr(values, "columns", None)
-    if columns is None or callable(columns):
-        return None
-    names = tuple(cast("Sequence[Any]", columns))
-    return cast("tuple[str, ...]", names) if names and all(isinstance(name, str) for name in names) else None
+    names = _columns(values)
+    return names if names and all(isinstance(name, str) for name in names) else None
 
 
 def input_names(values: Any) -> tuple[str, ...] | None:
@@ -49,7 +63,13 @@ def aligned(values: Any, names: Sequence[str] | None, *, where: str, reference: 
             f"{missing[:5] or 'none'}; not known: {unknown[:5] or 'none'}{again}. The likely cause is another table "
             "or columns that were renamed. Pick the columns by name, or give an array to go by position."
         )
-    return values[list(names)]
+    return _picked(values, names)
+
+
+def _picked(values: Any, names: Sequence[str]) -> Any:
+    if hasattr(values, "dims"):
+        return values.sel({values.dims[-1]: list(names)})
+    return values.select(list(names)) if hasattr(values, "column_names") else values[list(names)]
 
 
 def check_index(x: Any, y: Any, where: str = "Parameters `x` and `y`") -> None:

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from coterie._read import read_array
 from coterie._surface import known_arguments
 from coterie.errors import SettingError, WorkloadError
-from coterie.workload.arrays import as_inputs, as_labels, to_numpy
+from coterie.workload.arrays import as_inputs, as_labels
 from coterie.workload.build import FRACTIONS, from_arrays
 from coterie.workload.builders import fresh_copies, seeded
 from coterie.workload.checks import as_widths
@@ -184,7 +185,7 @@ def _numbers(
     values: Any, name: str, nodes: int, shape: str, *, rows: int | None = None, columns: int | None = None
 ) -> Tensor:
     """Node numbers, checked."""
-    array = to_numpy(values, name)
+    array = read_array(values, name)
     fits = array.ndim == 2 and rows in (None, array.shape[0]) and columns in (None, array.shape[1])
     if not fits or array.dtype.kind not in "iu":
         hint = " It seems to be transposed." if array.ndim == 2 and 2 in array.shape and not fits else ""

@@ -114,8 +114,9 @@ def in_training_units(
         column = labels[train, index]
         column = column[np.isfinite(column)]
         if task.kind == "regression" and (task.center, task.scale) == (0.0, 1.0) and len(column) > 1:
-            center, scale = float(column.mean()), float(column.std())
-            if scale > 1e-12 * max(1.0, abs(center)):
+            moved = column - column[0]  # a large offset does not enter any sum
+            center, scale = float(column[0] + moved.mean()), float(moved.std())
+            if scale > 1e-15 * abs(center):  # more than rounding errors
                 task = replace(task, center=center, scale=scale)
         made.append(task)
     return tuple(made)

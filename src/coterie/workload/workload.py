@@ -64,7 +64,8 @@ class Workload:
         forward: ``forward(model, batch)`` -> outputs, where calling the model is not enough.
         reference: how a program finds the workload again ("yeast", "file.py:workload"); None when made in memory.
         model_spec: JSON-ready description of a built-in model; None for a user's own module.
-        input_center, input_scale: what was subtracted from and divided out of raw tensor inputs; None when nothing was.
+        input_center, input_scale: what was subtracted from and divided out of raw tensor inputs, in float64; None when
+            nothing was.
         known_groups: groups that are known from outside, to compare with (task names).
         input_names: names of the input columns, where the inputs were a data frame with text columns.
     """
@@ -133,6 +134,8 @@ class Workload:
         device = as_device(device)
 
         def move(value: Tensor | None) -> Tensor | None:
+            if value is not None and device.type == "mps" and value.dtype == torch.float64:
+                return value  # that device has no float64; nothing there reads these numbers
             return None if value is None else value.to(device)
 
         build = self.build_model.build if isinstance(self.build_model, OnDevice) else self.build_model

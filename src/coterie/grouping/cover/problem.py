@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -23,7 +24,8 @@ class Costs:
 
     Attributes:
         model: cost of every model, whatever its tasks.
-        tasks: cost that each task adds, in the order of the tasks; a number is the same for all.
+        tasks: cost that each task adds, in the order of the tasks, or a mapping or pandas Series with their names; a
+            number is the same for all.
 
     Example:
         >>> Costs(model=1.0, tasks=(0.1, 0.5)).tasks
@@ -31,7 +33,7 @@ class Costs:
     """
 
     model: float = 0.0
-    tasks: tuple[float, ...] | float = 0.0
+    tasks: Sequence[float] | Mapping[str, float] | float = 0.0
 
 
 @known_arguments

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from coterie._read import by_task, is_frame, read_array
 from coterie.errors import SettingError
 from coterie.grouping.cover.problem import Costs, CoverProblem, Limit
 from coterie.grouping.cover.scores import GroupScores, MatrixScores, ModelScores
-from coterie.grouping.matrix import FloatArray, GainModelLike, as_square, is_frame, read_frame, read_problem
+from coterie.grouping.matrix import FloatArray, GainModelLike, as_square, read_problem
 
 SINGLETONS = ("forbidden", "zero", "diagonal")
 #: score of a task alone where that is forbidden, as in the published code
@@ -24,10 +25,9 @@ def read_cover(affinity: Any, budget: Any, singletons: Any, costs: Any, limit: A
         SettingError: an argument is out of range or does not fit the number of tasks.
     """
     tasks, scores = _read_scores(affinity, singletons)
-    n = len(tasks)
     given = costs if isinstance(costs, Costs) else _short_costs(costs)
     model_cost = _number("costs", given.model, "the cost of a model")
-    task_costs = _per_task("costs", given.tasks, n)
+    task_costs = _per_task("costs", given.tasks, tasks)
     if model_cost + task_costs.min() <= 0:
         raise SettingError(
             "Parameter `costs` should give every group a positive cost. Found a model and a task that cost nothing: "
@@ -48,7 +48,7 @@ def read_cover(affinity: Any, budget: Any, singletons: Any, costs: Any, limit: A
         model_cost=model_cost,
         task_costs=task_costs,
         limit=np.inf if limit is None else _number("limit", allowed.total, "the largest sum in a group", positive=True),
-        sizes=_per_task("limit", allowed.sizes, n),
+        sizes=_per_task("limit", allowed.sizes, tasks),
     )
 
 
@@ -60,25 +60,23 @@ def _read_scores(affinity: Any, singletons: Any) -> tuple[tuple[str, ...], Group
         chosen = "zero" if singletons is None else singletons
         if isinstance(affinity, PairwiseGainModel):
             matrix = affinity.affinity.values
-            return affinity.tasks, MatrixScores(matrix, _singles(chosen, len(matrix), matrix))
+            return affinity.tasks, MatrixScores(matrix, _singles(chosen, affinity.tasks, matrix))
         tasks = tuple(str(name) for name in affinity.tasks)
         if len(tasks) < 2 or len(set(tasks)) != len(tasks):
             raise SettingError(
                 f"Parameter `affinity` should have at least two tasks with different names. Found {tasks!r}."
             )
-        return tasks, ModelScores(affinity, _singles(chosen, len(tasks), None))
+        return tasks, ModelScores(affinity, _singles(chosen, tasks, None))
     tasks = read_problem(affinity, "zero").tasks
-    if is_frame(affinity):
-        values = read_frame(affinity)[0]
-    else:
-        values = affinity.values if hasattr(affinity, "values") and hasattr(affinity, "tasks") else affinity
-    matrix = as_square(values)
+    named = hasattr(affinity, "values") and hasattr(affinity, "tasks") and not is_frame(affinity)
+    matrix = as_square(affinity.values if named else affinity)
     chosen = "forbidden" if singletons is None else singletons
-    return tasks, MatrixScores(matrix, _singles(chosen, len(matrix), matrix))
+    return tasks, MatrixScores(matrix, _singles(chosen, tasks, matrix))
 
 
-def _singles(singletons: Any, n: int, matrix: FloatArray | None) -> FloatArray:
+def _singles(singletons: Any, tasks: Sequence[str], matrix: FloatArray | None) -> FloatArray:
     """(T,) score of each task alone."""
+    n = len(tasks)
     if isinstance(singletons, str):
         if singletons not in SINGLETONS:
             raise SettingError(
@@ -93,7 +91,7 @@ def _singles(singletons: Any, n: int, matrix: FloatArray | None) -> FloatArray:
         if matrix is None:
             raise SettingError("Parameter `singletons` is 'diagonal', which needs a matrix. Found a gain model.")
         singletons = np.diag(matrix)
-    values = _numbers("singletons", singletons)
+    values = _numbers("singletons", by_task(singletons, tasks, "singletons"))
     values = np.full(n, float(values)) if values.ndim == 0 else values
     if values.shape != (n,) or not np.isfinite(values).all():
         raise SettingError(
@@ -104,10 +102,10 @@ def _singles(singletons: Any, n: int, matrix: FloatArray | None) -> FloatArray:
 
 
 def _short_costs(costs: Any) -> Costs:
-    """A number is the cost of each model, a sequence what each task adds."""
+    """A number is the cost of each model, a sequence or a mapping what each task adds."""
     if costs is None:
         return Costs(model=1.0)
-    return Costs(model=costs) if np.ndim(costs) == 0 else Costs(tasks=costs)
+    return Costs(model=costs) if not isinstance(costs, Mapping) and np.ndim(costs) == 0 else Costs(tasks=costs)  # pyright: ignore[reportArgumentType, reportUnknownArgumentType]
 
 
 def _short_limit(limit: Any) -> Limit:
@@ -115,9 +113,9 @@ def _short_limit(limit: Any) -> Limit:
     return Limit(total=limit)
 
 
-def _per_task(name: str, values: tuple[float, ...] | Sequence[float] | float, n: int) -> FloatArray:
-    """(T,) numbers from 0."""
-    array = _numbers(name, values)
+def _per_task(name: str, values: Any, tasks: Sequence[str]) -> FloatArray:
+    """(T,) numbers from 0; a mapping and a Series by the names of the tasks."""
+    n, array = len(tasks), _numbers(name, by_task(values, tasks, name))
     array = np.full(n, float(array)) if array.ndim == 0 else array
     if array.shape != (n,) or not np.isfinite(array).all() or (array < 0).any():
         raise SettingError(
@@ -140,7 +138,7 @@ def _number(name: str, value: Any, meaning: str, *, positive: bool = False) -> f
 def _numbers(name: str, value: Any) -> FloatArray:
     try:
         if isinstance(value, bool):
-            raise TypeError("it is a truth value")
-        return np.array(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+            raise SettingError("it is a truth value")
+        return read_array(value, name, SettingError).astype(np.float64)
+    except SettingError as error:
         raise SettingError(f"Parameter `{name}` should be numbers. Found {value!r} ({error}).") from error

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from coterie._progress import Progress, silent
+from coterie._read import is_frame
 from coterie._surface import known_arguments, warn
 from coterie.errors import DataWarning, SettingError
 from coterie.grouping.cover.bound import upper_bound
@@ -17,7 +18,7 @@ from coterie.grouping.cover.large import search_cover
 from coterie.grouping.cover.problem import CoverProblem
 from coterie.grouping.cover.read import read_cover
 from coterie.grouping.grouping import Grouping
-from coterie.grouping.matrix import BoolArray, GainModelLike, as_square, check_seed, is_frame, read_frame
+from coterie.grouping.matrix import BoolArray, GainModelLike, as_square, check_seed
 
 SOLVERS = ("auto", "exact", "search")
 #: share of the time limit that the bound may take
@@ -51,7 +52,8 @@ def select_groups(
             when nothing else covers (default for a matrix); ``"zero"``: 0, the gain of training alone (default for a
             gain model); ``"diagonal"``: the matrix's own diagonal, for higher-order approximation with true values
             of single-task models; a number, or a number for each task.
-        costs: a number: the cost of each group; a number for each task: a group costs the sum of its tasks;
+        costs: a number: the cost of each group; a number for each task (in their order, or a mapping or pandas Series
+            with their names): a group costs the sum of its tasks;
             :class:`~coterie.grouping.cover.Costs` for both. None: each group costs 1.
         limit: a number: the most tasks in a group; :class:`~coterie.grouping.cover.Limit` for sizes of tasks that must
             not add up to more than a total, such as memory or latency.
@@ -114,7 +116,7 @@ def _say_who_is_harmed(problem: CoverProblem, found: Grouping, affinity: Any) ->
     if not (served < 0).any():
         return
     named = hasattr(affinity, "values") and hasattr(affinity, "tasks")
-    source = read_frame(affinity)[0] if is_frame(affinity) else affinity.values if named else affinity
+    source = affinity.values if named and not is_frame(affinity) else affinity
     if np.diag(as_square(source)).any():
         return
     names = [problem.tasks[int(task)] for task in np.flatnonzero(served < 0)[:5]]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from coterie._read import read_array
 from coterie.errors import SettingError
 from coterie.grouping.matrix import FloatArray, IntArray, as_square, check_finite, symmetrise
 
@@ -20,7 +21,7 @@ _BLOCK = 1 << 16
 
 def read_table(values: ArrayLike, *, finite: bool = False) -> FloatArray:
     """A float64 copy of a (T, T) table of costs."""
-    table = np.array(values, dtype=np.float64)
+    table = read_array(values, "cost", SettingError).astype(np.float64)
     if table.ndim != 2 or table.shape[0] != table.shape[1] or not len(table):
         raise SettingError(
             f"Parameter `cost` should be square, with at least one item. Found shape {table.shape}. Costs of intervals "

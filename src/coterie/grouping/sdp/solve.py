@@ -103,7 +103,7 @@ def solve_sdp(
 
 def _read(matrix: ArrayLike) -> FloatArray:
     """The symmetric part, of finite numbers; the matrix itself when it is symmetric: large ones are not copied."""
-    is_ready = isinstance(matrix, np.ndarray) and matrix.dtype == np.float64 and matrix.ndim == 2
+    is_ready = type(matrix) is np.ndarray and matrix.dtype == np.float64 and matrix.ndim == 2
     given: FloatArray = np.asarray(matrix) if is_ready and len(np.asarray(matrix)) > 1 else as_square(matrix)
     given = given if given.shape[0] == given.shape[1] else as_square(given)
     return as_symmetric(check_finite(given, [f"task {i}" for i in range(len(given))]))

@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import numpy as np
 
+from coterie._read import read_array
 from coterie.errors import SettingError, WorkloadError
-from coterie.workload.arrays import to_numpy
 from coterie.workload.causal.tokens import Tokens
 
 #: prompts of a task in which a word is tried
@@ -98,7 +98,7 @@ def class_numbers(labels: Any, words: Sequence[Any], task: str) -> np.ndarray:
                 f"Found also {unknown[:5]}."
             )
         return np.array([known[label] for label in cast("list[Any]", listed)], dtype=np.float64)
-    return to_numpy(listed, f"tasks[{task!r}][1]").astype(np.float64)
+    return read_array(listed, f"tasks[{task!r}][1]").astype(np.float64)
 
 
 def _whole(values: Any) -> bool:

@@ -7,8 +7,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from coterie._read import read_array
 from coterie.errors import WorkloadError
-from coterie.workload.arrays import to_numpy
 from coterie.workload.task import Task
 
 #: whole-numbered labels with more values than this are read as regression
@@ -61,10 +61,10 @@ def read_labels(values: Any, name: str, kind: str | Task | None = None) -> tuple
                 f"the kind {task.kind!r}. The likely cause is numbers that were read as text: convert them with "
                 "float(...)."
             )
-        column = np.searchsorted(distinct, array) if array.dtype.kind in "US" else to_numpy(array, f"tasks[{name!r}]")
+        column = np.searchsorted(distinct, array) if array.dtype.kind in "US" else read_array(array, f"tasks[{name!r}]")
         return column.astype(np.float64), task
     if not classes:
-        column = to_numpy(array, f"tasks[{name!r}]").astype(np.float64)
+        column = read_array(array, f"tasks[{name!r}]").astype(np.float64)
         if not np.isfinite(column).all():
             raise WorkloadError(
                 f"Parameter `tasks`: {int((~np.isfinite(column)).sum())} labels of {name!r} are missing or infinite. "
@@ -91,7 +91,7 @@ def _unboxed(array: NDArray[Any], name: str) -> NDArray[Any]:
             f"Parameter `tasks`: the labels of {name!r} are mixed: {array[odd]!r} ({type(array[odd]).__name__}) at "
             f"position {odd}. The likely cause is missing labels: drop these texts."
         )
-    return to_numpy(array, f"tasks[{name!r}]")
+    return read_array(array, f"tasks[{name!r}]")
 
 
 def _given(kind: str | Task, name: str, classes: int) -> Task:
