@@ -31,7 +31,21 @@ ORDER = (
     "cli",
 )
 #: what any room may import
-COMMON = {"errors", "executors", "_check", "_executor", "_progress", "_read", "_spawn", "_surface", "_units", "_worker"}
+COMMON = {
+    "errors",
+    "executors",
+    "_check",
+    "_executor",
+    "_files",
+    "_json",
+    "_progress",
+    "_read",
+    "_sealed",
+    "_spawn",
+    "_surface",
+    "_units",
+    "_worker",
+}
 #: imports against the order, each with its reason
 ALLOWED = {
     ("workload/load.py", "datasets"): "the names of the built-in workloads are looked up when asked for",

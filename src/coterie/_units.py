@@ -36,7 +36,7 @@ class UnitStore(Protocol):
 
 #: folder of a run for feature shards
 SHARDS = "shards"
-_SHARD = re.compile(r"[0-9a-f]{64}-\d{5}\.safetensors|\.coterie-[0-9a-f]{32}\.tmp")
+_SHARD = re.compile(r"[0-9a-f]{64}-\d{5}\.safetensors|\.coterie-([0-9a-f]{32}|\d+-[0-9a-f]{16})\.tmp")
 
 
 class NoStore:
@@ -56,7 +56,7 @@ def folder_of(store: UnitStore, name: str) -> Path | None:
 
 def drop_shards(folder: Path | None) -> None:
     """Delete the feature shards in a folder: they are of no use once what was made of them is kept elsewhere."""
-    if folder is None or not folder.is_dir():
+    if folder is None or folder.is_symlink() or not folder.is_dir():
         return
     for path in list(folder.iterdir()):
         if _SHARD.fullmatch(path.name):

@@ -138,7 +138,7 @@ def test_damage_is_found(tmp_path):
     tensors.unlink()
     save(attach(backbone("vit"), TASKS), tmp_path)
     tensors.unlink()
-    with pytest.raises(StoreError, match="Cannot read"):
+    with pytest.raises(StoreError, match="There is no file"):
         load(tmp_path, backbone("vit"))
 
 

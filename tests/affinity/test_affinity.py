@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +110,7 @@ def test_bad_tables_name_the_place(tmp_path: Path, text: str, message: str) -> N
 
 
 def test_unreadable_files(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="cannot be read"):
+    with pytest.raises(StoreError, match="There is no file"):
         Affinity.from_csv(tmp_path / "missing.csv")
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00\x80")
     with pytest.raises(WorkloadError, match="UTF-8"):
@@ -274,3 +276,32 @@ def test_pairwise_of_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(7):
         for j in range(7):
             assert found[i, j] == (0 if i == j else i + 10 * j)
+
+
+@pytest.mark.parametrize("names", [("a", "b", "c"), ("1", "2", "3"), ("x, y", 'q "r"', "\u00e9")])
+@pytest.mark.parametrize("ends", ["\r\n", "\n"])
+def test_a_table_that_was_cut_anywhere_is_refused(tmp_path: Path, names: tuple[str, ...], ends: str) -> None:
+    path = tmp_path / "A.csv"
+    Affinity(np.random.default_rng(0).normal(size=(3, 3)), names).to_csv(path)
+    whole = path.read_bytes().replace(b"\r\n", ends.encode())
+    kept = 1 if ends == "\r\n" else 0  # what is left of the last line end is one
+    for length in range(len(whole) - kept):
+        path.write_bytes(whole[:length])
+        with pytest.raises(WorkloadError):
+            Affinity.from_csv(path)
+
+
+def test_a_write_that_fails_keeps_the_file_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = (Affinity([[0.0, value], [value, 0.0]], ("a", "b")) for value in (1.0, 2.0))
+    one.to_csv(tmp_path / "A.csv")
+    one.save(tmp_path / "A.json")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    for write in (lambda: two.to_csv(tmp_path / "A.csv"), lambda: two.save(tmp_path / "A.json")):
+        with pytest.raises(StoreError, match="no space left"):
+            write()
+    assert same(Affinity.from_csv(tmp_path / "A.csv"), Affinity.load(tmp_path / "A.json"))
+    assert len(list(tmp_path.iterdir())) == 2

@@ -51,11 +51,12 @@ def test_run_on_a_user_file(tmp_path: Path) -> None:
     assert (out / "report.html").exists()
 
     x = np.random.default_rng(1).normal(size=(7, 6)).astype("float32")
-    predicted = load(out).predict(x)
+    predictor = load(out, workload=str(tmp_path / "mine.py"))
+    predicted = predictor.predict(x)
     shapes = [value.shape for value in predicted.values()]
     assert shapes == [(7,), (7,), (7, 3), (7,)]
     assert all(np.isfinite(value).all() for value in predicted.values())
     # the second task is learnable: its predictions follow the truth
     many = np.random.default_rng(2).normal(size=(500, 6)).astype("float32")
     names = list(predicted)
-    assert np.corrcoef(load(out).predict(many)[names[1]], many[:, 0] + many[:, 1])[0, 1] > 0.7
+    assert np.corrcoef(predictor.predict(many)[names[1]], many[:, 0] + many[:, 1])[0, 1] > 0.7

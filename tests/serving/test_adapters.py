@@ -235,12 +235,12 @@ def test_a_workload_in_a_file_is_found_again(tmp_path):
     models = [disturbed(work, seed) for seed in range(len(GROUPS))]
     save_served(tmp_path / "run", work, GROUPING, [tensors_of(model) for model in models])
     texts = tiny_text.sentences(5)
-    found, expected = (load(tmp_path / "run", workload=each).predict(texts) for each in (None, work))
+    found, expected = (load(tmp_path / "run", workload=each).predict(texts) for each in (work.reference, work))
     assert set(found) == set(work.task_names)
     for task, values in found.items():
         np.testing.assert_array_equal(values, expected[task])
     np.testing.assert_array_equal(
-        found["tone"], coterie.load(tmp_path / "run").predict(models[0].encode(texts))["tone"]
+        found["tone"], coterie.load(tmp_path / "run", workload=work.reference).predict(models[0].encode(texts))["tone"]
     )
 
 

@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from coterie.errors import ModelError, SettingError, StoreError, WorkloadError
+from coterie.errors import ModelError, SettingError, StoreError, StoreWarning, WorkloadError
 from coterie.grouping import Grouping
-from coterie.serving import Predictor, load, save_served
+from coterie.serving import Predictor, export_adapters, load, save_served
+from coterie.store.files import digest
 from coterie.workload import Task, from_arrays
+from coterie.workload.mlp import mlp_spec
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(3.0, 5.0, size=(60, 4))
@@ -23,6 +25,15 @@ Y = pd.DataFrame(
 )
 KINDS = [Task("toxic"), Task("colour", "multiclass", classes=3), Task("weight", "regression")]
 OVERLAPPING = Grouping(("toxic", "colour", "weight"), ((0, 1), (0, 2)), (1, 0, 1))
+
+
+def reseal(folder, change):
+    """Change the description as somebody would who also puts the checksum right."""
+    text = json.loads((folder / "serve.json").read_text())
+    del text["checksum"]
+    found = change(text)
+    (folder / "serve.json").write_text(json.dumps({**text, "checksum": digest(text)}))
+    return found
 
 
 def workload(**options):
@@ -220,8 +231,9 @@ def test_another_model_or_other_tasks_are_refused(tmp_path):
         load(tmp_path, workload=workload())
 
 
-def test_the_reference_of_a_users_file_is_enough(tmp_path):
+def test_a_file_that_a_run_names_is_run_only_when_the_caller_names_it(tmp_path):
     (tmp_path / "own.py").write_text(
+        f"from pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\n"
         "import numpy as np, torch\nfrom torch import nn\nfrom coterie.workload import from_arrays\n"
         "x = np.random.default_rng(0).normal(size=(40, 3))\n"
         "def workload():\n"
@@ -231,10 +243,25 @@ def test_the_reference_of_a_users_file_is_enough(tmp_path):
 
     w = load_workload(f"{tmp_path / 'own.py'}:workload")
     save_served(tmp_path, w, PAIR, states_of(w, PAIR))
-    assert load(tmp_path).predict(np.zeros((2, 3)))["a"].shape == (2,)
+    (tmp_path / "ran").unlink()
+    with pytest.raises(ModelError, match=r"runs none unless you say so.*own.py:workload'"):
+        load(tmp_path)
+    load(tmp_path, build_model=lambda seed: nn.Linear(3, 2))
+    for changes in ({"forward": True}, {"forward": True, "model_spec": mlp_spec(3, (), 2)}):
+        reseal(tmp_path, lambda text, changes=changes: text.update(changes))
+        for given in ({}, {"build_model": lambda seed: nn.Linear(3, 2)}):
+            with pytest.raises((ModelError, StoreError), match=r"forward function|other models"):
+                load(tmp_path, **given)
+    reseal(tmp_path, lambda text: text.update(forward=False, model_spec=None))
+    with pytest.raises(ModelError, match="not stored"):
+        export_adapters(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "ran").exists()
+    found = load(tmp_path, workload=w.reference)
+    assert found.predict(np.zeros((2, 3)))["a"].shape == (2,)
+    assert (tmp_path / "ran").exists()
     (tmp_path / "own.py").unlink()
     with pytest.raises(ModelError, match=r"own.py:workload.*cannot be loaded.*`workload=`"):
-        load(tmp_path)
+        load(tmp_path, workload=w.reference)
 
 
 def test_missing_and_damaged_runs(tmp_path):
@@ -247,12 +274,12 @@ def test_missing_and_damaged_runs(tmp_path):
     with pytest.raises(StoreError, match="checksum"):
         load(tmp_path)
     tensors.unlink()
-    with pytest.raises(StoreError, match="Cannot read"):
+    with pytest.raises(StoreError, match="There is no file"):
         load(tmp_path)
     tensors.write_bytes(whole)
     assert isinstance(load(tmp_path), Predictor)
     (tmp_path / "serve.json").write_text(json.dumps({"format": 99}))
-    with pytest.raises(StoreError, match="format 1"):
+    with pytest.raises(StoreError, match="not of a format"):
         load(tmp_path)
     (tmp_path / "serve.json").write_text("{")
     with pytest.raises(StoreError, match="not valid JSON"):
@@ -310,9 +337,7 @@ def test_other_columns_of_a_frame_are_refused(tmp_path, change, words):
 
 def test_a_description_without_names_still_loads(tmp_path):
     frame, _ = named(tmp_path)
-    text = json.loads((tmp_path / "serve.json").read_text())
-    assert text.pop("input_names") == ["p", "q", "r", "s"]
-    (tmp_path / "serve.json").write_text(json.dumps(text))
+    assert reseal(tmp_path, lambda text: text.pop("input_names")) == ["p", "q", "r", "s"]
     predictor = load(tmp_path)
     assert predictor.input_names is None
     assert predictor.predict(frame)["toxic"].shape == (60,)
@@ -322,7 +347,14 @@ def test_a_description_without_names_still_loads(tmp_path):
     ("change", "words"),
     [
         (lambda text: text.pop("tasks"), "'tasks' is missing"),
-        (lambda text: text.pop("sha256"), "'sha256' is missing"),
+        (lambda text: text.pop("sha256"), "is damaged: its checksum"),
+        (lambda text: text["tasks"][0].update(scale="1"), "entry 0 of 'tasks' is no task"),
+        (lambda text: text["tasks"][0].update(center=10**400), "entry 0 of 'tasks' is no task"),
+        (lambda text: text["model_spec"].update(hidden=5), "description of its models"),
+        (lambda text: text["model_spec"].update(hidden=[10**30]), "other models than the saved one"),
+        (lambda text: text.update(inputs={"parts": {}}), "'inputs' has no valid shape"),
+        (lambda text: text["inputs"].update(dtype="float8_e4m3fn"), "'inputs' has no valid shape"),
+        (lambda text: text["inputs"].update(shape=[7]), "'input_center' has the shape"),
         (lambda text: text.pop("forward"), "'forward' is missing"),
         (lambda text: text.update(tasks="abc"), "'tasks' is of the type str"),
         (lambda text: text.update(tasks=[]), "'tasks' is empty"),
@@ -341,11 +373,41 @@ def test_a_description_without_names_still_loads(tmp_path):
 )
 def test_a_damaged_description_is_named(tmp_path, change, words):
     saved(tmp_path)
+    reseal(tmp_path, change)
+    with pytest.raises(StoreError, match=words):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text["tasks"][1].update(scale=2 * text["tasks"][1]["scale"]),
+        lambda text: text["tasks"].reverse(),
+        lambda text: text["groups"].reverse(),
+        lambda text: text.update(forward=True),
+        lambda text: text.update(input_names=["a", "b", "c", "d"]),
+        lambda text: text.update(note="more"),
+        lambda text: text.update(format=1),
+    ],
+)
+def test_whatever_decides_a_prediction_is_under_the_checksum(tmp_path, change):
+    saved(tmp_path)
     text = json.loads((tmp_path / "serve.json").read_text())
     change(text)
     (tmp_path / "serve.json").write_text(json.dumps(text))
-    with pytest.raises(StoreError, match=words):
+    with pytest.raises(StoreError, match="its checksum is not that of its content"):
         load(tmp_path)
+
+
+def test_what_an_earlier_version_wrote_is_read_with_a_word(tmp_path):
+    saved(tmp_path)
+    before = load(tmp_path).predict(X)
+    text = json.loads((tmp_path / "serve.json").read_text())
+    del text["checksum"]
+    (tmp_path / "serve.json").write_text(json.dumps({**text, "format": 1}))
+    with pytest.warns(StoreWarning, match="has no checksum"):
+        after = load(tmp_path).predict(X)
+    assert all((after[name] == before[name]).all() for name in before)
 
 
 @pytest.mark.parametrize("chunk", [0, -3, 2.5, None, "7", True])

@@ -12,6 +12,7 @@ import coterie
 from coterie.errors import FallbackWarning, StoreError
 from coterie.store import RunDirectory
 from coterie.store import lock as lock_module
+from coterie.store.files import Place
 from coterie.store.lock import RunLock
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(coterie.__file__).parents[1])}
@@ -19,7 +20,8 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from coterie.store.lock import RunLock
-lock = RunLock(Path(sys.argv[1]))
+from coterie.store.files import Place
+lock = RunLock(Place(Path(sys.argv[1])))
 print("held", flush=True)
 time.sleep(60)
 """
@@ -71,7 +73,8 @@ def test_a_forked_child_that_outlives_us_does_not_hold_the_lock(tmp_path):
 import os, sys, time
 from pathlib import Path
 from coterie.store.lock import RunLock
-lock = RunLock(Path(sys.argv[1]))
+from coterie.store.files import Place
+lock = RunLock(Place(Path(sys.argv[1])))
 child = os.fork()
 if child == 0:
     time.sleep(60)
@@ -88,7 +91,7 @@ time.sleep(60)
         deadline = time.monotonic() + 5
         while True:  # the child may still be on its way out of fork
             try:
-                RunLock(tmp_path).release()
+                RunLock(Place(tmp_path)).release()
                 break
             except StoreError:
                 assert time.monotonic() < deadline
@@ -105,4 +108,4 @@ def test_a_file_system_without_locks_is_warned_about(tmp_path, monkeypatch):
 
     monkeypatch.setattr(lock_module, "_lock", refuse)
     with pytest.warns(FallbackWarning, match="has no locks"):
-        RunLock(tmp_path).release()
+        RunLock(Place(tmp_path)).release()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +15,8 @@ from coterie.adapters.attaching import attach, check_backbone
 from coterie.adapters.heads import head_from_dict, head_to_dict
 from coterie.adapters.identity import describe_backbone, differences
 from coterie.errors import SettingError, StoreError
-from coterie.store.arrays import decode, encode, plain_arrays
-from coterie.store.files import atomic_write, digest, directory_error, read_json, write_json
+from coterie.store.files import atomic_write, make_directory, reading
+from coterie.store.pair import read_pair, sealed_pair
 
 #: 1 had no checksum of the description and no list of what is frozen
 FORMAT = 2
@@ -49,7 +47,7 @@ def save(adapted: AdaptedModel, path: str | Path) -> None:
         True
     """
     path = Path(path)
-    data = encode(plain_arrays({name: parameter.detach() for name, parameter in adapted.own_parameters()}))
+    arrays = {name: parameter.detach() for name, parameter in adapted.own_parameters()}
     description = {
         "format": FORMAT,
         "tasks": [{"name": task, "head": head_to_dict(adapted.specs[task])} for task in adapted.tasks],
@@ -61,14 +59,9 @@ def save(adapted: AdaptedModel, path: str | Path) -> None:
         "frozen": [name for name, parameter in adapted.own_parameters() if not parameter.requires_grad],
         "backbone": describe_backbone(adapted.backbone),
     }
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise directory_error(error, path) from error
-    # the description is written last: its checksums say that both belong together, and that it is whole itself
-    atomic_write(path / TENSORS, data)
-    description["sha256"] = digest(data)
-    write_json(path / DESCRIPTION, {**description, "checksum": digest(description)})
+    make_directory(path)
+    for name, data in sealed_pair((DESCRIPTION, TENSORS), description, arrays).items():
+        atomic_write(path / name, data)
 
 
 @known_arguments
@@ -88,10 +81,12 @@ def load(path: str | Path, model: Any, *, check_weights: bool = True) -> Adapted
         SettingError: when the backbone is another one; the message says in what.
     """
     path = Path(path)
-    description, tensors = _read(path)
+    if not (path / DESCRIPTION).exists():
+        raise StoreError(f"There are no adapters in {str(path)!r}: it has no {DESCRIPTION}. Check the path.")
+    description, tensors = read_pair(path, (DESCRIPTION, TENSORS), 1, FORMAT)
     check_backbone(model)
     found = describe_backbone(model)
-    with _described(path):
+    with reading(path / DESCRIPTION, "adapters that fit their tensors and backbone"):
         words = differences(description["backbone"], found, weights=check_weights)
         kind = str(description["backbone"]["class"])
     if words:
@@ -99,7 +94,7 @@ def load(path: str | Path, model: Any, *, check_weights: bool = True) -> Adapted
             f"The adapters in {str(path)!r} belong to another backbone, {kind}: {'; '.join(words)}. "
             "Load them onto that one."
         )
-    with _described(path):
+    with reading(path / DESCRIPTION, "adapters that fit their tensors and backbone"):
         adapted = _attached(description, model)
         try:
             _fill(adapted, description, tensors)
@@ -107,18 +102,6 @@ def load(path: str | Path, model: Any, *, check_weights: bool = True) -> Adapted
             adapted.detach()
             raise
     return adapted
-
-
-@contextmanager
-def _described(path: Path) -> Generator[None]:
-    """Whatever a description that does not fit leads to is a damaged file."""
-    try:
-        yield
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise StoreError(
-            f"The file {str(path / DESCRIPTION)!r} does not describe adapters that fit its tensors and backbone "
-            f"({type(error).__name__}: {error}). It was changed by hand, or by another program. Save them again."
-        ) from error
 
 
 def _attached(description: dict[str, Any], model: Any) -> AdaptedModel:
@@ -150,27 +133,3 @@ def _fill(adapted: AdaptedModel, description: dict[str, Any], tensors: dict[str,
 def _common(blocks: list[int]) -> int | None:
     """What `attach` was told: one size that all layers share, or None for a size of each layer's own."""
     return blocks[0] if len(set(blocks)) == 1 else None
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if not (path / DESCRIPTION).exists():
-        raise StoreError(f"There are no adapters in {str(path)!r}: it has no {DESCRIPTION}. Check the path.")
-    description = read_json(path / DESCRIPTION)
-    if not isinstance(description, dict) or description.get("format") not in (1, FORMAT):
-        raise StoreError(
-            f"The file {str(path / DESCRIPTION)!r} is not of a format that this version reads, 1 or {FORMAT}. Another "
-            "version wrote it: load it with that one, or save the adapters again."
-        )
-    described = cast("dict[str, Any]", description)
-    rest = {name: value for name, value in described.items() if name != "checksum"}
-    if described["format"] != 1 and described.get("checksum") != digest(rest):
-        raise StoreError(
-            f"The file {str(path / DESCRIPTION)!r} is damaged or was changed: its checksum is not that of its content."
-        )
-    try:
-        data = (path / TENSORS).read_bytes()
-    except OSError as error:
-        raise StoreError(f"Cannot read {str(path / TENSORS)!r}: {error.strerror or error}.") from error
-    if digest(data) != described.get("sha256"):
-        raise StoreError(f"The file {str(path / TENSORS)!r} is damaged: its checksum is not that of {DESCRIPTION}.")
-    return described, cast("dict[str, Tensor]", decode(data, None))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coterie._json import read_json, reading, write_json
 from coterie._read import read_matrix
 from coterie._surface import known_arguments
 from coterie.affinity.table import read_table, write_table
-from coterie.errors import SettingError, StoreError, WorkloadError, require
+from coterie.errors import SettingError, WorkloadError, require
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,8 +109,12 @@ class Affinity:
         return Affinity(values.reshape(size, -1) if size else values, tuple(data["tasks"]), counts, kind, method)
 
     def save(self, path: str | Path) -> None:
-        """Write as JSON, every digit kept."""
-        Path(path).write_text(json.dumps(self.to_dict(), allow_nan=False), encoding="utf-8")
+        """Write as JSON, every digit kept; whole or not at all.
+
+        Raises:
+            StoreError: when the file cannot be written.
+        """
+        write_json(path, self.to_dict())
 
     @staticmethod
     def load(path: str | Path) -> Affinity:
@@ -119,15 +123,17 @@ class Affinity:
         Raises:
             StoreError: when the file cannot be read or is something else.
         """
-        try:
-            return Affinity.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise StoreError(
-                f"{path} cannot be read as a saved affinity: {error}. For a table use from_csv."
-            ) from error
+        with reading(path, "a saved affinity; a table is read by from_csv"):
+            return Affinity.from_dict(read_json(path))
 
     def to_csv(self, path: str | Path) -> None:
-        """Write a table with a header and a first column of task names; rows are targets, every digit is kept."""
+        """Write a table with a header and a first column of task names; rows are targets, every digit is kept.
+
+        Whole or not at all; a file that was cut afterwards is refused by :meth:`from_csv`.
+
+        Raises:
+            StoreError: when the file cannot be written.
+        """
         write_table(path, self.values, self.tasks)
 
     @staticmethod

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from coterie._files import atomic_write
+from coterie._json import reading, real, text
+from coterie._sealed import pack, read_sealed
 from coterie.affinity.blocks import pack_blocks, under, unpack_blocks
 from coterie.affinity.grad_tae_model import GradTAEModel
 from coterie.affinity.linear import LinearBase
 from coterie.affinity.statistics import Statistics
-from coterie.errors import SettingError, StoreError
+from coterie.errors import SettingError
 from coterie.workload import get_loss
 
-_FORMAT = "coterie gain model 1"
+#: 1 had no checksum
+_KIND = "coterie gain model 2"
 
 
 def save_model(model: GradTAEModel, path: str | Path) -> Path:
@@ -38,7 +38,6 @@ def save_model(model: GradTAEModel, path: str | Path) -> Path:
         for part in ("train", "validation") if model.converged else ("validation",):
             tensors.update({f"{number}/{part}/{k}": v for k, v in pack_blocks(getattr(base, part)).items()})
     facts = {
-        "format": _FORMAT,
         "tasks": list(model.tasks),
         "kinds": list(model.kinds),
         "ridge": model.ridge,
@@ -47,11 +46,7 @@ def save_model(model: GradTAEModel, path: str | Path) -> Path:
         "method": model.method,
         "stretch": [base.stretch for base in model.bases],
     }
-    try:
-        plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        save_file(plain, path, {"model": json.dumps(facts)})
-    except OSError as error:
-        raise StoreError(f"The file {str(path)!r} cannot be written: {error}. Choose another `path`.") from error
+    atomic_write(path, pack(_KIND, facts, tensors))
     return Path(path)
 
 
@@ -59,33 +54,30 @@ def load_model(path: str | Path) -> GradTAEModel:
     """The inverse of :func:`save_model`.
 
     Raises:
-        StoreError: when the file cannot be read or is something else.
+        StoreError: when the file cannot be read, is damaged or is something else.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            facts: dict[str, Any] = json.loads((file.metadata() or {}).get("model", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise StoreError(f"The file {str(path)!r} cannot be read: {error}. Was it written by save_model?") from error
-    if facts.get("format") != _FORMAT:
-        raise StoreError(f"The file {str(path)!r} holds no gain model of this version. Save it again.")
-    losses = [get_loss(kind) for kind in facts["kinds"]]
-    bases = [
-        LinearBase(
-            Statistics.from_tensors(under(tensors, f"{number}/statistics/")),
-            unpack_blocks(losses, under(tensors, f"{number}/train/")),
-            unpack_blocks(losses, under(tensors, f"{number}/validation/")),
-            stretch,
+    facts, tensors = read_sealed(_KIND, path)
+    with reading(path, "a gain model"):
+        kinds, tasks = ([text(entry) for entry in facts[key]] for key in ("kinds", "tasks"))
+        losses = [get_loss(kind) for kind in kinds]
+        bases = [
+            LinearBase(
+                Statistics.from_tensors(under(tensors, f"{number}/statistics/")),
+                unpack_blocks(losses, under(tensors, f"{number}/train/")),
+                unpack_blocks(losses, under(tensors, f"{number}/validation/")),
+                real(stretch),
+            )
+            for number, stretch in enumerate(facts["stretch"])
+        ]
+        model = GradTAEModel(
+            tuple(tasks),
+            bases,
+            real(facts["ridge"]),
+            bool(facts["converged"]),
+            None,
+            text(facts["method"]),
+            tuple(kinds),
+            path=tuple(real(strength) for strength in facts["path"]),
         )
-        for number, stretch in enumerate(facts["stretch"])
-    ]
-    return GradTAEModel(
-        tuple(facts["tasks"]),
-        bases,
-        facts["ridge"],
-        facts["converged"],
-        None,
-        facts["method"],
-        tuple(facts["kinds"]),
-        path=tuple(facts.get("path", ())),
-    )
+        model.predict([range(len(tasks))])  # sizes that do not fit are found now, rather than when the model is asked
+    return model

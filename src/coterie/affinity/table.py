@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import unicodedata
 from collections.abc import Sequence
@@ -13,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coterie.errors import StoreError, WorkloadError
+from coterie._files import atomic_write, read_bytes
+from coterie.errors import WorkloadError
 
 
 @dataclass(frozen=True)
@@ -31,24 +33,25 @@ class _Line:
 
 
 def write_table(path: str | Path, values: NDArray[np.float64], names: Sequence[str]) -> None:
-    """Write a header, a column of names and every digit of the numbers; NaN is an empty cell.
+    """Write a header, a column of names and every digit of the numbers, all or nothing; NaN is an empty cell.
 
     A diagonal of NaN can be read again; NaN in other places cannot.
 
     Raises:
         StoreError: when the file cannot be written.
     """
-    try:
-        with Path(path).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["target", *names])
-            for name, row in zip(names, values.tolist(), strict=True):
-                writer.writerow([name, *("" if math.isnan(value) else repr(value) for value in row)])
-    except OSError as error:
-        cause = f"{error.strerror or error}. Choose another file or directory with `out`"
-        if not Path(path).parent.exists():
-            cause = "its directory does not exist (any more). Create it or choose another with `out`"
-        raise StoreError(f"Cannot write {str(path)!r}: {cause}.") from error
+    atomic_write(path, table_bytes(values, names))
+
+
+def table_bytes(values: NDArray[np.float64], names: Sequence[str]) -> bytes:
+    """The content of such a file."""
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow(["target", *names])
+    for name, row in zip(names, values.tolist(), strict=True):
+        writer.writerow([name, *("" if math.isnan(value) else repr(value) for value in row)])
+    # a lone surrogate, from a name that was no UTF-8, is shown as what it is
+    return file.getvalue().encode("utf-8", "backslashreplace")
 
 
 def read_table(path: str | Path) -> tuple[NDArray[np.float64], tuple[str, ...]]:
@@ -92,17 +95,20 @@ def read_table(path: str | Path) -> tuple[NDArray[np.float64], tuple[str, ...]]:
 
 def _lines(path: str | Path) -> tuple[list[str], list[_Line]]:
     """The header and the other lines that are not empty, with their line numbers."""
+    data = read_bytes(path)
     try:
-        with Path(path).open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            header = next((found for cells in reader if any(found := [cell.strip() for cell in cells])), [])
-            body = _body(reader)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be read: {error.strerror or error}. Check the path.") from error
+        reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))
+        header = next((found for cells in reader if any(found := [cell.strip() for cell in cells])), [])
+        body = _body(reader)
     except (UnicodeDecodeError, csv.Error) as error:
         raise WorkloadError(f"{path} is no CSV text in UTF-8: {error}. Save the table as CSV (UTF-8).") from error
     if not body:
         raise WorkloadError(f"{path} should hold a header and a row for each task. Found {len(header) and 1} lines.")
+    if not data.endswith((b"\n", b"\r")):
+        raise WorkloadError(
+            f"{path} does not end with a line end, so its last number may have been cut: 0.25 reads as 0.2. A copy or "
+            "a download that stopped is the likely cause. Get it again; if it is whole, add a line end."
+        )
     if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
         mark = "semicolons" if ";" in header[0] else "tabs"
         raise WorkloadError(f"{path} is separated by {mark}. Separate the cells by commas.")

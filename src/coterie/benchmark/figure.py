@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from coterie.benchmark.plot import LEAST, Json, Panel, panel
 from coterie.errors import SettingError, require
 from coterie.report.formats import shorten
 from coterie.report.palette import group_colour
-from coterie.store.files import write_error
+from coterie.store.files import atomic_write, make_directory
 
 ENDINGS = (".png", ".svg", ".pdf")
 _COLUMNS = 2
@@ -62,11 +63,10 @@ def write_figure(results: Sequence[Json], path: str | Path) -> Path:
     figure = figure_class(figsize=(7.0 * columns, 4.4 * rows), layout="constrained")
     for number, result in enumerate(results, 1):
         _draw(figure.add_subplot(rows, columns, number), panel(result))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=160)
-    except OSError as error:
-        raise write_error(error, path) from error
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=path.suffix[1:].lower(), dpi=160)
+    make_directory(path.parent)
+    atomic_write(path, drawn.getvalue())
     return path
 
 

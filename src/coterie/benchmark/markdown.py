@@ -10,6 +10,7 @@ from typing import Any
 from coterie.benchmark.table import columns, decimal, failure, reference_rows, sorted_rows
 from coterie.errors import StoreError
 from coterie.report.formats import DASH, percent
+from coterie.store.files import atomic_write, read_bytes, reading
 
 Json = Mapping[str, Any]
 OVERVIEW = "overview"
@@ -114,13 +115,11 @@ def fill_page(path: str | Path, results: Sequence[Json]) -> bool:
         StoreError: there is no such page, or it has no marker.
     """
     path = Path(path)
-    try:
-        old = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise StoreError(f"Cannot read {str(path)!r}: {error.strerror or error}.") from error
+    with reading(path, "a page of text in UTF-8"):
+        old = read_bytes(path).decode("utf-8")
     if "<!-- benchmark: " not in old:
         raise StoreError(f"{str(path)!r} has no marker `<!-- benchmark: NAME -->` to put a table behind.")
     new = fill(old, results)
     if new != old:
-        path.write_text(new, encoding="utf-8")
+        atomic_write(path, new.encode("utf-8"))
     return new != old

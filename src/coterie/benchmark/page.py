@@ -12,8 +12,9 @@ from coterie.benchmark.table import columns, explain, failure, headline, referen
 from coterie.errors import SettingError, StoreError
 from coterie.report import palette
 from coterie.report.formats import duration, percent
+from coterie.report.html import page_bytes
 from coterie.report.templates import page_template
-from coterie.store.files import atomic_write, read_json, write_error
+from coterie.store.files import atomic_write, make_directory, read_json
 
 FORMAT = 1
 
@@ -128,9 +129,6 @@ def write_page(results: Sequence[Json], path: str | Path) -> Path:
         StoreError: the file cannot be written.
     """
     page, path = render(results), Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(error, path) from error
-    atomic_write(path, page.encode("utf-8"))
+    make_directory(path.parent)
+    atomic_write(path, page_bytes(page))
     return path

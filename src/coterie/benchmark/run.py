@@ -22,7 +22,8 @@ from coterie.errors import SettingError, WorkerError
 from coterie.evaluation.bank_plan import BankPlan
 from coterie.grouping import Grouping
 from coterie.pipeline.candidates import typical_size
-from coterie.store import open_run, write_json
+from coterie.store import RunDirectory, open_run
+from coterie.store.files import json_bytes
 from coterie.workload import Workload, fingerprint, load_workload, validate
 from coterie.workload.checks import whole_number
 
@@ -185,8 +186,8 @@ def benchmark(
         rows, groupings = _measure_all(bank, found, chosen, counts, options, directory, progress, executor)
         judged = [_judge(bank, k, groupings[k], options, directory, progress, executor) for k in counts]
         result = _describe(where, bank, found, rows, judged, options)
-        if out is not None:
-            write_json(Path(out) / FILE, result)
+        if isinstance(directory, RunDirectory):
+            directory.write(FILE, json_bytes(result))
     return result
 
 

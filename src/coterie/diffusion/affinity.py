@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from coterie._files import atomic_write
+from coterie._json import reading, text, whole
 from coterie._progress import Progress, silent
+from coterie._sealed import pack, read_sealed
 from coterie._surface import known_arguments
 from coterie.diffusion.gradients import check_gradient, probed_steps, probing
 from coterie.diffusion.schedule import NoiseSchedule
 from coterie.diffusion.sketch import LONGEST, CountSketch
-from coterie.errors import SettingError, StoreError, require
+from coterie.errors import SettingError, require
 from coterie.grouping.intervals import Intervals
 from coterie.grouping.matrix import FloatArray, IntArray
 from coterie.workload.checks import whole_number
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 KINDS = ("cosine", "lookahead")
-_FORMAT = "coterie step affinity 1"
+#: 1 had no checksum
+_KIND = "coterie step affinity 2"
 #: columns of gradients that are in double precision at a time
 _COLUMNS = 1 << 16
 
@@ -119,29 +120,21 @@ class StepAffinity:
         Raises:
             StoreError: when the file cannot be written.
         """
-        facts = {"format": _FORMAT, "n_steps": self.n_steps, "kind": self.kind, "facts": self.facts}
+        facts = {"n_steps": self.n_steps, "kind": self.kind, "facts": self.facts}
         arrays = {"steps": torch.tensor(self.steps), "values": torch.tensor(self.values)}
-        try:
-            save_file(arrays, path, {"affinity": json.dumps(facts)})
-        except (OSError, SafetensorError) as error:
-            raise StoreError(f"The file {str(path)!r} cannot be written: {error}. Choose another `path`.") from error
+        atomic_write(path, pack(_KIND, facts, arrays))
 
     @staticmethod
     def load(path: str | Path) -> StepAffinity:
         """The inverse of :meth:`save`.
 
         Raises:
-            StoreError: when the file cannot be read or is something else.
+            StoreError: when the file cannot be read, is damaged or is something else.
         """
-        try:
-            with safe_open(path, "pt") as file:
-                facts: dict[str, Any] = json.loads((file.metadata() or {}).get("affinity", "{}"))
-                arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise StoreError(f"The file {str(path)!r} cannot be read: {error}. Was it written by save?") from error
-        if facts.get("format") != _FORMAT:
-            raise StoreError(f"The file {str(path)!r} holds no step affinity of this version. Measure it again.")
-        return StepAffinity(arrays["steps"], arrays["values"], facts["n_steps"], facts["kind"], facts["facts"])
+        facts, arrays = read_sealed(_KIND, path)
+        with reading(path, "a step affinity"):
+            steps, values = (arrays[name].numpy() for name in ("steps", "values"))
+            return StepAffinity(steps, values, whole(facts["n_steps"]), text(facts["kind"]), dict(facts["facts"]))
 
     def plot(self, intervals: Intervals | None = None, ax: Axes | None = None) -> Axes:
         """Heat map over all steps: blue helps, red harms; boxes are the intervals.

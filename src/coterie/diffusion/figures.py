@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from coterie.errors import MissingDependencyError, require
-from coterie.store.files import write_error
+from coterie.store.files import atomic_write
 
 if TYPE_CHECKING:
     from coterie.diffusion.study import Study
@@ -27,19 +28,24 @@ def write_figures(study: Study, folder: str | Path) -> tuple[Path, ...]:
     Raises:
         StoreError: they cannot be written.
     """
+    drawn = figures(study)
+    for name, data in drawn.items():
+        atomic_write(Path(folder) / name, data)
+    return tuple(Path(folder) / name for name in drawn)
+
+
+def figures(study: Study) -> dict[str, bytes]:
+    """Name of the file -> PNG; nothing where matplotlib is not installed."""
     try:
         figure_class: Any = require("matplotlib.figure", extra="plot", purpose="Drawing a figure").Figure
     except MissingDependencyError:
-        return ()
-    paths: list[Path] = []
+        return {}
+    found: dict[str, bytes] = {}
     for name, draw in zip(NAMES, (_affinity, _samples), strict=True):
-        path = Path(folder) / name
-        try:
-            draw(study, figure_class).savefig(path, dpi=_DPI)
-        except OSError as error:
-            raise write_error(error, path) from error
-        paths.append(path)
-    return tuple(paths)
+        file = io.BytesIO()
+        draw(study, figure_class).savefig(file, format="png", dpi=_DPI)
+        found[name] = file.getvalue()
+    return found
 
 
 def _affinity(study: Study, figure_class: Any) -> Any:

@@ -14,9 +14,10 @@ from coterie.diffusion.figures import tiled
 from coterie.diffusion.plane import Plane
 from coterie.report import palette
 from coterie.report.formats import known, number, percent, plural
+from coterie.report.html import page_bytes
 from coterie.report.png import data_uri, png
 from coterie.report.templates import page_template
-from coterie.store.files import atomic_write, write_error
+from coterie.store.files import atomic_write, make_directory
 
 if TYPE_CHECKING:
     from coterie.diffusion.study import Study
@@ -63,11 +64,8 @@ def write_page(study: Study, path: str | Path) -> Path:
         StoreError: the file cannot be written.
     """
     page, path = render(study), Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(error, path) from error
-    atomic_write(path, page.encode("utf-8"))
+    make_directory(path.parent)
+    atomic_write(path, page_bytes(page))
     return path
 
 

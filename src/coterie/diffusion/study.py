@@ -37,7 +37,7 @@ from coterie.errors import StoreError
 from coterie.grouping.intervals import Intervals
 from coterie.store import MemoryRun, RunDirectory, open_run, read_json
 from coterie.store.arrays import decode, encode
-from coterie.store.files import atomic_write, to_plain
+from coterie.store.files import read_bytes, reading, text, to_plain
 from coterie.workload.builders import seeded_rng
 from coterie.workload.checks import as_device
 
@@ -86,10 +86,9 @@ class Study:
         facts = read_json(path / "result.json")
         if not isinstance(facts, dict) or facts.get("diffusion") != FORMAT:
             raise StoreError(f"{str(path)!r} holds no result of `coterie diffusion`, or one of another version.")
-        try:
-            arrays = decode((path / SAMPLES).read_bytes(), dict.fromkeys(facts["samples"]["names"], "numpy"))
-        except OSError as error:
-            raise StoreError(f"Cannot read {str(path / SAMPLES)!r}: {error.strerror or error}.") from error
+        with reading(path / SAMPLES, "the samples of this study"):
+            names = dict.fromkeys((text(name) for name in facts["samples"]["names"]), "numpy")
+            arrays = decode(read_bytes(path / SAMPLES), names)
         return cls(facts, {name: np.asarray(array, dtype=np.uint8) for name, array in arrays.items()})
 
 
@@ -166,12 +165,14 @@ def run_study(
         study = _study(_Bench(config, images, schedule, device, run, progress))
         run.write_result(study.facts)
         if isinstance(run, RunDirectory):
-            from coterie.diffusion.figures import write_figures
-            from coterie.diffusion.page import write_page
+            from coterie.diffusion.figures import figures
+            from coterie.diffusion.page import render
+            from coterie.report.html import page_bytes
 
-            atomic_write(run.path / SAMPLES, encode(dict(study.samples)))
-            write_page(study, run.report_path)
-            write_figures(study, run.path)
+            run.write(SAMPLES, encode(dict(study.samples)))
+            run.write(run.report_path.name, page_bytes(render(study)))
+            for name, data in figures(study).items():
+                run.write(name, data)
     return study
 
 

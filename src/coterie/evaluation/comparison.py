@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from coterie._files import atomic_write
+from coterie._json import reading, text, whole
+from coterie._sealed import pack, read_sealed
 from coterie._surface import known_arguments
 from coterie.errors import SettingError, require
 from coterie.evaluation.gains import gain_interval
@@ -22,6 +25,7 @@ from coterie.grouping import Grouping
 if TYPE_CHECKING:
     import pandas as pd
 
+_KIND = "coterie comparison 2"
 BASELINE = "single-task"
 JOINT = "all-in-one"
 
@@ -135,9 +139,16 @@ class Comparison:
         return found if self.halving is None else {**found, "halving": self.halving.to_dict()}
 
     def save(self, path: str | Path) -> Path:
-        """Write everything into one safetensors file, label losses included."""
-        from safetensors.numpy import save_file
+        """Write everything into one safetensors file, label losses included; whole or not at all.
 
+        Raises:
+            StoreError: when the file cannot be written.
+        """
+        atomic_write(path, self.to_bytes())
+        return Path(path)
+
+    def to_bytes(self) -> bytes:
+        """The content of the file that :meth:`save` writes; it has a checksum."""
         facts = {
             "tasks": list(self.tasks),
             "candidates": list(self.candidates),
@@ -148,32 +159,49 @@ class Comparison:
         arrays: dict[str, NDArray[Any]] = {"validation": self.validation, "test": self.test}
         for part, losses in self.labels.items():
             arrays.update({f"labels/{part}/{name}": value for name, value in vars(losses).items()})
-        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, path, {"comparison": json.dumps(facts)})
-        return Path(path)
+        return pack(_KIND, facts, {name: torch.tensor(value) for name, value in arrays.items()})
 
     @staticmethod
     def load(path: str | Path) -> Comparison:
-        """The inverse of :meth:`save`."""
-        from safetensors import safe_open
+        """The inverse of :meth:`save`.
 
-        with safe_open(path, "numpy") as file:
-            data: Mapping[str, Any] = json.loads(file.metadata()["comparison"])
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        labels = {
-            part: LabelLosses(*(arrays[f"labels/{part}/{name}"] for name in ("values", "task", "row")))
-            for part in ("validation", "test")
-            if f"labels/{part}/values" in arrays
-        }
-        return Comparison(
-            tuple(data["tasks"]),
-            tuple(data["candidates"]),
-            tuple(Grouping.from_dict(grouping) for grouping in data["groupings"]),
-            tuple(data["seeds"]),
-            arrays["validation"],
-            arrays["test"],
-            labels,
-            Halving.from_dict(data["halving"]) if data.get("halving") else None,
-        )
+        Raises:
+            StoreError: when the file cannot be read, is damaged or is something else.
+        """
+        data, tensors = read_sealed(_KIND, path)
+        with reading(path, "a comparison"):
+            arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+            labels = {
+                part: LabelLosses(*(arrays[f"labels/{part}/{name}"] for name in ("values", "task", "row")))
+                for part in ("validation", "test")
+                if f"labels/{part}/values" in arrays
+            }
+            found = Comparison(
+                tuple(text(name) for name in data["tasks"]),
+                tuple(text(name) for name in data["candidates"]),
+                tuple(Grouping.from_dict(grouping) for grouping in data["groupings"]),
+                tuple(whole(seed) for seed in data["seeds"]),
+                arrays["validation"],
+                arrays["test"],
+                labels,
+                Halving.from_dict(data["halving"]) if data.get("halving") else None,
+            )
+            found._check()
+        return found
+
+    def _check(self) -> None:
+        """Raise ValueError when parts that were read do not fit together."""
+        shape = (len(self.candidates), len(self.seeds), len(self.tasks))
+        fits = 0 not in shape and len(set(self.candidates)) == shape[0] and {BASELINE, JOINT} <= set(self.candidates)
+        fits &= len(self.groupings) == shape[0] and all(each.tasks == self.tasks for each in self.groupings)
+        for losses in (self.validation, self.test):
+            fits &= losses.shape == shape and losses.dtype == np.float64
+        for each in self.labels.values():
+            fits &= each.values.dtype == np.float32 and each.values.shape == (*shape[:2], len(each.task))
+            fits &= each.task.dtype == each.row.dtype == np.int64 and each.task.shape == each.row.shape
+            fits &= bool((np.diff(each.task) >= 0).all()) and set(each.task.tolist()) == set(range(shape[2]))
+        if not fits:
+            raise ValueError("its parts do not fit together")
 
     def _repr_html_(self) -> str:
         """A table for notebooks: every candidate with its models and its gain against single-task training."""

@@ -8,7 +8,6 @@ on the number of processes, so the features are the same bit for bit wherever th
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -42,7 +41,7 @@ from coterie.workload.workload import Workload
 #: labelled rows of a shard; parts with no more than this are computed in one piece
 SHARD_ROWS = 4096
 _STAGE = "features"
-_FORMAT = "shards 2"
+_FORMAT = "shards 3"
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,8 +159,6 @@ def compute_shard(value: tuple[Workload, Setting], shard: Shard) -> bytes | None
     Returns:
         The bytes, or None when they were written.
     """
-    from safetensors.torch import save
-
     workload, setting = value
     split = replace(workload.split, **{setting.part: shard.rows.to(workload.device)})
     small = replace(workload, split=split)
@@ -175,7 +172,7 @@ def compute_shard(value: tuple[Workload, Setting], shard: Shard) -> bytes | None
     arrays |= {} if heads.projected is None else {"projected": heads.projected}
     plan = features.plan
     facts = {"mode": plan.mode, "way": plan.way, "reason": plan.reason, "source": heads.source, "bias": heads.bias}
-    data = save({name: own(value).contiguous() for name, value in arrays.items()}, {"facts": json.dumps(facts)})
+    data = shard_files.encode(shard.name, {name: own(value) for name, value in arrays.items()}, facts)
     if shard.folder is None or not (Path(shard.folder) / shard.token).exists():
         return data
     shard_files.write(Path(shard.folder) / shard.name, data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from coterie._files import atomic_write, make_directory
 from coterie.errors import ModelError, ResourceError
 from coterie.features.pairs import Pairs
 from coterie.features.storage import ColumnScales, FeatureMatrix
@@ -99,7 +101,7 @@ def _mapped(file: Path, shape: tuple[int, int], dtype: torch.dtype) -> tuple[Ten
     code, numpy_type = _CODES[dtype]
     first = 4 * shape[1] if dtype == torch.float16 else 0
     size = first + shape[0] * shape[1] * dtype.itemsize
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(file.parent)
     free = shutil.disk_usage(file.parent).free
     if size > free:
         raise ResourceError(
@@ -110,9 +112,8 @@ def _mapped(file: Path, shape: tuple[int, int], dtype: torch.dtype) -> tuple[Ten
     whole = {**scale, "g": {"dtype": code, "shape": list(shape), "data_offsets": [first, size]}}
     header = json.dumps(whole).encode()
     header += b" " * (-len(header) % 8)
-    with file.open("wb") as stream:
-        stream.write(len(header).to_bytes(8, "little") + header)
-        stream.truncate(8 + len(header) + size)
+    atomic_write(file, len(header).to_bytes(8, "little") + header)  # never into what stands there
+    os.truncate(file, 8 + len(header) + size)
     start = 8 + len(header)
     numbers = torch.from_numpy(np.memmap(file, numpy_type, "r+", offset=start + first, shape=shape)).view(dtype)
     if not first:

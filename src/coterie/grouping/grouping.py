@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from coterie._json import read_json, reading, real, text, whole, write_json
 from coterie._read import by_task
 from coterie._surface import known_arguments
-from coterie.errors import SettingError, StoreError, require
+from coterie.errors import SettingError, require
 from coterie.grouping.compare import adjusted_rand
 from coterie.grouping.density import as_labels
 from coterie.grouping.matrix import BoolArray, IntArray
@@ -174,16 +174,20 @@ class Grouping:
             tasks = tuple(str(name) for name in data["serves"])
             position = {name: index for index, name in enumerate(tasks)}
             groups = tuple(tuple(position[name] for name in members) for members in data["groups"])
-            serves = tuple(int(index) for index in data["serves"].values())
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            serves = tuple(whole(index) for index in data["serves"].values())
+            objective, bound = (None if data.get(key) is None else real(data[key]) for key in ("objective", "bound"))
+            method = text(data.get("method", "given"))
+            details: dict[str, float | str] = {
+                text(key): value if isinstance(value, str) else real(value)
+                for key, value in dict(data.get("details") or {}).items()
+                if value is not None
+            }
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise SettingError(
                 "A stored grouping should be an object with `groups` (lists of task names) and `serves` (task name -> "
                 f"index of its group) for the same tasks. {_what_is_wrong(data)}"
             ) from error
-        details = {key: value for key, value in dict(data.get("details") or {}).items() if value is not None}
-        return Grouping(
-            tasks, groups, serves, data.get("objective"), data.get("bound"), data.get("method", "given"), details
-        )
+        return Grouping(tasks, groups, serves, objective, bound, method, details)
 
     def save(self, path: str | Path) -> None:
         """Write JSON, all or nothing.
@@ -191,15 +195,7 @@ class Grouping:
         Raises:
             StoreError: the file cannot be written.
         """
-        target = Path(path)
-        partial = target.with_name(target.name + ".partial")
-        try:
-            partial.write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            partial.replace(target)
-        except OSError as error:
-            raise StoreError(
-                f"The grouping could not be written to {target}: {error}. Choose a folder that can be."
-            ) from error
+        write_json(path, self.to_dict())
 
     @staticmethod
     def load(path: str | Path) -> Grouping:
@@ -208,21 +204,8 @@ class Grouping:
         Raises:
             StoreError: the file is missing or is not a stored grouping.
         """
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise StoreError(f"{path} cannot be read: {error.strerror or error}. Check the path.") from error
-        except (ValueError, RecursionError) as error:
-            raise StoreError(
-                f"{path} is no JSON text. It should be a grouping as Grouping.save or `coterie group --out` writes it."
-            ) from error
-        try:
-            return Grouping.from_dict(data)
-        except (SettingError, TypeError, AttributeError, ValueError) as error:
-            found = str(error) if isinstance(error, SettingError) else "Its numbers or details have other types."
-            raise StoreError(
-                f"{path} holds no grouping as Grouping.save or `coterie group --out` writes it. {found}"
-            ) from error
+        with reading(path, "a grouping as Grouping.save or `coterie group --out` writes it"):
+            return Grouping.from_dict(read_json(path))
 
     def to_frame(self) -> pandas.DataFrame:
         """One row a task: `group` that serves it, `trained_in` (all groups it is in), `size` of the serving group."""

@@ -17,6 +17,7 @@ from coterie.affinity import Affinity, Estimate, Estimator, GainModel, random_su
 from coterie.affinity.costs import training_flops
 from coterie.affinity.estimator import given
 from coterie.affinity.methods import estimator_of
+from coterie.affinity.table import table_bytes
 from coterie.balancing import Balancing, as_balancing, balancing_key
 from coterie.errors import CoterieWarning, SettingError
 from coterie.evaluation import (
@@ -36,6 +37,7 @@ from coterie.pipeline.check import as_workload, check_out, check_settings
 from coterie.pipeline.planning import check_runs
 from coterie.pipeline.recording import RecordingStore
 from coterie.pipeline.results import describe
+from coterie.store import RunDirectory
 from coterie.workload import Workload, fingerprint, validate
 from coterie.workload.checks import whole_number
 
@@ -183,8 +185,8 @@ def run(
             )  # fmt: skip
             result["notes"] += [] if balancing is None else [BALANCED.format(balancing)]
             path = None if out is None else Path(out)
-            if path is not None:
-                _write(path, workload, trained, affinity, served, result, memory, store)
+            if isinstance(directory, RunDirectory):
+                _write(directory, workload, trained, affinity, served, result, memory, store)
     return RunResult(path, affinity, grouping, served, trained.comparison, recommendation, result)
 
 
@@ -306,7 +308,7 @@ def _book(trained: TrainedComparison, estimate: Estimate) -> None:
 
 
 def _write(
-    path: Path,
+    run: RunDirectory,
     workload: Workload,
     trained: TrainedComparison,
     affinity: Affinity,
@@ -315,17 +317,22 @@ def _write(
     memory: int,
     store: UnitStore,
 ) -> None:
-    from coterie.report import write_report
-    from coterie.serving import save_served
-    from coterie.store import write_json
+    from coterie.report.html import page_bytes, render
+    from coterie.serving.saved import served_files
+    from coterie.store.files import json_bytes
 
     states = [dict(trained.best_state(group, memory, store)) for group in served.groups]
-    save_served(path, workload, served, states)
-    write_json(path / "result.json", result)
-    trained.comparison.save(path / "comparison.safetensors")
-    affinity.to_csv(path / "affinity.csv")
-    served.save(path / "groups.json")
-    write_report(result, path / "report.html")
+    files = {
+        **served_files(workload, served, states),
+        "comparison.safetensors": trained.comparison.to_bytes(),
+        "affinity.csv": table_bytes(affinity.values, affinity.tasks),
+        "groups.json": json_bytes(served.to_dict()),
+        run.report_path.name: page_bytes(render(result)),
+        # last: a run with a result has all of its files
+        run.result_path.name: json_bytes(result),
+    }
+    for name, data in files.items():
+        run.write(name, data)
 
 
 def _open(

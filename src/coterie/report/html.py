@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 
 from markupsafe import Markup
@@ -13,7 +11,7 @@ from coterie.report.data import Groups, Json, ReportData, parse
 from coterie.report.formats import DASH, flops, plural
 from coterie.report.heatmap import heatmap
 from coterie.report.templates import page_template
-from coterie.store.files import write_error
+from coterie.store.files import atomic_write, make_directory
 
 
 def _same(a: Groups | None, b: Groups | None) -> bool:
@@ -99,13 +97,11 @@ def write_report(result: Json, path: Path) -> Path:
     """
     page = render(result)
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(page, encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise write_error(error, path) from error
+    make_directory(path.parent)
+    atomic_write(path, page_bytes(page))
     return path
+
+
+def page_bytes(page: str) -> bytes:
+    """The content of the file of a page."""
+    return page.encode("utf-8", "xmlcharrefreplace")

@@ -10,7 +10,7 @@ from torch import nn
 from coterie._surface import known_arguments
 from coterie.errors import ModelError, SettingError, require
 from coterie.serving.predictor import Predictor, load
-from coterie.store.files import write_json
+from coterie.store.files import atomic_write, make_directory, write_json
 from coterie.workload import Workload
 from coterie.workload.text.lora import ADAPTER, write_adapter
 
@@ -50,7 +50,7 @@ def export_adapters(run: Any, folder: str | Path, *, workload: Workload | str | 
     made: list[Path] = []
     for group, model in enumerate(predictor.models):
         place = target / f"group{group}"
-        place.mkdir(parents=True, exist_ok=True)
+        make_directory(place)
         base = _adapted(model, group)
         kind = "CAUSAL_LM" if base.get_output_embeddings() is not None else "FEATURE_EXTRACTION"
         write_adapter(base, place, kind, getattr(base, "name_or_path", None) or None)
@@ -89,7 +89,7 @@ def _write_heads(predictor: Predictor, group: int, head: nn.Linear, place: Path)
             described.append(entry)
             rows += range(columns.start, columns.stop)
     saved = {"weight": head.weight[rows].detach().cpu().contiguous(), "bias": head.bias[rows].detach().cpu()}
-    tensors.save_file(saved, str(place / HEADS))
+    atomic_write(place / HEADS, tensors.save(saved))
     return described
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, cast
 
-import torch
+from torch import Tensor
 
 from coterie.errors import CoterieError, StoreError
+from coterie.store.files import reading, real, text
+from coterie.workload.mlp import build_from_spec
 from coterie.workload.task import Task
 
 #: entries that must be there, and their types
@@ -20,8 +23,9 @@ _ENTRIES: dict[str, type | tuple[type, ...]] = {
     "model_spec": (dict, type(None)),
     "reference": (str, type(None)),
     "forward": bool,
-    "sha256": str,
 }
+#: types that inputs may have
+_TYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 
 
 def check_description(description: Mapping[str, Any], file: str) -> None:
@@ -36,16 +40,45 @@ def check_description(description: Mapping[str, Any], file: str) -> None:
     _check_serves(description["serves"], description["groups"], names, file)
     _check_form(description["inputs"], file)
     found: Any = description.get("input_names")
-    if found is not None and not _is_texts(found):
-        raise _damaged(file, "'input_names' is no list of texts")
+    shape = description["inputs"].get("shape")
+    if found is not None and (not _is_texts(found) or (shape and len(shape) == 1 and len(found) != shape[0])):
+        raise _damaged(file, "'input_names' is no list of texts, one a column")
+
+
+def check_tensors(description: Mapping[str, Any], tensors: Mapping[str, Tensor], file: str) -> None:
+    """Raise StoreError when the tensors are not those of the built-in model and of the inputs that are described.
+
+    Nothing is built before: a description may ask for a model of any size.
+    """
+    shape = description["inputs"].get("shape")
+    for name in ("input_center", "input_scale"):
+        value = tensors.get(name)
+        if value is None or shape is None:
+            continue
+        if not value.is_floating_point() or tuple(value.shape) not in (tuple(shape), (1, *shape)):
+            raise _damaged(file, f"{name!r} has the shape {tuple(value.shape)}, the inputs have {tuple(shape)}")
+    if description["model_spec"] is None:
+        return
+    with reading(file, "the description of its models"):
+        built = build_from_spec(description["model_spec"])
+        wanted = built.shapes()
+        width = sum(Task.from_dict(task).width for task in description["tasks"])
+    for group in range(len(description["groups"])):
+        prefix = f"group{group}/"
+        found = {name.removeprefix(prefix): tuple(t.shape) for name, t in tensors.items() if name.startswith(prefix)}
+        if found != wanted or built.n_outputs != width:
+            raise _damaged(file, f"'model_spec' and 'tasks' describe other models than the saved one of group {group}")
 
 
 def _task_names(tasks: list[Any], file: str) -> list[str]:
     names: list[str] = []
     for index, task in enumerate(tasks):
         try:
-            names.append(Task.from_dict(task).name)
-        except (TypeError, AttributeError, CoterieError) as error:
+            found = Task.from_dict(task)
+            if not math.isfinite(real(found.center)) or not math.isfinite(real(found.scale)):
+                raise ValueError("`center` and `scale` should be finite")
+            names.append(text(found.name))
+        except (CoterieError, LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise _damaged(file, f"entry {index} of 'tasks' is no task ({error})") from error
     if not names or len(set(names)) < len(names):
         raise _damaged(file, "'tasks' is empty or names a task twice")
@@ -73,16 +106,21 @@ def _check_serves(serves: dict[str, Any], groups: list[list[str]], names: list[s
             raise _damaged(file, f"'serves' gives task {name!r} group {group}, which was not trained on it")
 
 
-def _check_form(form: Any, file: str) -> None:
-    if isinstance(form, dict) and isinstance(parts := cast("dict[str, Any]", form).get("parts"), dict):
-        for part in cast("dict[str, Any]", parts).values():
-            _check_form(part, file)
-        return
+def _check_form(form: Any, file: str, inner: bool = True) -> None:
     entries = cast("dict[str, Any]", form) if isinstance(form, dict) else {}
+    parts = entries.get("parts")
+    if isinstance(parts, dict) and parts and inner:
+        for part in cast("dict[str, Any]", parts).values():
+            _check_form(part, file, inner=False)
+        return
     shape, dtype = entries.get("shape"), entries.get("dtype")
-    sizes = isinstance(shape, list) and all(isinstance(size, int) for size in cast("list[Any]", shape))
-    if not sizes or not isinstance(dtype, str) or not isinstance(getattr(torch, dtype, None), torch.dtype):
+    sizes = isinstance(shape, list) and all(_is_size(size) for size in cast("list[Any]", shape))
+    if "parts" in entries or not sizes or dtype not in _TYPES:
         raise _damaged(file, f"'inputs' has no valid shape and dtype: {str(entries)[:80]}")
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
 
 
 def _is_texts(values: Any) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from coterie import datasets
 from coterie.errors import CoterieError, ModelError
 from coterie.workload import Workload
 from coterie.workload.builders import seeded
@@ -29,32 +30,40 @@ def find_source(
     workload: Workload | str | None,
     forward: Forward | None,
 ) -> ModelSource:
-    """The source of models for a saved description: what the caller gave, else the built-in model, else the reference.
+    """The source of models for a saved description: what the caller gave, else the built-in model.
+
+    A description is a file that may come from anybody: what it says never decides that code is run. Only `workload`,
+    which the caller gave, is loaded.
 
     Raises:
         ModelError: when there is none, or the workload has other tasks.
     """
-    own_forward = description["forward"] and forward is None
-    if workload is None and description["model_spec"] is not None and build_model is None and not own_forward:
+    needs_forward = description["forward"] and forward is None
+    if workload is not None:
+        found = _as_workload(description, workload)
+        build = found.build_model if build_model is None else seeded(build_model)
+        return ModelSource(build, forward or found.forward)
+    if build_model is not None and not needs_forward:
+        return ModelSource(seeded(build_model), forward)
+    if description["model_spec"] is not None and not needs_forward:
         from coterie.workload.mlp import build_from_spec
 
         return ModelSource(build_from_spec(description["model_spec"]), forward)
-    if workload is None and build_model is not None and not own_forward:
-        return ModelSource(seeded(build_model), forward)
-    found = _find_workload(description, workload)
-    build = found.build_model if build_model is None else seeded(build_model)
-    return ModelSource(build, forward or found.forward)
+    reference = description["reference"]
+    if reference in datasets.names() and build_model is None:  # code of this package, not of the directory
+        return find_source(description, None, datasets.load(reference), forward)
+    what = "a forward function" if needs_forward else "a module"
+    where = "the Workload object or its reference such as 'file.py:workload'"
+    if reference is not None:
+        where = f"workload={reference!r} where you trust that file (the run says that they come from it)"
+    raise ModelError(
+        f"The models of this run use {what} of your own, which is code: it is not stored, and loading a run runs none "
+        f"unless you say so. Pass `build_model=` (and `forward=` where the workload had one), or `workload=`, {where}."
+    )
 
 
-def _find_workload(description: Mapping[str, Any], workload: Workload | str | None) -> Workload:
-    reference = description["reference"] if workload is None else workload
-    if reference is None:
-        what = "a forward function" if description["forward"] else "a module"
-        raise ModelError(
-            f"The models of this run use {what} of your own, which is code and is not stored. "
-            "Pass `build_model=` (and `forward=` where the workload had one), or `workload=`, the Workload object or "
-            "its reference such as 'file.py:workload'."
-        )
+def _as_workload(description: Mapping[str, Any], workload: Workload | str) -> Workload:
+    reference: Any = workload
     if isinstance(reference, str):
         from coterie.workload import load_workload
 
@@ -62,7 +71,7 @@ def _find_workload(description: Mapping[str, Any], workload: Workload | str | No
             reference = load_workload(reference)
         except CoterieError as error:
             raise ModelError(
-                f"The models of this run are made by the code of {reference!r}, which cannot be loaded: {error} "
+                f"Parameter `workload`: {workload!r} cannot be loaded: {error} "
                 "Pass `build_model=` or `workload=` to say where the code is now."
             ) from error
     tasks = [task["name"] for task in description["tasks"]]

@@ -157,13 +157,15 @@ def load(
 
     Args:
         run: the run directory, or the result of :func:`coterie.run`.
-        build_model: makes the module, where it is your own and the run does not know where its code is.
-        workload: in place of it, the workload or its reference (``"file.py:workload"``).
+        build_model: makes the module, where it is your own: a run holds numbers, never code.
+        workload: in place of it, the workload or its reference (``"file.py:workload"``), a file that is then run.
         forward: ``forward(model, batch)`` -> outputs, where the workload had one.
 
     Raises:
         StoreError: when the run has no served models or they are damaged.
-        ModelError: when the code of the model is not found or does not match what was saved.
+        ModelError: when the code of the model was not given or does not match what was saved.
+
+    No code is imported or run that the caller does not name: a directory of somebody else can be loaded.
 
     Cost: reading the file and building the models; no training data are needed for built-in models.
     """

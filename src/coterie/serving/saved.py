@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
 from coterie.errors import SettingError, StoreError
-from coterie.serving.description import check_description
+from coterie.serving.description import check_description, check_tensors
 from coterie.serving.inputs import describe_inputs
-from coterie.store.arrays import decode, encode, plain_arrays
-from coterie.store.files import atomic_write, digest, read_json, write_json
+from coterie.store.files import atomic_write
 from coterie.store.manifest import versions
+from coterie.store.pair import read_pair, sealed_pair
 
 if TYPE_CHECKING:
     from coterie.grouping import Grouping
     from coterie.workload import Workload
 
-FORMAT = 1
+#: 1 had no checksum of the description
+FORMAT = 2
 DESCRIPTION, TENSORS = "serve.json", "serve.safetensors"
 
 
@@ -41,7 +42,7 @@ def save_served(
     """Write the models of a grouping so that :func:`coterie.serving.load` makes one predictor of them.
 
     Args:
-        path: the run directory.
+        path: the directory.
         workload: what they were trained on.
         grouping: which group serves which task.
         states: parameters and buffers of the model of each group, in the order of the groups.
@@ -49,6 +50,16 @@ def save_served(
     Raises:
         SettingError: when there is not one state for each group, or the tasks differ.
         StoreError: when the directory cannot be written.
+    """
+    for name, data in served_files(workload, grouping, states).items():
+        atomic_write(Path(path) / name, data)
+
+
+def served_files(workload: Workload, grouping: Grouping, states: Sequence[Mapping[str, Tensor]]) -> dict[str, bytes]:
+    """Name -> content of the files that :func:`save_served` writes, in the order in which they are to be written.
+
+    Raises:
+        SettingError: when there is not one state for each group, or the tasks differ.
     """
     if len(states) != len(grouping.groups):
         raise SettingError(
@@ -60,17 +71,13 @@ def save_served(
             f"Parameter `grouping` should have the tasks of the workload, {list(workload.task_names)[:5]}. "
             f"Found {list(grouping.tasks)[:5]}."
         )
-    path = Path(path)
     arrays: dict[str, np.ndarray[Any, Any] | Tensor] = {
         f"group{index}/{name}": value for index, state in enumerate(states) for name, value in state.items()
     }
     for name in ("input_center", "input_scale"):
         if (value := getattr(workload, name)) is not None:
             arrays[name] = value
-    data = encode(plain_arrays(arrays))
-    # the description is written last: its checksum says that both belong together
-    atomic_write(path / TENSORS, data)
-    write_json(path / DESCRIPTION, {**_describe(workload, grouping), "sha256": digest(data)})
+    return sealed_pair((DESCRIPTION, TENSORS), _describe(workload, grouping), arrays)
 
 
 def _describe(workload: Workload, grouping: Grouping) -> dict[str, Any]:
@@ -104,29 +111,9 @@ def read_served(path: str | Path) -> Saved:
             f"There are no served models in {str(path)!r}: it has no {DESCRIPTION}. Check the path; "
             "a run that was stopped early is finished by running it again."
         )
-    description = read_json(path / DESCRIPTION)
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise StoreError(
-            f"The file {str(path / DESCRIPTION)!r} is not of the format {FORMAT} that this version reads. "
-            "It was damaged, or written by another version: make the run again."
-        )
-    check_description(cast("dict[str, Any]", description), str(path / DESCRIPTION))
-    try:
-        data = (path / TENSORS).read_bytes()
-    except OSError as error:
-        raise StoreError(
-            f"Cannot read {str(path / TENSORS)!r}: {error.strerror or error}. Make the run again."
-        ) from error
-    if digest(data) != description["sha256"]:
-        raise StoreError(
-            f"The file {str(path / TENSORS)!r} is damaged: its checksum is not that of {DESCRIPTION}. "
-            "Make the run again; its finished units are reused."
-        )
-    return _split(description, data)
-
-
-def _split(description: dict[str, Any], data: bytes) -> Saved:
-    tensors = cast("dict[str, Tensor]", decode(data, None))
+    description, tensors = read_pair(path, (DESCRIPTION, TENSORS), 1, FORMAT)
+    check_description(description, str(path / DESCRIPTION))
+    check_tensors(description, tensors, str(path / DESCRIPTION))
     states = [
         {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
         for prefix in (f"group{index}/" for index in range(len(description["groups"])))

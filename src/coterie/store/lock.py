@@ -12,7 +12,7 @@ from pathlib import Path
 
 from coterie._surface import warn
 from coterie.errors import FallbackWarning, StoreError
-from coterie.store.files import write_error
+from coterie.store.files import Place, writing
 
 NAME = ".lock"
 
@@ -24,16 +24,16 @@ class RunLock:
     locks nothing and is taken over.
 
     Raises:
-        StoreError: when another writer holds it, or the directory cannot be written.
+        StoreError: when another writer holds it, the directory cannot be written, or a link stands there.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, place: Place) -> None:
+        directory = place.path
         self.path = directory / NAME
         self._descriptor: int | None = None
-        try:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise write_error(error, self.path) from error
+        with writing(self.path):
+            # nothing that stands there is emptied unless it is a file of this directory alone
+            descriptor = place.open(NAME, os.O_RDWR | os.O_CREAT | getattr(os, "O_NONBLOCK", 0))
         try:
             _lock(descriptor)
         except BlockingIOError as error:
@@ -114,7 +114,7 @@ def _lock(descriptor: int) -> None:
 
 
 def _owner(path: Path) -> str:
-    with suppress(OSError, ValueError, TypeError, KeyError):
+    with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
         found = json.loads(path.read_text())
         if found["pid"] == os.getpid() and found["host"] == platform.node():
             return "this very process"

@@ -98,7 +98,8 @@ def check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) 
             "Choose another directory with `out`, or replace the old run with overwrite=True (--overwrite)."
         )
     created = found.get("created")
-    old: dict[str, str] = (created.get("versions") if isinstance(created, dict) else None) or {}
+    old: Any = created.get("versions") if isinstance(created, dict) else None
+    old = old if isinstance(old, dict) else {}
     now = wanted["created"]["versions"]
     changed = [f"{name} {old[name]} -> {now[name]}" for name in now if name in old and old[name] != now[name]]
     if changed:

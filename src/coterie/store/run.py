@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -15,15 +16,18 @@ from coterie.errors import SettingError, StoreError, StoreWarning
 from coterie.store import manifest as _manifest
 from coterie.store.arrays import decode, encode, kinds_of
 from coterie.store.files import (
-    atomic_write,
+    Place,
+    absolute,
     canonical,
     digest,
-    directory_error,
+    json_bytes,
+    make_directory,
+    read_bytes,
     read_json,
     remove_temporary,
     to_plain,
     write_error,
-    write_json,
+    writing,
 )
 from coterie.store.lock import RunLock
 from coterie.store.memory import MemoryRun, settle
@@ -87,15 +91,19 @@ class RunDirectory:
         overwrite: bool = False,
         workload: Workload | None = None,
     ) -> None:
-        self.path = Path(path).absolute()
+        self.path = absolute(Path(path))
         self.units = self.path / "units"
         if not create:
             _manifest.read_manifest(self.path)
+        make_directory(self.path)
+        with writing(self.path):
+            self._place = Place(self.path)
+        self._finished: Place | None = None
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise directory_error(error, self.path) from error
-        self._lock = RunLock(self.path)
+            self._lock = RunLock(self._place)
+        except BaseException:
+            self._place.close()
+            raise
         try:
             self.manifest = self._open(_manifest.build(fingerprint, settings, workload), overwrite)
         except BaseException:
@@ -103,6 +111,9 @@ class RunDirectory:
             raise
 
     def _open(self, wanted: dict[str, Any], overwrite: bool) -> dict[str, Any]:
+        for folder in (self.units, self.folder(SHARDS)):
+            if folder.is_symlink():
+                raise write_error(OSError(errno.ELOOP, os.strerror(errno.ELOOP)), folder)
         remove_temporary(self.path)
         if overwrite:
             self._clear()
@@ -115,13 +126,12 @@ class RunDirectory:
             found = _manifest.read_manifest(self.path)
             _manifest.check_same(self.path, found, wanted)
             wanted = found
-        try:
+        with writing(self.units):
             self.units.mkdir(exist_ok=True)
-        except OSError as error:
-            raise write_error(error, self.units) from error
+            self._finished = Place(self.units, inside=self._place)
         remove_temporary(self.units)
         if fresh:
-            write_json(self.path / _manifest.NAME, wanted)
+            self.write(_manifest.NAME, json_bytes(wanted))
         return wanted
 
     def _refuse_strangers(self) -> None:
@@ -170,6 +180,9 @@ class RunDirectory:
     def close(self) -> None:
         """Release the directory for other writers."""
         self._lock.release()
+        self._place.close()
+        if self._finished is not None:
+            self._finished.close()
 
     @property
     def result_path(self) -> Path:
@@ -185,9 +198,28 @@ class RunDirectory:
         """A folder below the run for files that several processes write; made by who needs it."""
         return self.path / name
 
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file of the run, whole or not at all, into this directory, wherever it has been moved.
+
+        Raises:
+            StoreError: the file cannot be written; or it was, and the path of the run leads elsewhere by now.
+        """
+        with writing(self.path / name, len(data)):
+            self._place.write(name, data)
+        self._check_place()
+
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write ``result.json``; numbers that are not finite become null."""
-        write_json(self.result_path, result)
+        self.write(self.result_path.name, json_bytes(result))
+
+    def _check_place(self) -> None:
+        """Raise StoreError when the path of the run leads elsewhere: nobody would find what is written."""
+        if not self._place.same:
+            raise StoreError(
+                f"The run directory {str(self.path)!r} was moved, deleted or replaced while the run went on. Finished "
+                "units are kept where it was moved to, and nothing was written into what is there now. Go on with the "
+                "new path as `out`."
+            )
 
     def unit(self, name: str, key: Mapping[str, Any], compute: Callable[[], Payload]) -> Payload:
         """The finished unit of that name and key: read when it is there and whole, else computed and written.
@@ -201,27 +233,38 @@ class RunDirectory:
         Raises:
             StoreError: when the unit cannot be written. Units that were finished before are kept.
         """
+        self._check_place()
         stem = self.units / digest({"fingerprint": self.manifest["fingerprint"], "name": name, "key": key})
         payload = self._read(name, stem)
         if payload is None:
             payload = settle(compute())
             self._write(name, key, stem, payload)
+            self._check_place()
         return payload
 
     def _write(self, name: str, key: Mapping[str, Any], stem: Path, payload: Payload) -> None:
-        record: dict[str, Any] = {"name": name, "key": to_plain(key), "meta": payload.meta}
+        record: dict[str, Any] = {"unit": stem.name, "name": name, "key": to_plain(key), "meta": payload.meta}
         record.update(arrays=kinds_of(payload.arrays), tensors=None)
         if payload.arrays:
             data = encode(payload.arrays)
             record["tensors"] = {"sha256": digest(data), "bytes": len(data)}
             self._refuse_full(stem, len(data))
-            atomic_write(stem.with_suffix(".safetensors"), data)
+            self._write_unit(stem.with_suffix(".safetensors"), data)
         # the JSON is written last: its presence says that the unit is whole
-        write_json(stem.with_suffix(".json"), {**record, "sha256": digest(canonical(record))})
+        self._write_unit(stem.with_suffix(".json"), json_bytes({**record, "sha256": digest(canonical(record))}))
+
+    def _write_unit(self, path: Path, data: bytes) -> None:
+        if self._finished is None:
+            raise StoreError(f"The run {str(self.path)!r} is closed. Open it again to write more units.")
+        with writing(path, len(data)):
+            self._finished.write(path.name, data)
 
     def _refuse_full(self, stem: Path, size: int) -> None:
         """Say so before the disk is filled to the last byte, which would hurt others too."""
-        free = shutil.disk_usage(self.units).free
+        try:
+            free = shutil.disk_usage(self.units).free
+        except OSError:  # moved away; the unit goes to where it is now
+            return
         if free < size:
             raise write_error(OSError(errno.ENOSPC, "no space"), stem.with_suffix(".safetensors"), size)
 
@@ -231,13 +274,14 @@ class RunDirectory:
             return None
         try:
             return _parse(record_path, tensor_path)
-        except (StoreError, KeyError, TypeError, AttributeError) as error:
+        except (StoreError, LookupError, TypeError, AttributeError, ValueError) as error:
             warn(
                 f"A finished unit of {name!r} in {str(self.path)!r} is damaged and is computed again ({error})",
                 StoreWarning,
             )
-            record_path.unlink(missing_ok=True)
-            tensor_path.unlink(missing_ok=True)
+            with writing(record_path):
+                record_path.unlink(missing_ok=True)
+                tensor_path.unlink(missing_ok=True)
             return None
 
 
@@ -245,18 +289,17 @@ def _parse(record_path: Path, tensor_path: Path) -> Payload:
     """A unit from its two files.
 
     Raises:
-        StoreError: when it is not whole.
+        StoreError: when it is not whole, or is another unit than its name says.
     """
     record = read_json(record_path)
     checksum = record.pop("sha256", None) if isinstance(record, dict) else None
     if checksum is None or digest(canonical(record)) != checksum:
         raise StoreError("its JSON does not have the checksum that was written.")
+    if record.get("unit") != record_path.stem:
+        raise StoreError("it is another unit than the name of its file says.")
     if record["tensors"] is None:
         return Payload({}, record["meta"])
-    try:
-        data = tensor_path.read_bytes()
-    except OSError as error:
-        raise StoreError(f"its tensors cannot be read: {error.strerror or error}.") from error
+    data = read_bytes(tensor_path)
     if digest(data) != record["tensors"]["sha256"]:
         raise StoreError("its tensors do not have the checksum that was written.")
     return Payload(decode(data, record["arrays"]), record["meta"])

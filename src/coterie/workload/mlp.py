@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -52,6 +53,15 @@ class MlpBuilder:
     n_inputs: int
     hidden: tuple[int, ...]
     n_outputs: int
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the parameters by name, without making them."""
+        widths = (self.n_inputs, *self.hidden, self.n_outputs)
+        layers = [f"trunk.{2 * number}" for number in range(len(self.hidden))] + ["head"]
+        shapes: dict[str, tuple[int, ...]] = {}
+        for layer, (before, after) in zip(layers, itertools.pairwise(widths), strict=True):
+            shapes |= {f"{layer}.weight": (after, before), f"{layer}.bias": (after,)}
+        return shapes
 
     def __call__(self, seed: int) -> Mlp:
         """The model of a seed."""

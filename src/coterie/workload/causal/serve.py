@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from coterie._files import make_directory
 from coterie._surface import known_arguments
 from coterie.errors import SettingError, WorkloadError
 from coterie.workload.causal.rows import Row, fit_rows, pack
@@ -86,6 +87,6 @@ def save_adapter(scorer: CausalScorer, folder: str | Path, *, base: str | None =
             f"Parameter `scorer` should be a model of coterie.workload.from_causal. Found {type(scorer).__name__}."
         )
     made = Path(folder)
-    made.mkdir(parents=True, exist_ok=True)
+    make_directory(made)
     write_adapter(scorer.model, made, "CAUSAL_LM", base)
     return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from coterie._files import atomic_write, read_bytes
 from coterie.errors import SettingError, require
 
 #: the name that peft knows the adapter by
@@ -161,8 +163,11 @@ def write_adapter(model: Any, folder: Path, task_type: str, base: str | None = N
         config.target_modules = sorted({name.removeprefix(prefix).partition(".lora_")[0] for name in named})
         config.layers_to_transform = config.layers_pattern = None
     config.base_model_name_or_path, config.task_type, config.inference_mode = base, task_type, True
-    config.save_pretrained(str(folder))
-    tensors.save_file(named, str(folder / "adapter_model.safetensors"), metadata={"format": "pt"})
+    with tempfile.TemporaryDirectory() as made:  # peft writes in place, and through links
+        config.save_pretrained(made)
+        described = read_bytes(Path(made) / "adapter_config.json")
+    atomic_write(folder / "adapter_config.json", described)
+    atomic_write(folder / "adapter_model.safetensors", tensors.save(named, {"format": "pt"}))
 
 
 def _checked(config: Any) -> Any:
