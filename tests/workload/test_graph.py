@@ -414,3 +414,17 @@ def test_on_a_gpu_the_graph_moves_along() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         close(compute_features(moved, other, directions).g.cpu(), compute_features(workload, model, directions).g)
+
+
+def test_a_network_that_writes_into_the_graph_changes_nothing() -> None:
+    class Writing(Weighted):
+        def forward(self, x: Tensor, edge_index: Tensor, edge_weight: Tensor | None = None) -> dict[str, Tensor]:
+            x += 1.0
+            return super().forward(x, edge_index, edge_weight)
+
+    rng = np.random.default_rng(0)
+    x, edges = rng.normal(size=(NODES, WIDTH)), rng.integers(0, NODES, (2, 80))
+    work = from_graph(x, edges, rng.integers(0, 2, (NODES, 3)).astype(float), tasks=NAMES, build_model=Writing)
+    model = work.build_model(0)
+    batch = work.batch(torch.arange(6))
+    assert torch.equal(work.outputs(model, batch), work.outputs(model, batch))

@@ -66,17 +66,17 @@ def measure_footprint(workload: Workload) -> Footprint:
         known = {value.untyped_storage().data_ptr() for value in own}
         kept: list[int] = []
 
-        def pack(value: Tensor) -> Tensor:
+        def count(value: Tensor) -> None:
+            # nothing is handed back: a graph that holds its own results this way is never freed
             if value.untyped_storage().data_ptr() not in known:
                 kept.append(value.numel() * value.element_size())
-            return value
 
         totals: list[int] = []
         train = workload.split.train
-        for count in (4, 8):
+        for size in (4, 8):
             kept.clear()
-            rows = train[torch.arange(count, device=train.device) % len(train)]
-            with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+            rows = train[torch.arange(size, device=train.device) % len(train)]
+            with torch.autograd.graph.saved_tensors_hooks(count, _not_kept):
                 row_losses(workload, model, rows)[0].sum()
             totals.append(sum(kept))
     inputs = workload.inputs.values() if isinstance(workload.inputs, dict) else [workload.inputs]
@@ -85,3 +85,7 @@ def measure_footprint(workload: Workload) -> Footprint:
     row = 2 * max(0, totals[1] - totals[0]) // 4 + 2 * input_bytes + 16 * workload.labels.shape[1]
     parameters = sum(value.numel() * value.element_size() for value in own)
     return Footprint(max(1, parameters), row, workload.recipe.batch_size, device.type == "cpu")
+
+
+def _not_kept(packed: None) -> Tensor:
+    raise AssertionError("The graph was only measured; there is no way back through it.")

@@ -164,7 +164,7 @@ def _note(dimensions: list[np.ndarray], task: int, gradient: Tensor) -> None:
 
 def _parts(name: str, dimensions: list[np.ndarray]) -> list[Part]:
     """The whole parameter where not all tasks use it, else the slices along the first dimension that divides it."""
-    whole = dimensions[0].any(1)
+    whole = np.any(dimensions[0], axis=1)
     if not whole.all():
         return [Part(name, 0, torch.arange(dimensions[0].shape[1]), whole)]
     for dimension, reached in enumerate(dimensions):
@@ -172,7 +172,7 @@ def _parts(name: str, dimensions: list[np.ndarray]) -> list[Part]:
         divided = [number for number, tasks in enumerate(patterns) if tasks.any() and not tasks.all()]
         if divided:
             places = [torch.from_numpy(np.flatnonzero(which == number)) for number in divided]
-            return [Part(name, dimension, p, np.asarray(patterns[n])) for n, p in zip(divided, places, strict=True)]
+            return [Part(name, dimension, p, patterns[n]) for n, p in zip(divided, places, strict=True)]
     return []
 
 

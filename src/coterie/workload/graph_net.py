@@ -55,10 +55,12 @@ class GraphModel(nn.Module):
     def forward(self, rows: Tensor) -> Any:
         """Outputs of some nodes or pairs of nodes, in the form in which the network returns them."""
         _refuse_vmap()
-        values = {name: getattr(self, f"edge_{name}") for name in self.edge_names}
+        # copies, as the network may write into them
+        x, edge_index = self.x.clone(), self.edge_index.clone()
+        values = {name: getattr(self, f"edge_{name}").clone() for name in self.edge_names}
         if self.takes_rows:
-            return self.model(self.x, self.edge_index, rows, **values)
-        outputs = self.model(self.x, self.edge_index, **values)
+            return self.model(x, edge_index, rows, **values)
+        outputs = self.model(x, edge_index, **values)
         if isinstance(outputs, Mapping):
             named = cast("Mapping[str, Tensor]", outputs)
             return {name: self._pick(value, rows) for name, value in named.items()}

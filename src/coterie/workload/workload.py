@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from coterie._surface import known_arguments
 from coterie.workload.checks import as_device
+from coterie.workload.copies import copied
 from coterie.workload.losses import MarginLoss
 from coterie.workload.outputs import by_name, join_outputs
 from coterie.workload.recipe import Recipe
@@ -164,7 +165,11 @@ class Workload:
         return rows[self.observed[rows][:, list(subset)].any(1)]
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Raw outputs (rows, sum of task widths) of a model, from whatever form it returns them in."""
+        """Raw outputs (rows, sum of task widths) of a model, from whatever form it returns them in.
+
+        The model gets a copy of the batch, so that what it writes there stays its own.
+        """
+        batch = copied(batch)
         if self.forward is not None:
             raw = self.forward(model, batch)
         elif isinstance(batch, Mapping) and by_name(model, batch):

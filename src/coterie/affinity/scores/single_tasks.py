@@ -96,7 +96,8 @@ def _encode(workload: Workload, model: nn.Module, path: str, rows: Tensor, name:
     def record(module: nn.Module, inputs: tuple[object, ...]) -> None:
         del module
         if inputs and isinstance(inputs[0], Tensor):
-            seen.append(inputs[0].detach().flatten(1).double())
+            # a copy, as the head may write into it
+            seen.append(inputs[0].detach().flatten(1).to(torch.float64, copy=True))
 
     hook = model.get_submodule(path).register_forward_pre_hook(record)
     chunks = rows.split(CHUNK)
