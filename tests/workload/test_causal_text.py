@@ -236,3 +236,13 @@ def test_encoding_checks_its_arguments():
         encode(["sky sky sky"], ["red"], tokenizer(), max_length=3)
     with pytest.raises(WorkloadError, match="empty"):
         encode([], None, tokenizer())
+
+
+def test_labels_go_by_the_rows_of_the_prompts():
+    import pandas as pd
+
+    name, (prompts, labels) = "good", tasks()["good"]
+    rows = pd.Index([f"row {row}" for row in range(len(prompts))])
+    mixed = (pd.Series(list(prompts), index=rows), pd.Series(list(labels), index=rows).iloc[::-1])
+    plain, paired = build(tasks()), build({**tasks(), name: mixed})
+    assert torch.equal(plain.targets, paired.targets)

@@ -369,3 +369,23 @@ def test_minilm():
     with torch.no_grad():
         states = work.outputs(model.eval(), work.batch(torch.arange(4)))
     assert states.shape == (4, 2)
+
+
+def test_labels_and_split_go_by_the_rows_of_the_texts(work):
+    import pandas as pd
+
+    tasks = tiny_text.tasks()
+    rows = {name: pd.Index([f"{name} {row}" for row in range(len(texts))]) for name, (texts, _) in tasks.items()}
+    mixed = {
+        name: (pd.Series(list(texts), index=rows[name]), pd.Series(list(labels), index=rows[name]).iloc[::-1])
+        for name, (texts, labels) in tasks.items()
+    }
+    assert torch.equal(make(tasks=mixed).targets, work.targets)
+    texts = next(iter(tasks.values()))[0]
+    own = pd.Index([f"row {row}" for row in range(len(texts))])
+    part = pd.Series(np.resize(["train", "train", "validation", "test"], len(own)), index=own)
+    split = {name: (part == name).sort_values() for name in ("train", "validation", "test")}
+    y = pd.DataFrame({"a": np.resize([0, 1, 1, 0, 0], len(own)), "b": np.resize([1, 0, 0], len(own))}, index=own)
+    made = make(tasks=(pd.Series(list(texts), index=own), y.iloc[::-1]), split=split)
+    assert made.labels[:, 0].tolist() == y["a"].tolist()
+    assert made.split.test.tolist() == np.flatnonzero(part == "test").tolist()

@@ -18,12 +18,12 @@ from coterie.errors import SettingError, WorkloadError
 from coterie.workload.arrays import Inputs, as_inputs, as_labels
 from coterie.workload.builders import fresh_copies, seeded
 from coterie.workload.checks import as_groups, as_name, as_recipe, as_widths, whole_number
-from coterie.workload.frames import aligned, check_index, input_names
+from coterie.workload.frames import aligned, input_names, paired, row_labels
 from coterie.workload.infer import TasksLike, columns_as_named, in_training_units, infer_tasks
 from coterie.workload.mlp import build_from_spec, mlp_spec
 from coterie.workload.precision import standardised, warn_rounded
 from coterie.workload.recipe import Recipe
-from coterie.workload.split import PARTS, SplitLike, make_split
+from coterie.workload.split import PARTS, SplitLike, by_position, make_split
 from coterie.workload.task import Task
 from coterie.workload.validate_data import check_data
 from coterie.workload.workload import BuildModel, Forward, OnDevice, Split, Workload
@@ -74,7 +74,7 @@ def from_arrays(
         x: (rows, ...) inputs: array, tensor, data frame, or a mapping of names to such things. Finite. Names of columns
             are kept, so that served models find them by name.
         y: (rows, tasks) labels: array, tensor, data frame, or a mapping of task names to columns. NaN where missing.
-            Rows are paired with those of `x` by position; pandas objects should have equal indexes.
+            Rows are paired with those of `x` by position, those of two data frames by the labels of their indexes.
         tasks: names, :class:`Task` objects, or a mapping of names to kinds. Where `y` has names, its columns are found
             by name and put into the order of the list. None takes the column names of `y` and
             reads the kinds off the labels: 0 and 1 are binary, whole numbers from 0 to at most 19 are classes, others
@@ -84,7 +84,8 @@ def from_arrays(
         build_model: in place of `model`, a function of the seed, or of nothing, or a Module class; called with torch
             seeded. Use it for pretrained models.
         recipe: how every model is trained, a :class:`Recipe` or a mapping of its fields; None takes the default.
-        split: fractions of (train, validation, test), a :class:`Split`, or a mapping of these names to row numbers.
+        split: fractions of (train, validation, test), a :class:`Split`, or a mapping of these names to row numbers or
+            masks. Beside data frames, a pandas Index holds labels of rows, and a boolean Series goes by its index.
         seed: of the random split.
         standardize: bring inputs and regression targets to mean 0 and standard deviation 1 over the training rows.
             Columns are standardised one by one; images and the like (three dimensions and more) as a whole; mappings
@@ -109,7 +110,7 @@ def from_arrays(
         (('a', 'b', 'c'), (60, 3), 'binary')
     """
     seed = whole_number(seed, "seed", low=0)
-    names = input_names(x)
+    names, (x, y) = input_names(x), paired(x, y)
     options = _Options(model, build_model, recipe, standardize, name, hidden, forward, known_groups, names)
     labels, columns = as_labels(y)
     inputs = as_inputs(x, own_model=options.own_model, exact=standardize)
@@ -123,10 +124,10 @@ def from_arrays(
         raise WorkloadError(
             "Parameters `x` and `y` have no rows. The likely cause is a filter that dropped everything."
         )
-    check_index(x, y)
     labels, columns = columns_as_named(labels, tasks, columns)
     made = infer_tasks(labels, tasks, columns)
-    return _assemble(inputs, labels, made, make_split(split, rows, seed), options)
+    chosen = make_split(by_position(split, row_labels(x, y)), rows, seed)
+    return _assemble(inputs, labels, made, chosen, options)
 
 
 @known_arguments
@@ -176,7 +177,9 @@ def from_datasets(
     inputs = _concatenate([x for x, _ in parts], keys)
     labels, columns = columns_as_named(labels, tasks, columns)
     made = infer_tasks(labels, tasks, columns)
-    return _assemble(inputs, labels, made, _split_each(split, sizes, seed), options)
+    return _assemble(
+        inputs, labels, made, split_each(split, sizes, seed, [row_labels(*pair) for pair in pairs]), options
+    )
 
 
 def n_rows(inputs: Inputs) -> int:
@@ -281,11 +284,12 @@ def _pair(pair: Any, key: str, options: _Options) -> tuple[Inputs, NDArray[np.fl
         raise WorkloadError(
             f"Parameter `datasets`: entry {key!r} should be a pair (x, y). Found {type(pair).__name__}."
         )
+    given = paired(pair[0], pair[1], f"Parameter `datasets`: the inputs and labels of entry {key!r}")
     try:
-        x = as_inputs(pair[0], own_model=options.own_model, exact=options.standardize)
+        x = as_inputs(given[0], own_model=options.own_model, exact=options.standardize)
     except WorkloadError as error:
         raise WorkloadError(f"Parameter `datasets`, entry {key!r}: {error}") from error
-    y = read_array(pair[1], f"datasets[{key!r}][1]").astype(np.float64)
+    y = read_array(given[1], f"datasets[{key!r}][1]").astype(np.float64)
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim != 1 or len(y) != n_rows(x) or len(y) == 0:
@@ -293,7 +297,6 @@ def _pair(pair: Any, key: str, options: _Options) -> tuple[Inputs, NDArray[np.fl
             f"Parameter `datasets`: entry {key!r} should have one label a row, and at least one row. Found "
             f"{n_rows(x)} rows of inputs and labels of shape {y.shape}."
         )
-    check_index(pair[0], pair[1], f"Parameter `datasets`: the inputs and labels of entry {key!r}")
     return x, y
 
 
@@ -318,11 +321,23 @@ def _form(inputs: Inputs) -> Any:
     return (*inputs.shape[1:], "float32" if inputs.is_floating_point() else "int64")
 
 
-def _split_each(split: SplitLike, sizes: list[int], seed: int) -> Split:
+def split_each(split: SplitLike, sizes: list[int], seed: int, indexes: Sequence[Any] = ()) -> Split:
+    """One split of data sets below each other.
+
+    Args:
+        split: as for :func:`from_datasets`.
+        sizes: rows of each data set.
+        seed: of the random split of the first one.
+        indexes: labels of the rows of each data set, None where they have none.
+    """
     if isinstance(split, Split):
         return make_split(split, sum(sizes), seed)
     offsets = np.concatenate([[0], np.cumsum(sizes)]).tolist()
-    each = [make_split(split, size, seed + index) for index, size in enumerate(sizes)]
+    labels = list(indexes) or [None] * len(sizes)
+    each = [
+        make_split(by_position(split, own), size, seed + number)
+        for number, (size, own) in enumerate(zip(sizes, labels, strict=True))
+    ]
     return Split(
         *(torch.cat([own.part(part) + offset for own, offset in zip(each, offsets, strict=False)]) for part in PARTS)
     )

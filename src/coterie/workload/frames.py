@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import numpy as np
+
 from coterie.errors import WorkloadError
 
 
@@ -72,26 +74,56 @@ def _picked(values: Any, names: Sequence[str]) -> Any:
     return values.select(list(names)) if hasattr(values, "column_names") else values[list(names)]
 
 
-def check_index(x: Any, y: Any, where: str = "Parameters `x` and `y`") -> None:
-    """Raise WorkloadError when two pandas objects of equal length have different row labels.
+def row_labels(*values: Any) -> Any:
+    """The index of the first table among some values, or of the first part of a mapping that has one; else None.
 
-    Rows are paired by position, so two tables in a different order would train on the labels of other rows. Mappings
-    are checked part by part.
+    Tables are those of pandas, and arrays of xarray with coordinates along their rows.
     """
-    tables = [part for values in (x, y) for part in _tables(values)]
-    for other in tables[1:]:
-        first = tables[0]
-        if len(first) == len(other) and not first.index.equals(other.index):
-            row = next((i for i, (a, b) in enumerate(zip(first.index, other.index, strict=True)) if a != b), 0)
-            raise WorkloadError(
-                f"{where} have different row labels (index), first in row {row}: found {first.index[row]!r} and "
-                f"{other.index[row]!r}. The likely cause is one of them sorted, shuffled or filtered without the "
-                "other. Use `y.loc[x.index]` to pair rows by label, or `.reset_index(drop=True)` on both when they "
-                "are in the same order already."
-            )
+    for value in values:
+        if isinstance(value, Mapping):
+            found = row_labels(*cast("Mapping[Any, Any]", value).values())
+        elif hasattr(value, "dims") and hasattr(value, "indexes"):
+            found = value.indexes[value.dims[0]] if value.dims and value.dims[0] in value.indexes else None
+        else:
+            found = value.index if hasattr(value, "iloc") else None
+        if found is not None:
+            return found
+    return None
 
 
-def _tables(values: Any) -> list[Any]:
-    """The pandas objects in a value or a mapping of values."""
-    parts = list(cast("Mapping[Any, Any]", values).values()) if isinstance(values, Mapping) else [values]
-    return [part for part in parts if hasattr(part, "iloc") and hasattr(part, "index")]
+def paired(x: Any, y: Any, where: str = "Parameters `x` and `y`") -> tuple[Any, Any]:
+    """Inputs and labels with their rows in one order: that of the first table, found by the labels of its index.
+
+    Arrays and tables of another length are left alone. Rows that are merely numbered (the default index) have no
+    labels, so that such a table cannot be paired with one in another order.
+
+    Raises:
+        WorkloadError: when two tables of equal length have other labels, or the same in another order where one is
+            merely numbered or a label occurs twice.
+    """
+    index = row_labels(x, y)
+    return (x, y) if index is None else (_like(x, index, where), _like(y, index, where))
+
+
+def _like(values: Any, index: Any, where: str) -> Any:
+    if isinstance(values, Mapping):
+        return {key: _like(part, index, where) for key, part in cast("Mapping[Any, Any]", values).items()}
+    own = row_labels(values)
+    if own is None or len(own) != len(index) or index.equals(own):
+        return values
+    named = index.is_unique and own.is_unique and not merely_numbered(index) and not merely_numbered(own)
+    order = own.get_indexer(index) if named else np.array([-1])
+    if (order < 0).any():
+        row = next((i for i, (a, b) in enumerate(zip(index, own, strict=True)) if a != b), 0)
+        raise WorkloadError(
+            f"{where} have different row labels (index), first in row {row}: found {index[row]!r} and "
+            f"{own[row]!r}. The likely cause is one of them sorted, shuffled or filtered without the "
+            "other. Use `y.loc[x.index]` to pair rows by label, or `.reset_index(drop=True)` on both when they "
+            "are in the same order already."
+        )
+    return values.isel({values.dims[0]: order}) if hasattr(values, "isel") else values.iloc[order]
+
+
+def merely_numbered(index: Any) -> bool:
+    """Whether an index is the default one, 0, 1, ..., which says nothing about the rows."""
+    return type(index).__name__ == "RangeIndex" and (index.start, index.step) == (0, 1)

@@ -18,10 +18,11 @@ from coterie.workload.arrays import as_inputs, as_labels
 from coterie.workload.build import FRACTIONS, from_arrays
 from coterie.workload.builders import fresh_copies, seeded
 from coterie.workload.checks import as_widths
+from coterie.workload.frames import paired, row_labels
 from coterie.workload.graph_net import GraphModel, GraphNet, takes_rows
 from coterie.workload.infer import TasksLike, columns_as_named, infer_tasks
 from coterie.workload.recipe import Recipe
-from coterie.workload.split import SplitLike
+from coterie.workload.split import SplitLike, by_position
 from coterie.workload.workload import BuildModel, Workload
 
 
@@ -132,6 +133,11 @@ def from_graph(
         >>> tuple(workload.inputs.shape), tuple(workload.outputs(workload.build_model(0), torch.arange(4)).shape)
         ((60,), (4, 3))
     """
+    if pairs is None:
+        x, y = paired(x, y)
+    else:
+        pairs, y = paired(pairs, y, "Parameters `pairs` and `y`")
+    split = by_position(split, row_labels(x if pairs is None else pairs, y))
     graph = _graph(x, edge_index, edge_values)
     nodes = len(graph.x)
     rows = torch.arange(nodes) if pairs is None else _numbers(pairs, "pairs", nodes, "(rows, 2)", columns=2)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from coterie._read import read_array
 from coterie.errors import WorkloadError
+from coterie.workload.frames import merely_numbered
 from coterie.workload.workload import Split
 
 PARTS = ("train", "validation", "test")
@@ -22,7 +24,7 @@ def make_split(split: SplitLike, rows: int, seed: int, device: torch.device | No
 
     Fractions (train, validation, test) are drawn at random with `seed`; the same seed and number of rows give the same
     split. Row numbers are given as a mapping with the keys ``"train"``, ``"validation"`` and ``"test"``; boolean masks
-    over the rows are understood too.
+    over the rows are understood too. Labels of pandas objects are read by :func:`by_position` before.
 
     Raises:
         WorkloadError: when the fractions do not make three non-empty parts, or the parts are unusable as row numbers.
@@ -41,6 +43,78 @@ def make_split(split: SplitLike, rows: int, seed: int, device: torch.device | No
     made = Split(*(torch.as_tensor(made.part(part)).to(device or "cpu") for part in PARTS))
     check_split(made, rows)
     return made
+
+
+def by_position(split: Any, index: Any) -> Any:
+    """A split whose pandas objects are row numbers: their labels are those of an index.
+
+    An Index holds labels. A boolean Series is put into the order of the index by its own labels; without an index, and
+    where either is merely numbered in the same order, it is a mask by position. Whole numbers in a Series are labels or
+    row numbers, whichever they can be. Three fractions in a Series go by name.
+
+    Args:
+        split: as for :func:`make_split`.
+        index: labels of the rows; None where they have none.
+
+    Raises:
+        WorkloadError: for labels that the index does not have, and for numbers that can be read in both ways.
+    """
+    if isinstance(split, Split):
+        parts: dict[str, Any] = {part: split.part(part) for part in PARTS}
+        return split if all(isinstance(part, Tensor) for part in parts.values()) else by_position(parts, index)
+    if isinstance(split, Mapping):
+        parts = cast("Mapping[Any, Any]", split)
+        return {part: _positions(values, str(part), index) for part, values in parts.items()}
+    if hasattr(split, "iloc") and set(split.index) == set(PARTS):
+        return [split[part] for part in PARTS]
+    return split
+
+
+def _positions(values: Any, part: str, index: Any) -> Any:
+    series, labels = hasattr(values, "iloc"), hasattr(values, "get_indexer")
+    if not series and not labels:
+        return values
+    where = f"Parameter `split`: the {part} part"
+    array = values.to_numpy() if values.dtype.kind not in "fiub" else read_array(values, f"split[{part!r}]")
+    if array.dtype == bool:
+        if labels or index is None or index.equals(values.index):
+            return array
+        if len(index) == len(array) and not _numbered(index, values.index):
+            return array[_found(values.index, index, where)]
+        raise WorkloadError(
+            f"{where} is a mask whose row labels (index) are not those of the data. The likely cause is a table that "
+            "was sorted, shuffled or filtered. Use `mask.loc[x.index]` to pair rows by label, or `.to_numpy()` to go "
+            "by position."
+        )
+    if index is None or merely_numbered(index) or (series and array.dtype.kind == "f"):  # a hole is refused later
+        return array
+    known = index.get_indexer(array) if index.is_unique else np.full(len(array), -1)
+    whole = array.dtype.kind in "iu"
+    position = whole and bool(((array >= 0) & (array < len(index))).all())
+    if (known >= 0).all() and (not position or (labels and not merely_numbered(values)) or (known == array).all()):
+        return known
+    if series and position and (known < 0).any():
+        return array
+    raise WorkloadError(
+        f"{where} holds {'numbers that can be row labels (index) or positions' if (known >= 0).all() else ''}"
+        f"{'' if (known >= 0).all() else 'row labels that the data do not have, or have twice'}, such as {array[0]!r}. "
+        "Pass labels as a pandas Index of labels that occur once, positions with `.to_numpy()`."
+    )
+
+
+def _numbered(*indexes: Any) -> bool:
+    return any(merely_numbered(index) or not index.is_unique for index in indexes)
+
+
+def _found(own: Any, index: Any, where: str) -> NDArray[np.int64]:
+    """Where the labels of an index are in another one."""
+    order = own.get_indexer(index)
+    if (order < 0).any():
+        raise WorkloadError(
+            f"{where} lacks {int((order < 0).sum())} row labels of the data, such as {index[int(np.argmin(order))]!r}. "
+            "The likely cause is a mask of another table; pass `.to_numpy()` to go by position."
+        )
+    return order
 
 
 def check_split(split: Split, rows: int) -> None:
@@ -105,7 +179,7 @@ def _from_rows(split: Mapping[str, Any], rows: int) -> Split:
 
 
 def _row_numbers(values: Any, part: str, rows: int) -> Tensor:
-    numbers = np.asarray(values.cpu() if isinstance(values, Tensor) else values)
+    numbers = read_array(values, f"split[{part!r}]")
     if numbers.dtype == bool:
         if numbers.shape != (rows,):
             raise WorkloadError(

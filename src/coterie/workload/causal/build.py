@@ -12,7 +12,7 @@ from torch import Tensor
 
 from coterie._surface import known_arguments
 from coterie.errors import SettingError, WorkloadError
-from coterie.workload.build import FRACTIONS, from_datasets
+from coterie.workload.build import FRACTIONS, from_datasets, split_each
 from coterie.workload.builders import seeded_rng
 from coterie.workload.causal.base import check_base, check_rows, shared_copy
 from coterie.workload.causal.rows import Row, fit_rows, pack
@@ -20,6 +20,7 @@ from coterie.workload.causal.scorer import CausalScorer, Layout
 from coterie.workload.causal.tokens import Template, Tokens
 from coterie.workload.causal.words import class_numbers, word_tokens, words_in_order
 from coterie.workload.checks import whole_number
+from coterie.workload.frames import paired, row_labels
 from coterie.workload.recipe import Recipe
 from coterie.workload.split import SplitLike
 from coterie.workload.task import Task
@@ -120,6 +121,9 @@ def from_causal(
     length, width = max(row.length for row in every), max(1, *(len(row.answer) for row in every))
     layout = Layout(tuple(made.words for made in read.values()))
     check_rows(model, every, layout.tokens())
+    if isinstance(split, Mapping):
+        indexes = [row_labels(*pair) for pair in tasks.values()]
+        split = split_each(split, [len(made.rows) for made in read.values()], seed, indexes)
     with seeded_rng(0):  # torch's random state stays as it was
         build_model = _scorer(model, config, layout, every, per_token)
     return from_datasets(
@@ -203,6 +207,7 @@ def _read(task: str, pair: Any, words: list[Any] | None, tokens: Tokens, end: in
 
 def _pair(task: str, pair: Any) -> tuple[list[Any], Any]:
     whole = isinstance(pair, tuple | list) and len(cast("Sequence[Any]", pair)) == 2
+    pair = paired(pair[0], pair[1], f"Parameter `tasks`: prompts and labels of entry {task!r}") if whole else pair
     prompts: Any = list(pair[0]) if whole and hasattr(pair[0], "__iter__") and not isinstance(pair[0], str) else None
     given: Any = pair[1] if whole else None
     if hasattr(given, "tolist"):  # arrays, tensors, columns of data frames

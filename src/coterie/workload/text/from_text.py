@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from coterie._surface import known_arguments
 from coterie.errors import SettingError, WorkloadError
 from coterie.workload.arrays import as_labels
-from coterie.workload.build import FRACTIONS, from_arrays, from_datasets
+from coterie.workload.build import FRACTIONS, from_arrays, from_datasets, split_each
 from coterie.workload.builders import seeded_rng
+from coterie.workload.frames import paired, row_labels
 from coterie.workload.infer import TasksLike, columns_as_named, infer_tasks
 from coterie.workload.recipe import Recipe
-from coterie.workload.split import SplitLike
+from coterie.workload.split import SplitLike, by_position
 from coterie.workload.task import Task
 from coterie.workload.text.base import load_tokenizer, take_base
 from coterie.workload.text.encoder import TextEncoder, draw
@@ -104,15 +105,20 @@ def from_text(
             "coterie.workload.from_arrays, with inputs of coterie.workload.encode_text."
         )
     config = lora_config(lora)
+    indexes: list[Any] = []
     words = load_tokenizer(tokenizer, model)
     if isinstance(tasks, Mapping):
         if task_names is not None:
             raise SettingError("Parameter `task_names` is for one table of labels; here the keys of `tasks` are names.")
         named = cast("Mapping[str, Any]", tasks)
+        named = {key: _paired(entry, f"entry {key!r}") for key, entry in named.items()}
+        indexes = [row_labels(*entry) for entry in named.values()]
         inputs, labels, made = _each(named, kinds or {}, words, max_length)
     else:
         if kinds is not None:
             raise SettingError("Parameter `kinds` is for tasks with texts of their own. Give `task_names` a mapping.")
+        tasks = _paired(tasks, "the argument")
+        split = by_position(split, row_labels(*tasks))
         inputs, labels, made = _table(tasks, task_names, words, max_length)
     base = take_base(model, layers)
     known: Any = base
@@ -132,6 +138,8 @@ def from_text(
     }
     if isinstance(tasks, Mapping):
         names = [task.name for task in made]
+        if isinstance(split, Mapping):
+            options["split"] = split_each(split, [len(column) for column in labels], seed, indexes)
         return from_datasets(dict(zip(names, zip(inputs, labels, strict=True), strict=True)), **options)
     return from_arrays(inputs[0], labels[0], **options)
 
@@ -149,7 +157,7 @@ def _each(
     labels: list[NDArray[np.float64]] = []
     made: list[Task] = []
     for name, entry in tasks.items():
-        texts, values = _pair(entry, f"entry {name!r}")
+        texts, values = entry
         where = f"Parameter `tasks`: the texts of {name!r}"
         first, second = as_texts(texts, where)
         column, task = read_labels(values, str(name), kinds.get(name))
@@ -171,7 +179,7 @@ def _table(
     tasks: Any, task_names: TasksLike | None, tokenizer: Any, max_length: int
 ) -> tuple[list[Any], list[NDArray[np.float64]], list[Task]]:
     """The same for one table of labels."""
-    texts, y = _pair(tasks, "the argument")
+    texts, y = tasks
     first, second = as_texts(texts, "Parameter `tasks`: the texts")
     labels, columns = as_labels(y)
     if len(labels) != len(first):
@@ -183,6 +191,10 @@ def _table(
     made = infer_tasks(labels, task_names, columns)
     pairs = first if second is None else list(zip(first, second, strict=True))
     return [encode_text(tokenizer, pairs, max_length)], [labels], list(made)
+
+
+def _paired(entry: Any, where: str) -> tuple[Any, Any]:
+    return paired(*_pair(entry, where), f"Parameter `tasks`: texts and labels of {where}")
 
 
 def _pair(entry: Any, where: str) -> tuple[Any, Any]:
