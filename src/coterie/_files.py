@@ -219,7 +219,7 @@ def read_bytes(path: str | Path) -> bytes:
     except StoreError:
         raise
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise StoreError(f"There is no file {str(path)!r}. Check the path, or make the run again.") from error
+        raise StoreError(f"There is no file {str(path)!r}. Check the path.") from error
     except OSError as error:
         raise StoreError(f"Cannot read {str(path)!r}: {error.strerror or error}. Check the path.") from error
     except ValueError as error:

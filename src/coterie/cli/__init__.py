@@ -8,6 +8,13 @@ from __future__ import annotations
 
 def main() -> None:
     """Entry point of the program ``coterie``."""
-    from coterie.cli.app import app
+    try:
+        from coterie.cli.streams import prepare_streams, quiet_interrupts
 
-    app(prog_name="coterie")
+        quiet_interrupts()
+        prepare_streams()
+        from coterie.cli.app import app
+
+        app(prog_name="coterie")
+    except KeyboardInterrupt:  # while the program was still being read
+        raise SystemExit(130) from None

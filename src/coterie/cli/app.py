@@ -15,8 +15,10 @@ from coterie.cli.group import group
 from coterie.cli.plan import plan
 from coterie.cli.report import report
 from coterie.cli.run import run
+from coterie.cli.streams import Verbs
 
 app = typer.Typer(
+    cls=Verbs,
     name="coterie",
     help="Which of your tasks should be trained together? Affinities, groups and an honest comparison.",
     epilog="Start with: coterie demo      Exit codes: 0 done, 1 a mistake in the input, 2 usage, 130 interrupted, "

@@ -7,6 +7,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from coterie.cli.streams import shown
+
 
 class Bars:
     """One bar a stage, fed by calls ``bars(stage, done, total)`` (:data:`coterie._progress.Progress`).
@@ -34,7 +36,7 @@ class Bars:
         if self._progress is None:
             return
         if stage not in self._tasks:
-            self._tasks[stage] = self._progress.add_task(stage, total=total)
+            self._tasks[stage] = self._progress.add_task(shown(stage), total=total)
         self._progress.update(self._tasks[stage], completed=done, total=total)
 
     def __enter__(self) -> Bars:

@@ -29,6 +29,7 @@ from coterie.cli.options import (
     run_directory,
 )
 from coterie.cli.session import Session, session
+from coterie.cli.streams import shown
 
 
 def run(
@@ -89,4 +90,4 @@ def finish(s: Session, result: Any) -> None:
     from coterie.report.console import print_summary
 
     s.progress.stop()
-    print_summary(result.to_dict(), s.console, paths={} if report is None else {"report": report})
+    print_summary(result.to_dict(), s.console, paths={} if report is None else {"report": shown(report)})

@@ -17,9 +17,10 @@ from rich.console import Console
 from rich.text import Text
 
 from coterie.cli.progress import Bars
+from coterie.cli.streams import INTERRUPTED, prepare_streams, shown
 from coterie.errors import CoterieError, CoterieWarning
 
-FAILED, INTERRUPTED, CLOSED = 1, 130, 141
+FAILED, CLOSED = 1, 141
 
 
 class Terminal(Console):
@@ -50,8 +51,7 @@ def one_paragraph(message: object) -> str:
         >>> print(one_paragraph("two\nlines \x1b[31m"))
         two lines \x1b[31m
     """
-    joined = " ".join(str(message).split())
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in joined)
+    return shown(" ".join(str(message).split()))
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Session:
         """Print a line for people; silent with ``--json``."""
         if not self.as_json:
             self.progress.stop()
-            self.console.print(Text(text), soft_wrap=True)
+            self.console.print(Text(shown(text)), soft_wrap=True)
 
 
 @contextmanager
@@ -97,6 +97,7 @@ def session(*, as_json: bool, quiet: bool = False, debug: bool = False) -> Gener
         typer.Exit: with code 1 after an error and 130 after an interruption, both said on stderr.
         SystemExit: with code 141 when whoever read the output has left.
     """
+    prepare_streams()
     errors = Terminal(stderr=True)
     out = sys.stdout
     with ExitStack() as stack:
@@ -117,7 +118,7 @@ def session(*, as_json: bool, quiet: bool = False, debug: bool = False) -> Gener
         except Exception as error:
             bars.stop()
             if debug:
-                errors.file.write(traceback.format_exc())
+                errors.file.writelines(f"{shown(line)}\n" for line in traceback.format_exc().splitlines())
             _complain(errors, _explain(error))
             raise typer.Exit(FAILED) from None
 
