@@ -96,6 +96,7 @@ def test_run_passes_its_options_on(pipeline, tmp_path):
     result = coterie(
         *("run", "yeast", "--groups", 3, "--budget", 4, "--seeds", 2, "--method", "grad-tag", "--bases", 2),
         *("--memory", "2GiB", "--out", tmp_path, "--seed", 7, "--overwrite"),
+        *("--worthwhile", 0.02),
     )
     assert result.exit_code == 0, result.stderr
     workload, options = fake.calls[0]
@@ -103,7 +104,7 @@ def test_run_passes_its_options_on(pipeline, tmp_path):
     assert workload == "yeast"
     assert options == {
         "method": "grad-tag", "groups": 3, "budget": 4, "seeds": 2, "bases": 2, "out": tmp_path,
-        "memory": 2**31, "seed": 7, "overwrite": True, "executor": None,
+        "memory": 2**31, "seed": 7, "overwrite": True, "executor": None, "worthwhile": 0.02,
     }  # fmt: skip
     assert "do not bother" in result.stdout
     assert str(tmp_path / "report.html") in "".join(result.stdout.split())

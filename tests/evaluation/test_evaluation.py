@@ -85,6 +85,7 @@ def test_better_groups_are_recommended() -> None:
     advice = recommend(make(joint=1.0, pairs=0.5, single=0.9))
     assert advice.candidate == "pairs"
     assert advice.models == 2
+    assert advice.verdict == "yes"
     assert not advice.do_not_bother
 
 
@@ -96,16 +97,18 @@ def test_do_not_bother_when_nothing_beats_one_model() -> None:
 
 
 def test_the_first_line_says_when_test_data_contradict() -> None:
-    comparison = make(joint=1.0, pairs=1.0, single=1.0, noise=0.02)
+    comparison = make(joint=1.0, pairs=1.0, single=1.0, noise=0.002)
     comparison.labels["test"].values[2] -= 0.3  # on test data only, one model per task is far better
     labels = comparison.labels
     contradicted = Comparison(
         TASKS, comparison.candidates, comparison.groupings, comparison.seeds,
         comparison.validation, labels["test"].means(4), labels,
     )  # fmt: skip
-    advice = recommend(contradicted)
+    assert recommend(contradicted).verdict == "no"
+    advice = veto(contradicted, recommend(contradicted))
     assert advice.candidate == "all-in-one"
-    assert "on test data one model per task is" in advice.text
+    assert advice.verdict == "undecided"
+    assert "on test data one model per task would have" in advice.text
 
 
 def test_test_data_can_only_send_the_choice_back_to_one_model() -> None:
@@ -116,8 +119,8 @@ def test_test_data_can_only_send_the_choice_back_to_one_model() -> None:
     comparison.test[1] += 0.5
     sent_back = veto(comparison, advice)
     assert sent_back.candidate == "all-in-one"
-    assert sent_back.do_not_bother
-    assert "validation data favoured pairs" in sent_back.text
+    assert sent_back.verdict == "undecided"
+    assert "validation data favoured 2 models (pairs)" in sent_back.text
     assert veto(comparison, sent_back) == sent_back
 
 
@@ -134,10 +137,11 @@ def test_a_budget_takes_the_best_guess_and_says_that_it_is_one() -> None:
     close = make(joint=1.0, pairs=0.97, single=1.2, noise=0.05)
     assert close.total("pairs", "validation", against="all-in-one").low < 0  # within the noise
     assert close.total("pairs", "validation", against="all-in-one").mean > 0  # and yet the best guess
-    assert recommend(close).candidate == "all-in-one"
+    assert recommend(close).verdict == "undecided"
     advice = recommend(close, budget=2)
     assert advice.candidate == "pairs"
-    assert "best guess, within the noise" in advice.text
+    assert advice.verdict == "undecided"
+    assert "Best guess: 2 models (pairs)" in advice.text
     assert "beyond the noise (95 %" not in advice.reason
     equal = make(joint=1.0, pairs=1.0, single=1.0, noise=0.0)
     assert recommend(equal, budget=4).candidate == "all-in-one"  # fewer models among equals
@@ -146,10 +150,11 @@ def test_a_budget_takes_the_best_guess_and_says_that_it_is_one() -> None:
 def test_single_tasks_within_the_noise_are_no_certainty() -> None:
     comparison = make(joint=1.0, pairs=1.2, single=0.999, noise=0.05)
     advice = advise(comparison, "single-task", budget=4)
-    assert "beyond the noise" not in advice.text
-    assert "best guess, within the noise" in advice.text
+    assert advice.verdict == "undecided"
+    assert "Best guess: one model per task" in advice.text
     sure = advise(make(joint=1.0, pairs=1.2, single=0.5), "single-task", budget=4)
-    assert "beyond the noise" in sure.text
+    assert sure.verdict == "no"
+    assert sure.text.startswith("Do not bother with joint training")
 
 
 def test_one_seed_recommends_the_fewest_models() -> None:

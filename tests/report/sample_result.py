@@ -57,7 +57,11 @@ def _candidate(
         "validation": entry(0.0 if base else mean + 0.006, 0.0 if base else 0.009, seeds),
         "test": entry(0.0 if base else mean, 0.0 if base else 0.012, seeds),
     }
-    return {"name": name, "models": len(groups), "groups": groups, "total": total, "tasks": tasks}
+    over_one = {part: entry(mean - 0.008, 0.0 if name == "all-in-one" else 0.012, seeds) for part in total}
+    return {
+        "name": name, "models": len(groups), "groups": groups, "total": total, "over_one_model": over_one,
+        "tasks": tasks,
+    }  # fmt: skip
 
 
 def sample_result(
@@ -107,6 +111,7 @@ def sample_result(
         "recommendation": {
             "text": text,
             "candidate": chosen,
+            "verdict": "no" if do_not_bother else "yes",
             "do_not_bother": do_not_bother,
             "models": 1 if do_not_bother else groups,
             "reason": "Picked on validation rows, reported on test rows; its interval lies above the others' means.",
@@ -122,6 +127,7 @@ def sample_result(
         "served": one if do_not_bother else grouping,
         "comparison": {
             "baseline": "single-task",
+            "one_model": "all-in-one",
             "seeds": list(range(seeds)),
             "candidates": [
                 _candidate("single-task", single, names, 0.0, seeds, rng),
@@ -143,6 +149,7 @@ def sample_result(
         "warnings": [],
         "environment": {"python": "3.11.9", "torch": "2.13.0", "threads": 2, "device": "cpu"},
         "seconds": 41.7,
+        "date": "2026-03-04T05:06:07+00:00",
     }
 
 

@@ -231,3 +231,9 @@ def test_any_numbers_make_a_sound_page(values: tuple[Any, ...]) -> None:
     page = Page(render(result))
     assert page.faults == []
     assert not re.search(r"\b(nan|inf|none)\b", page.text, re.I)
+
+
+def test_the_page_has_its_date() -> None:
+    assert "yeast · 14 tasks · 2026-03-04 · coterie 0.1.0" in render(sample_result())
+    undated = {key: value for key, value in sample_result().items() if key != "date"}
+    assert "yeast · 14 tasks · coterie 0.1.0" in render(undated)

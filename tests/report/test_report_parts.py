@@ -293,3 +293,31 @@ def test_figures_draw_names_with_dollars() -> None:
         affinity_figure(np.zeros((2, 3)), ["a", "b"])
     with pytest.raises(SettingError, match="gains: 1 entries"):
         gains_figure(["a", "b"], [(0.0, None, None)])
+
+
+def test_the_large_figure_is_the_gain_that_the_first_line_claims() -> None:
+    """Over one model for all tasks; of the best of the others where one model is recommended."""
+    result = sample_result()
+    figure = text.key_figures(parse(result))[1]
+    assert figure.label == "gain over one model"
+    assert plain(figure.value) == "+2.3 %"  # 3.1 % over single-task models, of which one model has 0.8 %
+    denied = text.key_figures(parse(sample_result(do_not_bother=True)))[1]
+    assert denied.value == figure.value
+    assert denied.detail.startswith("on test rows; of grouped (3), the best of the others")
+    single = sample_result()
+    single["recommendation"]["candidate"] = "single-task"
+    assert plain(text.key_figures(parse(single))[1].value) == "-0.8 %"
+    old = sample_result()
+    for row in old["comparison"]["candidates"]:
+        del row["over_one_model"]
+    assert text.key_figures(parse(old))[1].value == DASH
+
+
+def test_undecided_is_said_first() -> None:
+    result = sample_result()
+    result["recommendation"] |= {"verdict": "undecided", "text": "Best guess: 3 models."}
+    assert text.headline(parse(result)) == "Undecided: Best guess: 3 models."
+    result["recommendation"]["text"] = ""
+    assert text.headline(parse(result)) == "Undecided: the best guess is grouped (3) with 3 models."
+    del result["recommendation"]["verdict"]  # a result of an earlier version
+    assert text.headline(parse(result)) == "Use grouped (3) with 3 models."

@@ -22,6 +22,7 @@ from coterie.cli.options import (
     Seeds,
     Workers,
     Workload,
+    Worthwhile,
 )
 from coterie.cli.session import Session, session
 
@@ -39,6 +40,7 @@ def compare(
     seeds: Seeds = 5,
     budget: Budget = None,
     runs: Runs = None,
+    worthwhile: Worthwhile = 0.01,
     balancing: Balancing = None,
     out: Annotated[
         Path | None,
@@ -69,7 +71,9 @@ def compare(
         loaded = load_workload(workload)
         candidates = read_groupings(grouping or [], loaded.task_names)
         with where(workers, dask) as executor:
-            result = _compare(s, loaded, candidates, seeds, budget, runs, chosen, out, memory, overwrite, executor)
+            result = _compare(
+                s, loaded, candidates, seeds, budget, runs, worthwhile, chosen, out, memory, overwrite, executor
+            )
         if as_json:
             s.emit(result)
             return
@@ -87,6 +91,7 @@ def _compare(
     seeds: int,
     budget: int | None,
     runs: int | None,
+    worthwhile: float,
     balancing: Balanced | None,
     out: Path | None,
     memory: int,
@@ -115,10 +120,11 @@ def _compare(
             workload, candidates, seeds=range(seeds), runs=runs, budget=budget, balancing=balancing, memory=memory,
             store=run, progress=s.progress, executor=executor,
         )  # fmt: skip
+        comparison = trained.comparison
         result = {
             "workload": {"name": workload.name, "reference": workload.reference},
-            "recommendation": veto(trained.comparison, recommend(trained.comparison, budget)).to_dict(),
-            "comparison": trained.comparison.to_dict(),
+            "recommendation": veto(comparison, recommend(comparison, budget, worthwhile), budget, worthwhile).to_dict(),
+            "comparison": comparison.to_dict(),
         }
         run.write_result(result)
     return result

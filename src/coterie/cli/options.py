@@ -60,6 +60,16 @@ Budget = Annotated[
         "--budget", min=1, help="Largest number of models that may be served; the best guess within it is taken."
     ),
 ]
+Worthwhile = Annotated[
+    float,
+    typer.Option(
+        "--worthwhile",
+        min=0,
+        metavar="SHARE",
+        help="Smallest gain over one model for all tasks that is worth more models, as a share; "
+        '"do not bother" is said only where it is excluded.',
+    ),
+]
 Balancing = Annotated[
     str | None,
     typer.Option(

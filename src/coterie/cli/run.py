@@ -25,6 +25,7 @@ from coterie.cli.options import (
     Seeds,
     Workers,
     Workload,
+    Worthwhile,
     given,
     run_directory,
 )
@@ -38,6 +39,7 @@ def run(
     budget: Budget = None,
     seeds: Seeds = 5,
     runs: Runs = None,
+    worthwhile: Worthwhile = 0.01,
     method: Method = "fused",
     balancing: Balancing = None,
     bases: Bases = None,
@@ -70,6 +72,7 @@ def run(
                 groups=groups,
                 budget=budget,
                 seeds=seeds,
+                worthwhile=worthwhile,
                 out=out or run_directory(workload),
                 memory=memory,
                 overwrite=overwrite,

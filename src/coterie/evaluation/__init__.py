@@ -2,6 +2,7 @@
 
 from coterie.evaluation.compare import TrainedComparison, affordable, all_in_one, compare, single_task
 from coterie.evaluation.comparison import BASELINE, JOINT, Comparison
+from coterie.evaluation.conclude import conclude
 from coterie.evaluation.intervals import Interval, t_interval
 from coterie.evaluation.labels import LabelLosses
 from coterie.evaluation.mix import Mixture, mix
@@ -24,6 +25,7 @@ __all__ = [
     "affordable",
     "all_in_one",
     "compare",
+    "conclude",
     "helped_and_harmed",
     "mix",
     "recommend",

@@ -154,7 +154,7 @@ def compare(
     final = Trainings(halved, index, memory, store, "compare", balancing=balancing, executor=executor)
     _train(final, subsets_of(everything.values()), wanted, progress)
     labels = {
-        part: LabelLosses(np.stack([final.collect(g, wanted, part) for g in everything.values()]), own.task, own.row)
+        part: own.measured(np.stack([final.collect(g, wanted, part) for g in everything.values()]))
         for part, own in index.items()
     }
     means = {part: found.means(len(names)) for part, found in labels.items()}
@@ -213,8 +213,7 @@ def _eliminate(
         subsets = subsets_of(groupings)
         new = [seed for seed in used if (subsets[0], seed, "validation") not in rungs.losses]
         rungs.train(subsets, new, keep=False, stage=f"compare: choosing among {len(names)}", progress=progress)
-        values = [rungs.collect(grouping, used, "validation") for grouping in groupings]
-        return LabelLosses(np.stack(values), own.task, own.row)
+        return own.measured(np.stack([rungs.collect(grouping, used, "validation") for grouping in groupings]))
 
     models = {name: len(grouping.groups) for name, grouping in everything.items()}
     return entry.complete(race(entry.prices, seeds, runs, measure, models))

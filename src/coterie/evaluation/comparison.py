@@ -16,9 +16,9 @@ from coterie._json import reading, text, whole
 from coterie._sealed import pack, read_sealed
 from coterie._surface import known_arguments
 from coterie.errors import SettingError, require
-from coterie.evaluation.gains import gain_interval
-from coterie.evaluation.intervals import Interval
-from coterie.evaluation.labels import TINY, LabelLosses
+from coterie.evaluation.gains import Losses, log_losses
+from coterie.evaluation.intervals import Interval, Spread
+from coterie.evaluation.labels import LabelLosses
 from coterie.evaluation.rungs import Halving
 from coterie.grouping import Grouping
 
@@ -72,9 +72,21 @@ class Comparison:
         return self.candidates.index(candidate)
 
     def gains(self, part: str, against: str = BASELINE) -> NDArray[np.float64]:
-        """Relative loss reductions (candidates, seeds, tasks) against a candidate, seed by seed; positive is good."""
-        losses = np.log(np.maximum(self.losses(part), TINY))
+        """Relative loss reductions (candidates, seeds, tasks) against a candidate, seed by seed; positive is good.
+
+        Losses that are mostly noise count as :func:`coterie.evaluation.gains.log_losses` says.
+        """
+        own = self.part(part)
+        losses = log_losses(own.means, own.floor)
         return 1 - np.exp(losses - losses[self.index(against)][None])
+
+    def part(self, part: str) -> Losses:
+        """The losses of ``"validation"`` or ``"test"``, with all that intervals need."""
+        return Losses.of(self.losses(part), self.labels.get(part))
+
+    def spread(self, candidate: str, part: str = "validation", against: str = JOINT) -> Spread:
+        """Mean log ratio of the losses over tasks, which is negative where the candidate is better, and its noise."""
+        return self.part(part).spread(self.index(candidate), self.index(against), range(len(self.tasks)))
 
     def total(self, candidate: str, part: str = "test", against: str = BASELINE, level: float = 0.95) -> Interval:
         """Mean gain over tasks with its interval over seeds and examples: 1 - geometric mean of the loss ratios."""
@@ -85,8 +97,7 @@ class Comparison:
         return [self._interval(candidate, part, against, [task]) for task in range(len(self.tasks))]
 
     def _interval(self, candidate: str, part: str, against: str, tasks: Sequence[int], level: float = 0.95) -> Interval:
-        found, other = self.index(candidate), self.index(against)
-        return gain_interval(self.losses(part), self.labels.get(part), found, other, tasks, level)
+        return self.part(part).gain(self.index(candidate), self.index(against), tasks, level)
 
     def extended(self, name: str, grouping: Grouping, parts: Mapping[str, NDArray[np.float32]]) -> Comparison:
         """With one more candidate, whose losses (seeds, labels) are given for each part."""
@@ -128,13 +139,17 @@ class Comparison:
                     "models": self.n_models(name),
                     "groups": [[self.tasks[t] for t in group] for group in self.groupings[position].groups],
                     "total": {part: self.total(name, part).to_dict() for part in ("validation", "test")},
+                    "over_one_model": {
+                        part: self.total(name, part, against=JOINT).to_dict() for part in ("validation", "test")
+                    },
                     "tasks": tasks,
                 }
             )
         noise = "training seeds and the examples" if self.labels else "training seeds"
         interval = f"95 % interval over {len(self.seeds)} {noise}"
         found: dict[str, Any] = {
-            "baseline": BASELINE, "seeds": list(self.seeds), "interval": interval, "candidates": rows
+            "baseline": BASELINE, "one_model": JOINT, "seeds": list(self.seeds), "interval": interval,
+            "candidates": rows,
         }  # fmt: skip
         return found if self.halving is None else {**found, "halving": self.halving.to_dict()}
 
@@ -158,7 +173,8 @@ class Comparison:
         }
         arrays: dict[str, NDArray[Any]] = {"validation": self.validation, "test": self.test}
         for part, losses in self.labels.items():
-            arrays.update({f"labels/{part}/{name}": value for name, value in vars(losses).items()})
+            known = {name: value for name, value in vars(losses).items() if value is not None}
+            arrays.update({f"labels/{part}/{name}": value for name, value in known.items()})
         return pack(_KIND, facts, {name: torch.tensor(value) for name, value in arrays.items()})
 
     @staticmethod
@@ -171,11 +187,11 @@ class Comparison:
         data, tensors = read_sealed(_KIND, path)
         with reading(path, "a comparison"):
             arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-            labels = {
-                part: LabelLosses(*(arrays[f"labels/{part}/{name}"] for name in ("values", "task", "row")))
-                for part in ("validation", "test")
-                if f"labels/{part}/values" in arrays
-            }
+            labels: dict[str, LabelLosses] = {}
+            for part in ("validation", "test"):
+                if f"labels/{part}/values" in arrays:
+                    values, task, row = (arrays[f"labels/{part}/{name}"] for name in ("values", "task", "row"))
+                    labels[part] = LabelLosses(values, task, row, arrays.get(f"labels/{part}/level"))
             found = Comparison(
                 tuple(text(name) for name in data["tasks"]),
                 tuple(text(name) for name in data["candidates"]),
@@ -199,6 +215,7 @@ class Comparison:
         for each in self.labels.values():
             fits &= each.values.dtype == np.float32 and each.values.shape == (*shape[:2], len(each.task))
             fits &= each.task.dtype == each.row.dtype == np.int64 and each.task.shape == each.row.shape
+            fits &= each.level is None or (each.level.dtype == np.float64 and each.level.shape == shape[2:])
             fits &= bool((np.diff(each.task) >= 0).all()) and set(each.task.tolist()) == set(range(shape[2]))
         if not fits:
             raise ValueError("its parts do not fit together")

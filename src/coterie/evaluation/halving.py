@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from coterie.errors import SettingError
-from coterie.evaluation.gains import gain_interval
-from coterie.evaluation.labels import TINY, LabelLosses
+from coterie.evaluation.gains import Losses, log_losses
+from coterie.evaluation.labels import LabelLosses
 from coterie.evaluation.rungs import Halving, Rung, Standing
 
 Subset = tuple[int, ...]
@@ -194,9 +194,9 @@ def _kept(prices: Prices, order: Sequence[str], n_final: int, left: int) -> tupl
 def _ranked(names: Sequence[str], labels: LabelLosses, models: Mapping[str, int]) -> list[Standing]:
     """How the candidates stand, best first."""
     tasks = range(int(labels.task.max()) + 1)
-    means = labels.means(len(tasks))
-    logs = np.log(np.maximum(means, TINY)).mean((1, 2))
+    losses = Losses.of(labels.means(len(tasks)), labels)
+    logs = log_losses(losses.means, losses.floor).mean((1, 2))
     ranks = np.where(np.isnan(logs), np.inf, logs)  # a loss that overflowed is the worst
     order = sorted(range(len(names)), key=lambda i: (float(ranks[i]), models.get(names[i], 0), i))
-    gains = [gain_interval(means, labels, i, order[0], tasks) for i in order]
+    gains = [losses.gain(i, order[0], tasks) for i in order]
     return [Standing(names[i], float(np.exp(logs[i])), gain, True) for i, gain in zip(order, gains, strict=True)]

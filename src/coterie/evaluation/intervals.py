@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+#: ends below this gain are not told apart in words: with two seeds they are a matter of luck
+WORST = -10.0
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -24,7 +27,10 @@ class Interval:
     def __str__(self) -> str:
         if not np.isfinite(self.low):
             return f"{100 * self.mean:+.1f} %"
-        return f"{100 * self.mean:+.1f} % ({100 * self.low:+.1f} to {100 * self.high:+.1f})"
+        low, high = (
+            f"{100 * end:+.1f}" if end >= WORST else f"below {100 * WORST:.0f}" for end in (self.low, self.high)
+        )
+        return f"{100 * self.mean:+.1f} % ({low} to {high})"
 
 
 @dataclass(frozen=True)
@@ -35,11 +41,54 @@ class Noise:
     freedom: float
 
 
+@dataclass(frozen=True, eq=False)
+class Spread:
+    """A mean over training seeds, and what it may be off by.
+
+    Attributes:
+        mean: the mean.
+        seeds: number of seeds.
+        by_seed: variance from one seed to another; NaN with one seed.
+        examples: noise of the examples, which more seeds do not lower.
+    """
+
+    mean: float
+    seeds: int
+    by_seed: float
+    examples: Noise
+
+    @staticmethod
+    def of(samples: NDArray[Any], examples: Noise | None = None) -> Spread:
+        """Of (n,) numbers, one a training seed."""
+        values = np.asarray(samples, dtype=float)
+        by_seed = float(values.var(ddof=1)) if len(values) > 1 else float("nan")
+        return Spread(float(values.mean()), len(values), by_seed, examples or Noise(0.0, 1.0))
+
+    def error(self, seeds: int | None = None) -> float:
+        """Standard error of the mean, with so many seeds."""
+        return (self.by_seed / (seeds or self.seeds) + self.examples.variance) ** 0.5
+
+    def reach(self, level: float = 0.95, seeds: int | None = None) -> float:
+        """Half-width of the interval with so many seeds; NaN where it cannot be known.
+
+        Seeds and examples have a Student's t half-width each, and these add up in squares. With few seeds, whose
+        variance is itself a matter of luck, one t quantile for the sum of the variances (Welch and Satterthwaite) gives
+        intervals that are too narrow, see ``benchmarks/verdicts.py``.
+        """
+        from scipy.special import stdtrit  # quantiles of Student's t; scipy.stats takes 30 times as long for one
+
+        n = seeds or self.seeds
+        if n < 2 or not np.isfinite(self.by_seed + self.examples.variance):
+            return float("nan")
+        quantiles: NDArray[np.float64] = stdtrit([n - 1, self.examples.freedom], 0.5 + level / 2)
+        return float(np.sqrt(quantiles**2 @ [self.by_seed / n, self.examples.variance]))
+
+
 def t_interval(samples: NDArray[Any], examples: Noise | None = None, level: float = 0.95) -> Interval:
     """Student's t interval of a mean over training seeds, with the noise of the examples when it is given.
 
-    The variance of the mean is that over seeds, plus that over examples; the degrees of freedom follow Welch and
-    Satterthwaite. Adding the two counts their interaction twice, so the interval is rather too wide.
+    See :meth:`Spread.reach`. Seeds and examples are added as if they were independent, which counts their interaction
+    twice, so the interval is rather too wide.
 
     Args:
         samples: (n,) numbers, one a training seed.
@@ -50,17 +99,6 @@ def t_interval(samples: NDArray[Any], examples: Noise | None = None, level: floa
         >>> t_interval(np.array([1.0, 2.0, 3.0])).mean
         2.0
     """
-    from scipy.stats import t
-
-    values = np.asarray(samples, dtype=float)
-    n, mean = len(values), float(values.mean())
-    noise = examples or Noise(0.0, 1.0)
-    if n < 2 or not np.isfinite(noise.variance):
-        return Interval(mean, float("nan"), float("nan"))
-    by_seed = float(values.var(ddof=1)) / n
-    variance = by_seed + noise.variance
-    if variance <= 0:
-        return Interval(mean, mean, mean)
-    freedom = variance**2 / (by_seed**2 / (n - 1) + noise.variance**2 / noise.freedom)
-    half = float(t.ppf(0.5 + level / 2, freedom)) * variance**0.5
-    return Interval(mean, mean - half, mean + half)
+    spread = Spread.of(samples, examples)
+    half = spread.reach(level)
+    return Interval(spread.mean, spread.mean - half, spread.mean + half)

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from coterie.affinity.surrogates.prior import constant_loss
 from coterie.evaluation.intervals import Noise
 from coterie.training.evaluate import load_state, row_losses
 from coterie.workload import Workload
@@ -28,11 +29,13 @@ class LabelLosses:
         values: (candidates, seeds, labels) losses; labels are sorted by task.
         task: (labels,) which task a label belongs to.
         row: (labels,) which example a label belongs to.
+        level: (tasks,) loss of the best constant prediction; None where it is not known.
     """
 
     values: NDArray[np.float32]
     task: NDArray[np.int64]
     row: NDArray[np.int64]
+    level: NDArray[np.float64] | None = None
 
     def means(self, n_tasks: int) -> NDArray[np.float64]:
         """(candidates, seeds, tasks) mean losses."""
@@ -40,16 +43,26 @@ class LabelLosses:
         parts = [self.values[..., a:b].mean(-1, dtype=np.float64) for a, b in itertools.pairwise(stops)]
         return np.stack(parts, -1)
 
+    def floor(self, n_tasks: int) -> NDArray[np.float64]:
+        """(tasks,) noise of the mean loss of a model that knows nothing: its loss over the root of the labels' number.
+
+        See :func:`coterie.evaluation.gains.log_losses` for what it is good for. 0 where the level is not known.
+        """
+        if self.level is None:
+            return np.zeros(n_tasks)
+        count = np.bincount(self.task, minlength=len(self.level))
+        return (self.level / np.sqrt(np.maximum(count, 1)))[:n_tasks]
+
     def noise(self, candidate: int, against: int, tasks: Sequence[int]) -> Noise:
         """Noise of the mean log ratio of losses over some tasks from the draw of the examples.
 
-        A task's log ratio is ``log(mean(c) / mean(b))`` over its n labels; to first order, a label with losses c and b
-        moves it by ``(c / mean(c) - b / mean(b)) / n``. Labels of one example move together. With one label a task's
-        noise cannot be known, and the variance is NaN.
+        A task's log ratio is that of :func:`coterie.evaluation.gains.log_losses` over its n labels; to first order, a
+        label with loss c moves the logarithm of a mean m by ``(c - m) m / (m² + floor²) / n``. Labels of one example
+        move together. With one label a task's noise cannot be known, and the variance is NaN.
         """
         c, b = self.values[candidate].mean(0, dtype=np.float64), self.values[against].mean(0, dtype=np.float64)
         moves = np.zeros(len(c))
-        spread = 0.0
+        spread, floor = 0.0, self.floor(max(tasks) + 1)
         for task in tasks:
             own = slice(*np.searchsorted(self.task, [task, task + 1]))
             n = len(c[own])
@@ -57,7 +70,7 @@ class LabelLosses:
                 if len(tasks) == 1:
                     return Noise(float("nan"), 1.0)
                 continue
-            parts = [loss[own] / max(float(loss[own].mean()), TINY) for loss in (c, b)]
+            parts = [_influence(loss[own], float(floor[task])) for loss in (c, b)]
             moves[own] = (parts[0] - parts[1]) / n * (n / (n - 1)) ** 0.5 / len(tasks)
             spread += float(np.square(moves[own]).sum()) ** 2 / (n - 1)
         _, position = np.unique(self.row, return_inverse=True)
@@ -68,26 +81,42 @@ class LabelLosses:
     def restricted(self, keep: NDArray[np.bool_], seeds: Sequence[int] | None = None) -> LabelLosses:
         """Only some labels, and only some seeds (positions)."""
         values = self.values if seeds is None else self.values[:, list(seeds)]
-        return LabelLosses(values[..., keep], self.task[keep], self.row[keep])
+        return replace(self, values=values[..., keep], task=self.task[keep], row=self.row[keep])
 
     def extended(self, values: NDArray[np.float32]) -> LabelLosses:
         """With one more candidate, (seeds, labels)."""
         return replace(self, values=np.concatenate([self.values, values[None]]))
 
 
+def _influence(losses: NDArray[np.float64], floor: float) -> NDArray[np.float64]:
+    """How much each label moves the logarithm of the mean, times the number of labels."""
+    mean = float(losses.mean())
+    return (losses - mean) * mean / max(mean**2 + floor**2, TINY**2)
+
+
 @dataclass(frozen=True, eq=False)
 class LabelIndex:
-    """The labels of some examples, sorted by task."""
+    """The labels of some examples, sorted by task, and the loss of each task's best constant prediction."""
 
     rows: Tensor
     task: NDArray[np.int64]
     position: NDArray[np.int64]
+    level: NDArray[np.float64]
 
     @staticmethod
     def of(workload: Workload, rows: Tensor) -> LabelIndex:
         """The labels of the given rows."""
         task, position = workload.observed[rows].T.nonzero(as_tuple=True)
-        return LabelIndex(rows, task.cpu().numpy(), position.cpu().numpy())
+        # labels of whole answers say nothing about the size of their loss: such a loss counts as it is
+        level = [
+            constant_loss(workload, number) if task.loss.labels_vary else 0.0
+            for number, task in enumerate(workload.tasks)
+        ]
+        return LabelIndex(rows, task.cpu().numpy(), position.cpu().numpy(), np.array(level))
+
+    def measured(self, values: NDArray[np.float32]) -> LabelLosses:
+        """(candidates, seeds, labels) losses of these labels."""
+        return LabelLosses(values, self.task, self.row, self.level)
 
     @property
     def row(self) -> NDArray[np.int64]:

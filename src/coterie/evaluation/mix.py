@@ -14,6 +14,8 @@ from coterie.evaluation.labels import LabelLosses
 from coterie.grouping import Grouping
 
 Sources = dict[int, str]
+#: seeds that it takes to choose on one half of them and to judge on the other
+LEAST_SEEDS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +48,7 @@ def mix(comparison: Comparison, candidate: str, budget: int | None = None) -> Mi
         The mixture, or None when no task should move, or with fewer than four seeds.
     """
     labels = comparison.labels.get("validation")
-    if labels is None or len(comparison.seeds) < 4:
+    if labels is None or len(comparison.seeds) < LEAST_SEEDS:
         return None
     sources = _sources(comparison, candidate, budget)
     if not sources:

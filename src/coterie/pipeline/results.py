@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import torch
@@ -47,6 +48,7 @@ def describe(
             "device": str(workload.labels.device),
         },
         "seconds": seconds,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,11 @@ from coterie.evaluation import (
     Comparison,
     Recommendation,
     TrainedComparison,
-    advise,
     affordable,
     compare,
-    mix,
-    recommend,
-    veto,
+    conclude,
 )
+from coterie.evaluation.verdict import WORTHWHILE, check_worthwhile
 from coterie.grouping import Grouping
 from coterie.pipeline.candidates import candidate_groupings, estimated_affinity, typical_size
 from coterie.pipeline.check import as_workload, check_out, check_settings
@@ -93,6 +91,7 @@ def run(
     budget: int | None = None,
     seeds: int = 5,
     compare_runs: int | None = None,
+    worthwhile: float = WORTHWHILE,
     balancing: Balancing | str | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -113,6 +112,8 @@ def run(
         seeds: trainings of every candidate model.
         compare_runs: largest number of real trainings that the comparison may take; with less than it needs for all
             candidates, they are eliminated by successive halving. None for no limit.
+        worthwhile: the smallest gain over one model for all tasks that is worth more models, as a share. The verdict
+            is "no" only where such a gain is excluded, and "undecided" where neither can be told from noise.
         balancing: how tasks are balanced in the models that are compared and served: a name of
             :data:`coterie.balancing.METHODS`, or a :class:`coterie.balancing.Balancing` with options. None for the
             recipe's loss, pooled over labels. The estimate keeps that loss: its short trainings and gradients are
@@ -149,6 +150,7 @@ def run(
     check_settings(workload, groups, budget, seeds, seed, memory)
     check_runs(workload, groups, budget, seeds, compare_runs)
     check_out(out)
+    check_worthwhile(worthwhile)
     settings = {
         "method": method if isinstance(method, str) else "custom",
         "estimator": estimator.to_dict(),
@@ -157,6 +159,7 @@ def run(
         "seeds": seeds,
         "seed": seed,
         **({} if compare_runs is None else {"compare_runs": compare_runs}),
+        **({} if worthwhile == WORTHWHILE else {"worthwhile": worthwhile}),
         **balancing_key(balancing),
     }
     with once(workload) as caught:
@@ -166,18 +169,13 @@ def run(
             found = _find(workload, estimator, groups, budget, seed, memory, store, progress, executor)
             estimate, affinity, grouping, candidates = found
             trained = compare(
-                workload,
-                affordable(candidates, seeds, compare_runs, budget),
-                seeds=range(seed, seed + seeds),
-                runs=compare_runs,
-                budget=budget,
-                balancing=balancing,
-                memory=memory,
-                store=store,
-                progress=progress,
+                workload, affordable(candidates, seeds, compare_runs, budget), seeds=range(seed, seed + seeds),
+                runs=compare_runs, budget=budget, balancing=balancing, memory=memory, store=store, progress=progress,
                 executor=executor,
-            )
-            trained, served, recommendation = _conclude(trained, budget)
+            )  # fmt: skip
+            comparison, recommendation = conclude(trained.comparison, budget, worthwhile)
+            trained = replace(trained, comparison=comparison)
+            served = comparison.groupings[comparison.index(recommendation.candidate)]
             _book(trained, estimate)
             result = describe(
                 workload, settings, affinity, grouping, served, trained.comparison, recommendation, estimate,
@@ -268,32 +266,6 @@ def _find(
     affinity = estimated_affinity(estimate, "higher", None, size, seed)
     grouping, candidates = candidate_groupings(estimate, affinity, groups, budget, seed, progress)
     return estimate, affinity, grouping, candidates
-
-
-def _conclude(trained: TrainedComparison, budget: int | None) -> tuple[TrainedComparison, Grouping, Recommendation]:
-    """Recommend; then let simpler models serve the tasks for which they are surely better, if that pays as a whole.
-
-    Where a mixture of many models is worth its price, a grouping with no more models may be worth more: among those the
-    best on validation data is taken, and mixed in its turn.
-    """
-    advice = recommend(trained.comparison, budget)
-    for _ in range(2):
-        mixed = mix(trained.comparison, advice.candidate, budget)
-        if mixed is None:
-            break
-        name = f"mixed ({len(mixed.grouping.groups)})"
-        if name in trained.comparison.candidates:
-            name = f"{name}, from {advice.candidate}"
-        trained = trained.extended(name, mixed.grouping, mixed.losses)
-        comparison = trained.comparison
-        rivals = [rival for rival in comparison.candidates if comparison.n_models(rival) <= comparison.n_models(name)]
-        best = max((comparison.total(rival, "validation").mean, rival) for rival in rivals)[1]
-        advice = advise(comparison, best, budget)
-        if best == name:
-            break
-    comparison = trained.comparison
-    advice = veto(comparison, advice)
-    return trained, comparison.groupings[comparison.index(advice.candidate)], advice
 
 
 def _book(trained: TrainedComparison, estimate: Estimate) -> None:

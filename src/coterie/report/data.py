@@ -51,13 +51,15 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to serve all tasks, trained and measured."""
+    """One way to serve all tasks, trained and measured; gains are against single-task models, or against one model."""
 
     name: str
     models: int | None
     test: Interval
     validation: Interval
     tasks: tuple[TaskResult, ...]
+    over_one: Interval = Interval()
+    over_one_validation: Interval = Interval()
 
 
 @dataclass(frozen=True)
@@ -114,12 +116,13 @@ class ReportData:
     text: str
     reason: str
     choice: str
-    do_not_bother: bool
+    verdict: str
     models: int | None
     affinity: AffinityData | None
     found: Groups | None
     served: Groups | None
     baseline: str
+    one_model: str
     interval: str
     seeds: int
     candidates: tuple[Candidate, ...]
@@ -129,11 +132,29 @@ class ReportData:
     warnings: tuple[str, ...]
     environment: tuple[tuple[str, str], ...]
     seconds: float | None
+    date: str = ""
+
+    @property
+    def do_not_bother(self) -> bool:
+        """Whether grouping is surely not worth it."""
+        return self.verdict == "no"
 
     @property
     def recommended(self) -> Candidate | None:
         """The candidate the recommendation names, if it was measured."""
         return next((c for c in self.candidates if c.name == self.choice), None)
+
+    @property
+    def claimed(self) -> Candidate | None:
+        """The candidate whose gain over one model for all tasks the recommendation is about.
+
+        The recommended one, or, when that is the one model itself, the best of the others on validation rows.
+        """
+        chosen = self.recommended
+        others = [c for c in self.candidates if c.name != self.one_model and c.over_one_validation.mean is not None]
+        if chosen is None or chosen.name != self.one_model or not others:
+            return chosen
+        return max(others, key=lambda c: c.over_one_validation.mean or 0.0)
 
     @property
     def detailed(self) -> Candidate | None:
@@ -249,13 +270,15 @@ def _task_result(value: object) -> TaskResult:
 
 def _candidate(value: object) -> Candidate:
     entry = _mapping(value)
-    total = _mapping(entry.get("total"))
+    total, over_one = _mapping(entry.get("total")), _mapping(entry.get("over_one_model"))
     return Candidate(
         name=clean(entry.get("name", "")),
         models=_whole(entry.get("models")),
         test=_interval(total.get("test")),
         validation=_interval(total.get("validation")),
         tasks=tuple(_task_result(t) for t in _items(entry.get("tasks"))),
+        over_one=_interval(over_one.get("test")),
+        over_one_validation=_interval(over_one.get("validation")),
     )
 
 
@@ -304,12 +327,13 @@ def parse(result: Json) -> ReportData:
         text=_text(advice.get("text")),
         reason=_text(advice.get("reason")),
         choice=_text(advice.get("candidate")),
-        do_not_bother=bool(advice.get("do_not_bother")),
+        verdict=_text(advice.get("verdict"), "no" if advice.get("do_not_bother") else "yes"),
         models=_whole(advice.get("models")),
         affinity=affinity,
         found=found,
         served=_groups(result.get("served")) or found,
         baseline=_text(comparison.get("baseline"), "single-task"),
+        one_model=_text(comparison.get("one_model"), "all-in-one"),
         interval=_text(comparison.get("interval")),
         seeds=len(_items(comparison.get("seeds"))),
         candidates=tuple(_candidate(c) for c in _items(comparison.get("candidates"))),
@@ -319,4 +343,5 @@ def parse(result: Json) -> ReportData:
         warnings=tuple(clean(w) for w in _items(result.get("warnings"))),
         environment=tuple((clean(k), _setting(v)) for k, v in _mapping(result.get("environment")).items()),
         seconds=_number(result.get("seconds")),
+        date=_text(result.get("date")),
     )

@@ -46,7 +46,11 @@ def render(result: Json) -> str:
     return page_template("template.html").render(
         data=data,
         headline=text.headline(data),
-        subtitle=" · ".join([data.name, plural(len(data.tasks), "task"), f"coterie {data.version or DASH}"]),
+        subtitle=" · ".join(
+            part
+            for part in (data.name, plural(len(data.tasks), "task"), data.date[:10], f"coterie {data.version or DASH}")
+            if part
+        ),
         figures=text.key_figures(data),
         interval=text.interval_sentence(data),
         losses=text.loss_sentence(data),

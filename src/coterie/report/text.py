@@ -30,15 +30,18 @@ class Tally:
 
 
 def headline(data: ReportData) -> str:
-    """The first line: the recommendation, "do not bother" included."""
+    """The first line: the recommendation, "do not bother" and "undecided" included."""
     text = data.text
     if not text:
         if not data.choice:
             return "No recommendation: the groups were not trained and compared."
         served = f" with {plural(data.models, 'model')}" if data.models else ""
-        return f"{'Do not bother: use' if data.do_not_bother else 'Use'} {data.choice}{served}."
+        start = {"no": "Do not bother: use", "undecided": "Undecided: the best guess is"}.get(data.verdict, "Use")
+        return f"{start} {data.choice}{served}."
     if data.do_not_bother and "bother" not in text.lower():
         return f"Do not bother: {text}"
+    if data.verdict == "undecided" and "undecided" not in text.lower():
+        return f"Undecided: {text}"
     return text
 
 
@@ -71,14 +74,17 @@ def _mood(interval: Interval) -> str:
     return {1: "up", -1: "down"}.get(interval.verdict or 0, "")
 
 
-def _gain_figure(data: ReportData, chosen: Candidate | None) -> KeyFigure:
-    if chosen is not None and chosen.name == data.baseline:
-        return KeyFigure(percent(0.0), "total gain on test rows", "single-task training is the yardstick itself")
-    gain = chosen.test if chosen else Interval()
+def _gain_figure(data: ReportData) -> KeyFigure:
+    """The gain that the recommendation claims or denies: over one model for all tasks, on test rows."""
+    claimed, label = data.claimed, "gain over one model"
+    if claimed is None:
+        return KeyFigure(DASH, label, "not measured")
+    gain = claimed.over_one
     ends = span(gain.low, gain.high)
     detail = f"{ends}{chr(0xA0)}%, {interval_name(data)}" if ends else interval_name(data)
-    value = percent(gain.mean, signed=True)
-    return KeyFigure(value, "total gain on test rows", detail if chosen else "not measured", _mood(gain))
+    if claimed.name != data.choice:
+        detail = f"of {claimed.name}, the best of the others on validation rows; {detail}"
+    return KeyFigure(percent(gain.mean, signed=True), label, f"on test rows; {detail}", _mood(gain))
 
 
 def _task_figure(data: ReportData, chosen: Candidate | None) -> KeyFigure:
@@ -103,7 +109,7 @@ def key_figures(data: ReportData) -> tuple[KeyFigure, ...]:
     reference = f" ({flops(data.reference_flops)})" if data.reference_flops else ""
     return (
         KeyFigure(count(models), "models to serve", f"for {plural(len(data.tasks), 'task')}"),
-        _gain_figure(data, chosen),
+        _gain_figure(data),
         _task_figure(data, chosen),
         KeyFigure(share(cost), "cost of the affinity", f"of training each subset once{reference}"),
     )

@@ -98,7 +98,7 @@ def guess(workload: Workload, values: Floats) -> Callable[[NDArray[np.bool_]], F
     """
     level = np.ones(workload.n_tasks)
     varied = np.array([task.loss.labels_vary for task in workload.tasks])
-    level[varied] = [_constant_loss(workload, task) for task in np.flatnonzero(varied).tolist()]
+    level[varied] = [constant_loss(workload, task) for task in np.flatnonzero(varied).tolist()]
     shares = (values / level)[:, varied]
     if (seen := np.isfinite(shares)).any():
         level[varied] *= np.median(shares[seen])
@@ -113,7 +113,8 @@ def guess(workload: Workload, values: Floats) -> Callable[[NDArray[np.bool_]], F
     return predict
 
 
-def _constant_loss(workload: Workload, task: int) -> float:
+def constant_loss(workload: Workload, task: int) -> float:
+    """Loss of the best prediction that is the same for every example, on the training labels of a task."""
     rows = workload.rows_of((task,), "train")
     labels = workload.targets[rows, task].double()
     kind = workload.tasks[task].kind
