@@ -151,6 +151,12 @@ def _task(entry: Any, column: NDArray[np.float64], notes: list[str]) -> Task:
         classes = int(values[-1]) + 1
         notes.append(f"{entry!r} has whole numbers from 0 to {classes - 1} and was read as {classes} classes")
         return Task(entry, "multiclass", classes=classes)
+    if whole and len(values) > 2 and values[0] == -1 and values[-1] < MAX_INFERRED_CLASSES:
+        raise WorkloadError(
+            f"Parameter `y`: the labels of {entry!r} are whole numbers from -1 to {values[-1]:g}. The likely cause is "
+            "-1 as a mark for missing labels: put NaN there, for example with numpy.where(y < 0, numpy.nan, y). If -1 "
+            f"is a value like the others, say tasks={{{entry!r}: 'regression', ...}}."
+        )
     if len(values) == 2:
         notes.append(f"{entry!r} has the two values {values[0]:g} and {values[1]:g} and was read as regression")
     elif whole and len(values) <= MAX_INFERRED_CLASSES:

@@ -60,8 +60,8 @@ def by_position(split: Any, index: Any) -> Any:
         WorkloadError: for labels that the index does not have, and for numbers that can be read in both ways.
     """
     if isinstance(split, Split):
-        parts: dict[str, Any] = {part: split.part(part) for part in PARTS}
-        return split if all(isinstance(part, Tensor) for part in parts.values()) else by_position(parts, index)
+        tensors: dict[str, Any] = {part: split.part(part) for part in PARTS}
+        return split if all(isinstance(part, Tensor) for part in tensors.values()) else by_position(tensors, index)
     if isinstance(split, Mapping):
         parts = cast("Mapping[Any, Any]", split)
         return {part: _positions(values, str(part), index) for part, values in parts.items()}

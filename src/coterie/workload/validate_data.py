@@ -134,8 +134,8 @@ def _check_binary(task: Task, column: Tensor, workload: Workload) -> None:
         found = sorted(set(wrong.tolist()))[:4]
         raise WorkloadError(
             f"Parameter `y`: labels of the binary task {task.name!r} should be 0, 1 or NaN. Found also {found}. "
-            "Likely causes are labels of -1 and 1 (use (y + 1) / 2), more than two classes (kind='multiclass') or "
-            "numbers (kind='regression')."
+            "Likely causes are labels of -1 and 1 (use (y + 1) / 2), -1 as a mark for missing labels (use NaN), more "
+            "than two classes (kind='multiclass') or numbers (kind='regression')."
         )
     train = _train(column, workload)
     if len(train.unique()) < 2:
@@ -154,7 +154,7 @@ def _check_classes(task: Task, column: Tensor, workload: Workload) -> None:
         raise WorkloadError(
             f"Parameter `y`: labels of the multi-class task {task.name!r} should be whole numbers from 0 to "
             f"{classes - 1}. Found also {sorted(set(wrong.tolist()))[:4]}. Likely causes are classes numbered from 1, "
-            "or `classes` too small."
+            "-1 as a mark for missing labels (use NaN), or `classes` too small."
         )
     train = _train(column, workload)
     if len(train.unique()) < 2:

@@ -57,7 +57,7 @@ def from_text(
         tasks: a mapping of task names to (texts, labels), each task with texts of its own; or one pair (texts, y) for
             all tasks, with y (rows, tasks) and NaN where a label is missing. Texts are a list of texts, or of pairs of
             texts such as (question, passage). Labels of a task of its own: texts, booleans or up to 20 different
-            whole numbers are classes in sorted order, floating-point numbers a regression.
+            whole numbers (of whatever type) are classes in sorted order, other numbers a regression.
         model: a model of transformers, its folder, or its name in the local cache. A copy is used; heads that it has
             are left out. In bfloat16 the frozen part stays so.
         tokenizer: of the model; None takes the one in the model's folder.
