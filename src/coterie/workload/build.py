@@ -37,6 +37,7 @@ class _Options:
 
     model: nn.Module | None
     build_model: Callable[..., nn.Module] | None
+    initial: str
     recipe: Recipe | Mapping[str, Any] | None
     standardize: bool
     name: str
@@ -59,6 +60,7 @@ def from_arrays(
     tasks: TasksLike | None = None,
     model: nn.Module | None = None,
     build_model: Callable[..., nn.Module] | None = None,
+    initial: str = "auto",
     recipe: Recipe | Mapping[str, Any] | None = None,
     split: SplitLike = FRACTIONS,
     seed: int = 0,
@@ -79,10 +81,13 @@ def from_arrays(
             by name and put into the order of the list. None takes the column names of `y` and
             reads the kinds off the labels: 0 and 1 are binary, whole numbers from 0 to at most 19 are classes, others
             regression.
-        model: a module of your own; copies of it are drawn anew for each seed by the ``reset_parameters`` of its parts
-            (frozen parts are kept).
+        model: a module of your own; copies of it are drawn anew for each seed by the ``reset_parameters`` of its parts.
+            What is frozen is kept, and so is what was loaded, trained or set; a warning says what.
         build_model: in place of `model`, a function of the seed, or of nothing, or a Module class; called with torch
-            seeded. Use it for pretrained models.
+            seeded. Use it for pretrained models, and for layers that are initialised in a way of your own.
+        initial: of `model`, ``"draw"`` to draw all parameters that can be drawn, loaded ones too; ``"given"`` to start
+            every seed from the values of `model`; ``"auto"`` to draw those that are as their layers' initialisation
+            leaves them.
         recipe: how every model is trained, a :class:`Recipe` or a mapping of its fields; None takes the default.
         split: fractions of (train, validation, test), a :class:`Split`, or a mapping of these names to row numbers or
             masks. Beside data frames, a pandas Index holds labels of rows, and a boolean Series goes by its index.
@@ -111,7 +116,7 @@ def from_arrays(
     """
     seed = whole_number(seed, "seed", low=0)
     names, (x, y) = input_names(x), paired(x, y)
-    options = _Options(model, build_model, recipe, standardize, name, hidden, forward, known_groups, names)
+    options = _Options(model, build_model, initial, recipe, standardize, name, hidden, forward, known_groups, names)
     labels, columns = as_labels(y)
     inputs = as_inputs(x, own_model=options.own_model, exact=standardize)
     rows = n_rows(inputs)
@@ -137,6 +142,7 @@ def from_datasets(
     tasks: TasksLike | None = None,
     model: nn.Module | None = None,
     build_model: Callable[..., nn.Module] | None = None,
+    initial: str = "auto",
     recipe: Recipe | Mapping[str, Any] | None = None,
     split: SplitLike = FRACTIONS,
     seed: int = 0,
@@ -167,7 +173,7 @@ def from_datasets(
     seed = whole_number(seed, "seed", low=0)
     keys, pairs, columns = _listed(datasets)
     pairs, names = _same_columns(keys, pairs)
-    options = _Options(model, build_model, recipe, standardize, name, hidden, forward, known_groups, names)
+    options = _Options(model, build_model, initial, recipe, standardize, name, hidden, forward, known_groups, names)
     parts = [_pair(pair, key, options) for key, pair in zip(keys, pairs, strict=True)]
     sizes = [len(y) for _, y in parts]
     labels = np.full((sum(sizes), len(parts)), np.nan)
@@ -229,7 +235,7 @@ def _model(inputs: Inputs, width: int, options: _Options) -> tuple[BuildModel, d
     if options.model is not None and options.build_model is not None:
         raise SettingError("Parameters `model` and `build_model` exclude each other. Give one of them.")
     if options.model is not None:
-        return fresh_copies(options.model), None
+        return fresh_copies(options.model, options.initial), None
     if options.build_model is not None:
         return seeded(options.build_model), None
     if isinstance(inputs, dict):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,10 @@ import torch
 from torch import nn
 
 from coterie._surface import warn
-from coterie.errors import DataWarning, ModelError
+from coterie.errors import DataWarning, ModelError, SettingError
+from coterie.workload.initial import Initial, copied, decide, draw_anew, named_tensors
+
+INITIAL = ("auto", "draw", "given")
 
 
 @contextmanager
@@ -59,24 +61,21 @@ class FreshCopyBuilder:
     """Copies a module and draws its parameters anew.
 
     Every submodule with a method ``reset_parameters`` is re-initialised, children before their parents, so that a
-    parent that initialises its children in its own way has the last word. Parameters that do not require a gradient (a
-    frozen backbone) and parameters that no ``reset_parameters`` reaches keep the values of the module that was given.
+    parent that initialises its children in its own way has the last word. What `kept` names (a frozen backbone, loaded
+    weights, gates that start at zero) and what no ``reset_parameters`` reaches keep the values that were given.
     """
 
     model: nn.Module
+    kept: frozenset[str]
 
     def __call__(self, seed: int) -> nn.Module:
         """The model of a seed."""
-        model = copy.deepcopy(self.model)
+        model = copied(self.model)
         with seeded_rng(seed), torch.no_grad():
-            for module in reversed(list(model.modules())):
-                reset = _reset_method(module)
-                if reset is not None and not _is_frozen(module):
-                    reset()
-            # a parent may have reset a frozen child of its own
-            for kept, parameter in zip(self.model.parameters(), model.parameters(), strict=True):
-                if not parameter.requires_grad:
-                    parameter.copy_(kept)
+            draw_anew(model)
+            for (name, given), (_, drawn) in zip(named_tensors(self.model), named_tensors(model), strict=True):
+                if name in self.kept:
+                    drawn.copy_(given)
         return model
 
 
@@ -107,36 +106,67 @@ def seeded(build_model: Any) -> SeededBuilder:
     return SeededBuilder(build, _takes_seed(build))
 
 
-def fresh_copies(model: Any) -> FreshCopyBuilder:
+def fresh_copies(model: Any, initial: str = "auto") -> FreshCopyBuilder:
     """A `build_model` that draws the parameters of copies of a module anew; see :class:`FreshCopyBuilder`.
 
+    Args:
+        model: the module.
+        initial: ``"auto"`` draws what is as its ``reset_parameters`` leaves it, and keeps what was loaded, trained or
+            set; ``"draw"`` draws all that is trained; ``"given"`` keeps everything.
+
     Raises:
-        ModelError: when it is no module or cannot be copied.
+        ModelError: when it is no module, cannot be copied, or has no numbers yet.
+        SettingError: when `initial` is something else.
 
     Warns:
-        DataWarning: when trainable parameters have no ``reset_parameters`` and so keep their values for all seeds.
+        DataWarning: when trained parameters have the same values for all seeds, saying which.
+
+    Cost: three to 32 draws of the parameters.
     """
     if not isinstance(model, nn.Module):
         raise ModelError(
             f"Parameter `model` should be a torch.nn.Module. Found {type(model).__name__}. A function or a class that "
             "makes one is passed as `build_model=` instead."
         )
+    if initial not in INITIAL:
+        raise SettingError(f"Parameter `initial` should be one of {INITIAL}. Found {initial!r}.")
+    refuse_meta(model)
     try:
-        kept = copy.deepcopy(model)
+        given = copied(model)
     except Exception as error:
         raise ModelError(
             f"Parameter `model`: a {type(model).__name__} cannot be copied with copy.deepcopy ({error}). Pass "
             "`build_model=lambda seed: ...`, which makes a new one for each seed."
         ) from error
-    stuck = sorted(_without_reset(kept))
-    if stuck:
-        warn(
-            f"Parameter `model`: {len(stuck)} parameters keep the values they have now for every seed, because no "
-            f"`reset_parameters` method reaches them: {', '.join(stuck[:5])}{', ...' if len(stuck) > 5 else ''}. Give "
-            "the modules that own them such a method, or pass `build_model=lambda seed: ...` instead of `model`.",
-            DataWarning,
+    with seeded_rng(0), torch.no_grad():
+        decided = decide(model, initial)
+    if decided.same:
+        warn(_same(decided), DataWarning)
+    return FreshCopyBuilder(given, decided.kept)
+
+
+def refuse_meta(model: nn.Module) -> None:
+    """Raise ModelError when parameters are on the meta device, where they have a shape and no numbers."""
+    meta = [name for name, tensor in named_tensors(model) if tensor.is_meta]
+    if meta:
+        raise ModelError(
+            f"The model has parameters or buffers on the meta device, without numbers: {', '.join(meta[:3])}. The "
+            "likely cause is torch.device('meta') or init_empty_weights around its making. Make it on the CPU, or use "
+            "model.to_empty(device='cpu') and initialise or load it."
         )
-    return FreshCopyBuilder(kept)
+
+
+def _same(decided: Initial) -> str:
+    def listed(names: Sequence[str]) -> str:
+        return f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" or "none"
+
+    return (
+        f"Parameter `model`: {len(decided.same)} parameters keep the values they have now for every seed, because they "
+        "were loaded, trained, set or initialised in another way than by `reset_parameters`, or no such method reaches "
+        f"them: {listed(decided.same)}. Drawn anew for each seed: {listed(decided.drawn)}. If all should be drawn, say "
+        "initial='draw', or pass `build_model=lambda seed: ...`, which makes the model of a seed as you want it; "
+        "initial='given' keeps all."
+    )
 
 
 def _takes_seed(build: Callable[..., Any]) -> bool:
@@ -149,27 +179,3 @@ def _takes_seed(build: Callable[..., Any]) -> bool:
     if inspect.isclass(build) and all(p.default is not p.empty or p.kind is p.VAR_POSITIONAL for p in positional):
         return False  # its optional arguments are widths and the like, not a seed
     return bool(positional)
-
-
-def _reset_method(module: nn.Module) -> Callable[[], Any] | None:
-    for name in ("reset_parameters", "_reset_parameters"):  # attention layers of torch have the second one
-        method = getattr(module, name, None)
-        if callable(method):
-            return method
-    return None
-
-
-def _is_frozen(module: nn.Module) -> bool:
-    """Whether the module owns parameters and none of them is trained: then it is a pretrained part to be kept."""
-    parameters = list(module.parameters())
-    return bool(parameters) and not any(p.requires_grad for p in parameters)
-
-
-def _without_reset(model: nn.Module) -> Iterator[str]:
-    """Names of trainable parameters that neither their module nor a module around it knows how to draw."""
-    reached = {name for name, module in model.named_modules() if _reset_method(module) is not None}
-    for name, parameter in model.named_parameters():
-        owners = name.split(".")[:-1]
-        chain = {".".join(owners[:depth]) for depth in range(len(owners) + 1)}
-        if parameter.requires_grad and not chain & reached:
-            yield name

@@ -84,6 +84,7 @@ def from_graph(
     tasks: TasksLike | None = None,
     model: nn.Module | None = None,
     build_model: Callable[..., nn.Module] | None = None,
+    initial: str = "auto",
     layer: str = "sage",
     hidden: Sequence[int] | int = (32, 32),
     recipe: Recipe | Mapping[str, Any] | None = None,
@@ -109,6 +110,7 @@ def from_graph(
             has no default, ``model(x, edge_index, rows)`` -> one row of outputs for each node or pair asked for; so
             must networks for pairs be, and with a linear head after the choice of rows its features are exact.
         build_model: in place of `model`, a function of the seed, or of nothing, or a Module class.
+        initial: of `model`, as for :func:`coterie.workload.from_arrays`.
         layer: of the built-in network, ``"sage"``, ``"gcn"`` or ``"gat"`` (needs PyTorch Geometric, extra ``graphs``).
         hidden: widths of its layers.
         recipe: how every model is trained; a large batch costs little more than a small one.
@@ -152,7 +154,7 @@ def from_graph(
     if model is None and build_model is None:
         network = seeded(_built_in(graph, layer, hidden, sum(task.width for task in made), pairs=pairs is not None))
     else:
-        network = _own(model, build_model, pairs=pairs is not None)
+        network = _own(model, build_model, initial, pairs=pairs is not None)
     return from_arrays(
         rows.to(graph.x.device),
         labels,
@@ -226,10 +228,12 @@ def _built_in(
     return build
 
 
-def _own(model: nn.Module | None, build_model: Callable[..., nn.Module] | None, *, pairs: bool) -> BuildModel:
+def _own(
+    model: nn.Module | None, build_model: Callable[..., nn.Module] | None, initial: str, *, pairs: bool
+) -> BuildModel:
     if model is not None and build_model is not None:
         raise SettingError("Parameters `model` and `build_model` exclude each other. Give one of them.")
-    network = fresh_copies(model) if model is not None else seeded(build_model)
+    network = fresh_copies(model, initial) if model is not None else seeded(build_model)
     if pairs and not takes_rows(network(0)):
         raise WorkloadError(
             "Parameter `model`: with `pairs`, the network should take them as a third argument without a default, "

@@ -8,7 +8,6 @@ disturbed more and more often where a task is computed from parameters that its 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from coterie._surface import known_arguments
 from coterie.errors import ModelError, WorkloadError
 from coterie.workload.dependents import Slices, dependents
+from coterie.workload.initial import copied
 from coterie.workload.workload import Workload
 
 #: rows that are looked at unless the caller says which
@@ -126,7 +126,7 @@ def find_structure(workload: Workload, model: nn.Module, rows: Tensor | None = N
 
 def _disturbed(model: nn.Module, seed: int, size: float = 0.1) -> nn.Module:
     """A copy with noise in its parameters: `size` times the root mean square of each."""
-    probe = copy.deepcopy(model).eval()
+    probe = copied(model).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in probe.parameters():

@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from coterie._surface import warn
 from coterie.errors import DataWarning, ModelError, NonDeterministicModelError, WorkloadError
+from coterie.workload.builders import refuse_meta
 from coterie.workload.workload import Batch, Workload
 
 #: rows that the model is tried on
@@ -68,6 +69,7 @@ def _build(workload: Workload, seed: int) -> nn.Module:
 
 
 def _check_parameters(model: nn.Module) -> None:
+    refuse_meta(model)
     lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
     if lazy:
         raise ModelError(

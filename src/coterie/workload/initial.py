@@ -1,0 +1,263 @@
+"""Which numbers of a module are drawn anew for each seed, and which stay as they were given."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+#: numbers of a tensor that are looked at
+_SAMPLE = 4096
+#: numbers that are drawn, over all draws of a module; and how many draws there are at least and at most
+_BUDGET, _DRAWS = 200_000, (3, 32)
+#: distance of two empirical distributions, in its standard unit; by chance larger once in 250,000 tensors
+_FAR = 2.5
+#: steps that bring the running estimates of a parametrisation (as of spectral norms) to its new weight
+_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Initial:
+    """What becomes of the numbers of a given module.
+
+    Attributes:
+        kept: names of parameters and buffers that are put back after the modules were drawn anew.
+        same: names of trained parameters that are the same for every seed although others of their kind are drawn:
+            they were loaded, trained or set, or nothing draws them.
+        drawn: names of parameters that are drawn anew.
+    """
+
+    kept: frozenset[str]
+    same: tuple[str, ...]
+    drawn: tuple[str, ...]
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy; results that a module keeps between passes, as weight norms do, are copied without their history.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> layer.last = layer.weight * 2
+        >>> bool((copied(layer).last == layer.last).all())
+        True
+    """
+    held = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+    return copy.deepcopy(model, {id(value): value.detach().clone() for value in held if not value.is_leaf})
+
+
+def draw_anew(model: nn.Module) -> None:
+    """Call every ``reset_parameters``, children before their parents, so that a parent has the last word; in place.
+
+    Parametrised weights (``torch.nn.utils.parametrizations`` and the older hooks) are drawn as those of the plain
+    module and handed through the parametrisation. Wholly frozen modules are left alone. The caller seeds torch.
+    """
+    for module in reversed(list(model.modules())):
+        reset = _reset_method(module)
+        if reset is None or _is_frozen(module):
+            continue
+        if parametrize.is_parametrized(module):
+            _draw_parametrized(module)
+        else:
+            reset()
+            _through_hooks(module)
+
+
+def decide(model: nn.Module, how: str) -> Initial:
+    """What to draw and what to keep of a given module.
+
+    A tensor is drawn anew when its value could be a fresh draw: it was not written to after it was made, is no constant
+    where draws are not, and is distributed like draws. Where a part of the model (what has its own name at the top)
+    holds numbers that can be no draws, it was loaded or trained, and all of it is kept.
+
+    Args:
+        model: the given module; not changed. The caller seeds torch.
+        how: ``"auto"``; ``"draw"``, all that can be; or ``"given"``, nothing.
+    """
+    tensors = {name: tensor for name, tensor in named_tensors(model) if not is_lazy(tensor) and tensor.numel()}
+    parameters = {name: p for name, p in model.named_parameters() if name in tensors}
+    frozen = {name for name, parameter in parameters.items() if not parameter.requires_grad}
+    trained = [name for name in parameters if name not in frozen]
+    if how == "given":
+        return Initial(frozenset(tensors), (), ())
+    draws, written = _draws(model)
+    kept = set(frozen)
+    if how == "auto":
+        depth = _common([name.split(".") for name in parameters])
+        verdicts: dict[str, str] = {}
+        for name, tensor in tensors.items():
+            if name not in frozen and name in draws:
+                writes = tensor._version - written.get(name, 0) if name in parameters else 0
+                verdicts[name] = _verdict(_sample(tensor), draws[name], writes)
+        loaded = {_part(name, depth) for name, verdict in verdicts.items() if verdict == "loaded"}
+        kept |= {name for name, verdict in verdicts.items() if verdict != "fresh" or _part(name, depth) in loaded}
+    drawn = tuple(name for name in trained if name in draws and _varies(draws[name]) and name not in kept)
+    fixed = {name for name in trained if name in draws and not _varies(draws[name]) and name not in kept}
+    return Initial(frozenset(kept), tuple(name for name in trained if name not in drawn and name not in fixed), drawn)
+
+
+def _verdict(given: Tensor, draws: Tensor, writes: int) -> str:
+    """``"fresh"``: could be a draw; ``"set"``: set or initialised in another way; ``"loaded"``: trained or loaded."""
+    if not _varies(draws):
+        return "fresh" if torch.equal(given, draws[0]) else "set" if _constant(given) else "loaded"
+    if _constant(given):
+        return "set"
+    if not _alike(given, draws.flatten()):
+        return "loaded" if writes <= 0 else "set"
+    return "set" if writes > 0 else "fresh"
+
+
+def _varies(draws: Tensor) -> bool:
+    return bool((draws != draws[0]).any())
+
+
+def _constant(values: Tensor) -> bool:
+    return bool((values == values.flatten()[0]).all()) and (values.numel() > 1 or float(values) in (0.0, 1.0))
+
+
+def _alike(given: Tensor, pool: Tensor) -> bool:
+    """Whether values could come from the distribution of others: Kolmogorov-Smirnov, and bounds of bounded ones."""
+    if not bool(torch.isfinite(given).all()):
+        return False
+    n, m = given.numel(), pool.numel()
+    largest = float(pool.abs().max())
+    if largest < 2 * float(pool.square().mean().sqrt()) and float(given.abs().max()) > largest * (1 + 12 / m):
+        return False
+    ordered = torch.cat([given, pool]).sort().values
+    shares = [
+        torch.searchsorted(part.sort().values, ordered, right=True).double() / len(part) for part in (given, pool)
+    ]
+    return float((shares[0] - shares[1]).abs().max()) < _FAR * (1 / n + 1 / m) ** 0.5
+
+
+def _draws(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """Samples (draws, numbers) of the tensors that are drawn, and how often one draw writes to each parameter."""
+    scratch = copied(model)
+    tensors = {name: tensor for name, tensor in named_tensors(scratch) if not is_lazy(tensor) and tensor.numel()}
+    before = {name: tensor._version for name, tensor in tensors.items()}
+    size = sum(tensor.numel() for tensor in tensors.values())
+    found: list[dict[str, Tensor]] = []
+    written: dict[str, int] = {}
+    for _ in range(min(max(_BUDGET // max(size, 1), _DRAWS[0]), _DRAWS[1])):
+        draw_anew(scratch)
+        written = written or {name: tensor._version - before[name] for name, tensor in tensors.items()}
+        found.append({name: _sample(tensor) for name, tensor in tensors.items() if written[name]})
+    # through a parametrisation, draws write in other ways than its registration did
+    written.update(dict.fromkeys(_indirect(scratch) & set(written), 10**6))
+    return {name: torch.stack([draw[name] for draw in found]) for name in found[0]}, written
+
+
+def _sample(tensor: Tensor) -> Tensor:
+    """At most so many numbers of a tensor, evenly spread, as float64 on the CPU."""
+    flat = tensor.detach().reshape(-1)
+    step = max(1, flat.numel() // _SAMPLE)
+    return (flat.abs() if flat.is_complex() else flat)[::step].to(torch.float64, copy=True).cpu()
+
+
+def _common(names: list[list[str]]) -> int:
+    """How many leading parts all names share, as those of a model in a wrapper do."""
+    depth = 0
+    while len({tuple(name[: depth + 1]) for name in names}) == 1 and all(len(name) > depth + 1 for name in names):
+        depth += 1
+    return depth
+
+
+def _part(name: str, depth: int) -> str:
+    """The part of the model that a tensor belongs to: its first name that is not common to all."""
+    return ".".join(name.split(".")[: depth + 1])
+
+
+def _indirect(model: nn.Module) -> set[str]:
+    """Names of parameters that a parametrisation or an older hook makes the weights of."""
+    found: set[str] = set()
+    for name, module in model.named_modules():
+        prefix = f"{name}." if name else ""
+        if parametrize.is_parametrized(module):
+            found |= {f"{prefix}parametrizations.{inner}" for inner, _ in module.parametrizations.named_parameters()}  # pyright: ignore
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, WeightNorm | SpectralNorm):
+                found |= {f"{prefix}{hook.name}{end}" for end in ("_g", "_v", "_orig")}
+    return found
+
+
+def _draw_parametrized(module: nn.Module) -> None:
+    """Draw the weights of the module without its parametrisations, then hand them through these."""
+    kind = next(base for base in type(module).__mro__[1:] if not hasattr(base, "parametrizations"))
+    lists = cast("dict[str, parametrize.ParametrizationList]", module.parametrizations)
+    plain = cast("nn.Module", object.__new__(kind))
+    fresh = {name: nn.Parameter(getattr(module, name).detach().clone()) for name in lists.keys()}  # noqa: SIM118
+    plain.__dict__ = {
+        **module.__dict__,
+        "_parameters": {**module._parameters, **fresh},
+        "_modules": {name: child for name, child in module._modules.items() if name != "parametrizations"},
+    }
+    cast("Callable[[], Any]", _reset_method(plain))()
+    for name, value in fresh.items():
+        try:
+            setattr(module, name, value.detach())
+        except (RuntimeError, NotImplementedError, ValueError, TypeError):  # there is no way back through it
+            originals = list(lists[name].parameters(recurse=False))
+            if len(originals) == 1 and originals[0].shape == value.shape:
+                originals[0].copy_(value)
+        if list(lists[name].buffers()):
+            _settle(lists[name], lambda name=name: getattr(module, name))
+
+
+def _through_hooks(module: nn.Module) -> None:
+    """Hand a weight that was drawn to the hook that computes it before each pass."""
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm | SpectralNorm):
+            value: Tensor = getattr(module, hook.name)
+            if isinstance(hook, WeightNorm):
+                getattr(module, f"{hook.name}_g").copy_(torch.norm_except_dim(value, 2, hook.dim))
+                getattr(module, f"{hook.name}_v").copy_(value)
+            else:
+                getattr(module, f"{hook.name}_orig").copy_(value)
+                _settle(module, lambda hook=hook: cast("Any", hook).compute_weight(module, do_power_iteration=True))
+
+
+def _settle(module: nn.Module, step: Callable[[], Any]) -> None:
+    """Let running estimates follow a new weight, as they did when the module was made."""
+    mode = module.training
+    module.train()
+    for _ in range(_STEPS):
+        step()
+    module.train(mode)
+
+
+def _reset_method(module: nn.Module) -> Callable[[], Any] | None:
+    for name in ("reset_parameters", "_reset_parameters"):  # attention layers of torch have the second one
+        method = getattr(module, name, None)
+        if callable(method) and not any(map(is_lazy, module.parameters())) and _needs_nothing(method):
+            return cast("Callable[[], Any]", method)
+    return None
+
+
+def _needs_nothing(method: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(method).bind()
+    except TypeError:
+        return False
+    except ValueError:  # no signature to be seen
+        return True
+    return True
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    """Whether the module owns parameters and none of them is trained: then it is a pretrained part to be kept."""
+    parameters = list(module.parameters())
+    return bool(parameters) and not any(p.requires_grad for p in parameters)
+
+
+def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers of a module by name."""
+    yield from model.named_parameters()
+    yield from model.named_buffers()
