@@ -264,7 +264,7 @@ def _task_sums(block: TaskBlock, offset: bool, chunk_rows: int) -> dict[str, Ten
     for part in block.chunks(chunk_rows):
         margin = part.offset if offset else torch.zeros_like(part.offset)
         first = part.loss.first(margin, part.targets)
-        second = part.loss.second(margin, part.targets)[:, None]
+        second = part.loss.curvature(margin, part.targets)[:, None]
         weighted = second * part.g
         sums["trunk"] += weighted.mT @ part.g
         sums["mixed"] += weighted.mT @ part.head

@@ -190,8 +190,8 @@ def _train(
 
 
 def _score_name(work: Workload) -> str | None:
-    kinds = {task.kind for task in work.tasks}
-    return {frozenset({"binary"}): "AUC", frozenset({"regression"}): "R2"}.get(frozenset(kinds))
+    scores = {task.loss.score for task in work.tasks}
+    return scores.pop() if len(scores) == 1 else None
 
 
 def _scores(work: Workload, fits: Sequence[Fit]) -> Floats:

@@ -63,7 +63,10 @@ def describe_workload(workload: Workload, grouping: Grouping | None = None) -> d
     return {
         "name": workload.name,
         "reference": workload.reference,
-        "tasks": [{"name": task.name, "kind": task.kind, "classes": task.classes} for task in workload.tasks],
+        "tasks": [
+            {"name": task.name, "kind": task.kind, "classes": task.classes, "unit": task.loss.unit}
+            for task in workload.tasks
+        ],
         "rows": {part: len(workload.split.part(part)) for part in ("train", "validation", "test")},
         "labels": observed,
         "missing": 1 - observed / workload.labels.numel(),

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from coterie.errors import SettingError, StoreError
 from coterie.report.formats import clean
+from coterie.workload.losses import get_loss
 
 Json = Mapping[str, Any]
 Floats = NDArray[np.float64]
@@ -107,6 +108,7 @@ class ReportData:
     name: str
     reference: str
     tasks: tuple[tuple[str, str, int | None], ...]  # name, kind, classes
+    units: tuple[tuple[str, str], ...]  # kind, what a loss of that kind is
     rows: tuple[tuple[str, float | None], ...]
     labels: float | None
     missing: float | None
@@ -295,6 +297,15 @@ def _tasks(workload: Json, affinity: AffinityData | None) -> tuple[tuple[str, st
     return tuple((name, "", None) for name in (affinity.tasks if affinity else ()))
 
 
+def _unit(task: Json) -> tuple[str, str]:
+    """The kind of a task, and what its loss is; results of version 0.1 have built-in kinds only and do not say it."""
+    kind = _text(task.get("kind"))
+    try:
+        return kind, _text(task.get("unit")) or get_loss(kind).unit
+    except SettingError:  # registered in the program that made the run
+        return kind, ""
+
+
 def parse(result: Json) -> ReportData:
     """Read a result.
 
@@ -318,6 +329,7 @@ def parse(result: Json) -> ReportData:
         name=_text(workload.get("name"), "workload"),
         reference=_text(workload.get("reference")),
         tasks=_tasks(workload, affinity),
+        units=tuple(dict(_unit(_mapping(task)) for task in _items(workload.get("tasks"))).items()),
         rows=tuple((clean(part), _number(n)) for part, n in _mapping(workload.get("rows")).items()),
         labels=_number(workload.get("labels")),
         missing=_number(workload.get("missing")),

@@ -135,18 +135,11 @@ def tally_sentence(data: ReportData) -> str:
 
 def loss_sentence(data: ReportData) -> str:
     """In which units the test losses of these tasks are."""
-    kinds = {kind for _, kind, _ in data.tasks}
-    parts: list[str] = []
-    if "regression" in kinds:
-        parts.append(
-            "for regression the mean squared error of the standardised target, in units of its training variance"
-        )
-    named = [kind for kind in ("binary", "multiclass") if kind in kinds]
-    if named:
-        words = " and ".join({"binary": "binary", "multiclass": "multi-class"}[kind] for kind in named)
-        parts.append(f"for {words} tasks the mean log loss")
-    if "sequence" in kinds:
-        parts.append("for tasks of whole answers the mean negative log-probability of an answer, in nats")
+    kinds: dict[str, list[str]] = {}
+    for kind, unit in data.units:
+        if unit:
+            kinds.setdefault(unit, []).append({"multiclass": "multi-class"}.get(kind, kind))
+    parts = [f"for {' and '.join(names)} tasks {unit}" for unit, names in kinds.items()]
     return f"Test loss: {'; '.join(parts)}. Smaller is better." if parts else ""
 
 

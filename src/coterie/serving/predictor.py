@@ -104,7 +104,7 @@ class Predictor:
             outputs = self._outputs(group, inputs, chunk)
             for task, columns in zip(self.workload.tasks, self.workload.columns, strict=True):
                 if self.serves[task.name] == group:
-                    answers[task.name] = _in_raw_units(task, outputs[:, columns])
+                    answers[task.name] = task.loss.decode(outputs[:, columns], task.center, task.scale).numpy()
         return {name: answers[name] for name in self.tasks}
 
     def predict_frame(self, x: Any) -> pd.DataFrame:
@@ -138,11 +138,6 @@ class Predictor:
             except (RuntimeError, IndexError, TypeError) as error:
                 raise ModelError(f"The model of group {group} fails on rows {start} and following: {error}") from error
         return torch.cat(parts) if parts else torch.zeros(0, self.workload.columns[-1].stop)
-
-
-def _in_raw_units(task: Task, outputs: Tensor) -> NDArray[np.float64]:
-    values = task.loss.predict(outputs).double().numpy()
-    return values * task.scale + task.center if task.kind not in ("binary", "multiclass") else values
 
 
 @known_arguments

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from coterie._surface import warn
@@ -113,7 +114,8 @@ def in_training_units(
     for index, task in enumerate(tasks):
         column = labels[train, index]
         column = column[np.isfinite(column)]
-        if task.kind == "regression" and (task.center, task.scale) == (0.0, 1.0) and len(column) > 1:
+        free = (task.center, task.scale) == (0.0, 1.0) and len(column) > 1
+        if free and task.loss.standardizes(torch.from_numpy(column)):
             moved = column - column[0]  # a large offset does not enter any sum
             center, scale = float(column[0] + moved.mean()), float(moved.std())
             if scale > 1e-15 * abs(center):  # more than rounding errors

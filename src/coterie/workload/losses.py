@@ -19,12 +19,28 @@ from coterie.errors import SettingError
 
 
 class MarginLoss(ABC):
-    """A loss that depends on the model through one scalar, the margin. Lower is better."""
+    """A loss that depends on the model through one scalar, the margin. Lower is better.
+
+    A loss of your own, added with :func:`register_loss`, defines :meth:`value`, :meth:`first`, :meth:`second` and
+    :meth:`predict`, and says by the attributes below how its labels are read. What resembles a built-in loss is best
+    derived from it.
+    """
 
     #: ridge strength that suited such losses on the development data (docs/decisions.md)
     default_ridge: float = 0.01
     #: whether labels that are all equal leave nothing to learn
     labels_vary: bool = True
+    #: whether labels are classes (0 and 1, or with `per_class` 0, 1, 2, ...): never standardised, counted where rare
+    discrete: bool = False
+    #: whether the model returns one output a class; such tasks need ``Task(classes=...)``
+    per_class: bool = False
+    #: whether targets are brought to mean 0 and standard deviation 1, and predictions back; None: where predictions are
+    #: the outputs themselves, so that both are in the units of the labels, and labels have more than two values
+    standardize: bool | None = None
+    #: what a mean loss is, for reports
+    unit: str = "the mean of the registered loss, in standard deviations of the target where it is standardised"
+    #: what predictions may also be judged by: ``"AUC"``, ``"R2"`` or nothing
+    score: str | None = None
 
     def margin(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Margin (...) of raw outputs (..., width) for labels (...)."""
@@ -47,6 +63,50 @@ class MarginLoss(ABC):
     def predict(self, outputs: Tensor) -> Tensor:
         """What is served: (...) for one output, (..., classes) for several."""
 
+    def curvature(self, margin: Tensor, labels: Tensor) -> Tensor:
+        """Second derivative for quadratic models of the loss; where it is 0, that of the loss averaged over a unit.
+
+        A loss with a kink, as of quantiles, has no curvature at any point and yet a minimum.
+        """
+        exact = self.second(margin, labels)
+        averaged = self.first(margin + 0.5, labels) - self.first(margin - 0.5, labels)
+        return torch.where(exact > 0, exact, averaged.clamp_min(0))
+
+    def constant(self, labels: Tensor) -> float:
+        """Mean loss of the best constant margin: the level before anything is learnt from the inputs.
+
+        Args:
+            labels: (n,) known labels in training units. Of more than 4,096 evenly spaced ones are taken.
+
+        Example:
+            >>> round(RegressionLoss().constant(torch.tensor([1.0, 2.0, 3.0])), 4)
+            0.6667
+            >>> round(MarginLoss.constant(RegressionLoss(), torch.tensor([1.0, 2.0, 3.0])), 4)
+            0.6667
+        """
+        labels = labels.double()[:: max(1, len(labels) // 4096)]
+        low, high = min(-30.0, float(labels.min())), max(30.0, float(labels.max()))
+        best = float("inf")
+        for _ in range(12):  # the mean is convex, so its minimum is beside the lowest of the points
+            points = torch.linspace(low, high, 33, dtype=torch.float64, device=labels.device)
+            means = torch.nan_to_num(self.value(points[:, None], labels).mean(1), nan=torch.inf)
+            lowest = int(means.argmin())
+            best = min(best, float(means[lowest]))
+            low, high = float(points[max(lowest - 1, 0)]), float(points[min(lowest + 1, 32)])
+        return best
+
+    def standardizes(self, labels: Tensor) -> bool:
+        """Whether such labels (n,) are standardised for training; see `standardize`."""
+        if self.standardize is not None or self.discrete:
+            return bool(self.standardize)
+        points = torch.linspace(-3, 3, 7)[:, None]
+        return len(labels.unique()) > 2 and torch.equal(self.predict(points), points[:, 0])
+
+    def decode(self, outputs: Tensor, center: float, scale: float) -> Tensor:
+        """Predictions in the units of the raw labels, float64, from raw outputs (..., width)."""
+        values = self.predict(outputs).double()
+        return values if self.discrete else values * scale + center
+
 
 class BinaryLoss(MarginLoss):
     """Logistic loss; labels in {0, 1}; the margin is the logit.
@@ -55,6 +115,10 @@ class BinaryLoss(MarginLoss):
         >>> float(BinaryLoss().value(torch.tensor(0.0), torch.tensor(1.0)))  # log 2
         0.6931471824645996
     """
+
+    discrete = True
+    unit = "the mean log loss"
+    score = "AUC"
 
     def value(self, margin: Tensor, labels: Tensor) -> Tensor:
         """softplus(h) - y h."""
@@ -74,12 +138,20 @@ class BinaryLoss(MarginLoss):
         """Probability of label 1."""
         return torch.sigmoid(outputs[..., 0])
 
+    def constant(self, labels: Tensor) -> float:
+        """Entropy of the labels."""
+        return _entropy(labels)
+
 
 class MulticlassLoss(MarginLoss):
     """Cross-entropy; labels are class numbers; the margin is the log-odds of the right class.
 
     ``-log p_y = softplus(-h)`` with ``h = z_y - logsumexp_{c != y} z_c`` holds exactly.
     """
+
+    discrete = True
+    per_class = True
+    unit = "the mean log loss"
 
     def margin(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """z_y - logsumexp of the other classes."""
@@ -108,6 +180,10 @@ class MulticlassLoss(MarginLoss):
         """Probability of each class."""
         return torch.softmax(outputs, -1)
 
+    def constant(self, labels: Tensor) -> float:
+        """Entropy of the labels."""
+        return _entropy(labels)
+
 
 class SequenceLoss(MulticlassLoss):
     """Negative log-probability of the right answer; labels are all 1; the margin is the log-odds of that answer.
@@ -121,11 +197,11 @@ class SequenceLoss(MulticlassLoss):
     """
 
     labels_vary = False
-
-    def margin(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """The output."""
-        del labels
-        return outputs[..., 0]
+    discrete = False
+    per_class = False
+    standardize = False
+    unit = "the mean negative log-probability of an answer, in nats"
+    margin = MarginLoss.margin
 
     def predict(self, outputs: Tensor) -> Tensor:
         """Probability of the answer that was given as an input."""
@@ -136,6 +212,9 @@ class RegressionLoss(MarginLoss):
     """Squared error of the prediction; the margin is the prediction."""
 
     default_ridge = 0.003
+    standardize = True
+    unit = "the mean squared error of the standardised target, in units of its training variance"
+    score = "R2"
 
     def value(self, margin: Tensor, labels: Tensor) -> Tensor:
         """(h - y)^2."""
@@ -152,6 +231,12 @@ class RegressionLoss(MarginLoss):
     def predict(self, outputs: Tensor) -> Tensor:
         """The prediction, in the units that the model was trained on."""
         return outputs[..., 0]
+
+
+def _entropy(labels: Tensor) -> float:
+    shares = torch.bincount(labels.long().clamp_min(0)).double() / len(labels)
+    shares = shares[shares > 0]
+    return float(-(shares * shares.log()).sum())
 
 
 _LOSSES: dict[str, MarginLoss] = {
@@ -177,7 +262,9 @@ def get_loss(kind: str) -> MarginLoss:
 
 
 def register_loss(name: str, loss: MarginLoss) -> None:
-    """Add a loss for single-output tasks under a new name, for ``Task(kind=name)``.
+    """Add a loss under a new name, for ``Task(kind=name)``.
+
+    Programs that read such a run or serve its models have to register it, too.
 
     Raises:
         SettingError: when the name is taken or `loss` is no MarginLoss.

@@ -23,7 +23,7 @@ class Task:
         name: how the task is called in every table; any text, unique in a workload.
         kind: ``"binary"``, ``"multiclass"``, ``"regression"`` or the name of a loss added with
             :func:`coterie.workload.register_loss`.
-        classes: number of classes, for ``"multiclass"`` only.
+        classes: number of classes, for ``"multiclass"`` and other losses with one output a class only.
         center: subtracted from raw regression targets (0 when they are used as they are).
         scale: raw regression targets are divided by it; served predictions are multiplied by it.
         head: names (or prefixes of names) of the parameters that belong to this task only;
@@ -69,12 +69,12 @@ class Task:
                     f"{classes!r} ({type(classes).__name__}). For example Task({self.name!r}, 'multiclass', classes=3)."
                 )
             object.__setattr__(self, "classes", number)  # numpy's whole numbers cannot be written as JSON
-        if self.kind == "multiclass" and (classes is None or classes < 2):
+        if self.loss.per_class and (classes is None or classes < 2):
             raise WorkloadError(
-                f"Task {self.name!r} is multiclass and needs `classes` of at least 2. Found classes={classes}. "
+                f"Task {self.name!r} is {self.kind} and needs `classes` of at least 2. Found classes={classes}. "
                 "A task with two classes may also be given as kind='binary'."
             )
-        if self.kind != "multiclass" and classes is not None and (self.kind, classes) != ("binary", 2):
+        if not self.loss.per_class and classes is not None and (self.kind, classes) != ("binary", 2):
             raise WorkloadError(
                 f"Task {self.name!r}: parameter `classes` is for kind='multiclass' only. Found kind={self.kind!r} with "
                 f"classes={classes}. Give kind='multiclass', or leave `classes` out."
@@ -99,7 +99,7 @@ class Task:
     @property
     def width(self) -> int:
         """Number of model outputs that the task reads."""
-        return self.classes or 1 if self.kind == "multiclass" else 1
+        return self.classes or 1 if self.loss.per_class else 1
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description."""

@@ -34,14 +34,14 @@ def check_data(workload: Workload) -> None:
     _check_observed(workload, labels)
     for index, task in enumerate(workload.tasks):
         column = labels[:, index]
-        if task.kind == "binary":
-            _check_binary(task, column, workload)
-        elif task.kind == "multiclass":
+        if task.loss.per_class:
             _check_classes(task, column, workload)
-        elif task.kind == "sequence":
-            _check_ones(task, column)
+        elif task.loss.discrete:
+            _check_binary(task, column, workload)
         elif task.loss.labels_vary:
             _check_constant(task, column, workload)
+        else:
+            _check_ones(task, column)
     _warn_rare(workload, labels)
     _warn_constant_inputs(workload)
 
@@ -181,8 +181,8 @@ def _check_ones(task: Task, column: Tensor) -> None:
     other = raw[raw != 1]
     if len(other):
         raise WorkloadError(
-            f"Parameter `y`: the labels of task {task.name!r} should all be 1, since a task of the kind 'sequence' has "
-            f"the right answer among its inputs. Found {float(other[0]):g}. Workloads of such tasks are made by "
+            f"Parameter `y`: the labels of task {task.name!r} should all be 1, since a task of the kind {task.kind!r} "
+            f"has the right answer among its inputs. Found {float(other[0]):g}. Workloads of such tasks are made by "
             "coterie.workload.causal.from_causal; kind='binary' is for labels of 0 and 1."
         )
 
@@ -196,7 +196,7 @@ def _warn_rare(workload: Workload, labels: Tensor) -> None:
     """One warning for all tasks with a class of few training rows, or absent from the validation or test part."""
     notes: list[str] = []
     for index, task in enumerate(workload.tasks):
-        if task.kind not in ("binary", "multiclass"):
+        if not task.loss.discrete:
             continue
         classes = task.classes or 2
         counts: dict[str, list[int]] = {}

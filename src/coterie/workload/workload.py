@@ -180,7 +180,7 @@ class Workload:
 
     def margins(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Margins (..., tasks) of raw outputs (..., sum of widths); `targets` (..., tasks) without NaN."""
-        if all(task.width == 1 and task.kind != "multiclass" for task in self.tasks):
+        if all(type(task.loss).margin is MarginLoss.margin for task in self.tasks):  # the outputs themselves
             return outputs
         parts = [
             task.loss.margin(outputs[..., columns], targets[..., index])

@@ -52,7 +52,7 @@ def attribution_maps(workload: Workload, model: nn.Module, task: int, rows: Tens
     with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
         outputs = workload.outputs(model, given)[:, workload.columns[task]]
         value = outputs
-        if workload.tasks[task].kind == "multiclass":
+        if workload.tasks[task].loss.per_class:
             value = workload.tasks[task].loss.margin(outputs, outputs.detach().argmax(-1))
         grads: Sequence[Tensor | None] = [None] * len(leaves)
         if value.requires_grad:

@@ -50,7 +50,7 @@ def label_columns(workload: Workload, rows: Tensor) -> tuple[Tensor, list[int]]:
     owner: list[int] = []
     for index, task in enumerate(workload.tasks):
         own = labels[:, index]
-        if task.kind != "multiclass":
+        if not task.loss.per_class:
             parts.append(own[:, None])
         else:
             classes = torch.arange(task.width, device=labels.device)
@@ -150,7 +150,7 @@ class LabelCorrelation(Estimator):
             SettingError: for `signed` with a multi-class task.
         """
         del seed, subset_size, memory, store, executor
-        several = [task.name for task in workload.tasks if task.kind == "multiclass"]
+        several = [task.name for task in workload.tasks if task.loss.per_class]
         if self.signed and several:
             raise SettingError(
                 f"Parameter `signed`=True has no meaning for tasks with several classes. Found {several[:5]}. Use "

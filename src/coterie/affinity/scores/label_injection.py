@@ -80,7 +80,7 @@ def label_codes(workload: Workload) -> list[Tensor]:
     codes: list[Tensor] = []
     for index, task in enumerate(workload.tasks):
         seen, label = workload.observed[:, index], workload.targets[:, index].double()
-        several = task.kind == "multiclass"
+        several = task.loss.per_class
         raw = (label[:, None] == torch.arange(task.width, device=label.device)).double() if several else label[:, None]
         known = raw[seen & train]
         mean, scale = (known.mean(0), known.std(0, unbiased=False)) if len(known) else (raw.new_zeros(()),) * 2

@@ -40,7 +40,7 @@ def fit_margins(x: Tensor, y: Tensor, loss: MarginLoss, penalty: Tensor) -> Tens
     for _ in range(_NEWTON):
         h = (x @ w[..., None])[..., 0]
         slope = (x.mT @ loss.first(h, y)[..., None])[..., 0] / n + penalty * w
-        curvature = x.mT @ (loss.second(h, y)[..., None] * x) / n + torch.diag(penalty)
+        curvature = x.mT @ (loss.curvature(h, y)[..., None] * x) / n + torch.diag(penalty)
         move = torch.linalg.solve(curvature, slope)
         gain = (move * slope).sum(1)
         if float(gain.max()) < _TOLERANCE**2:
@@ -109,7 +109,7 @@ def head_losses(workload: Workload, task: int, train: Tensor, validation: Tensor
 
     penalty = torch.full((x.shape[2] + 1,), ridge, dtype=torch.float64, device=x.device)
     penalty[-1] = BIAS_RIDGE
-    if spec.kind == "multiclass":
+    if spec.loss.per_class:
         outputs = ready(x_val) @ fit_classes(ready(x), y, spec.width, penalty)
         return spec.loss.value(spec.loss.margin(outputs, y_val), y_val).mean(1)
     h = (ready(x_val) @ fit_margins(ready(x), y, spec.loss, penalty)[..., None])[..., 0]

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from coterie.affinity.scores.label_correlation import LabelCorrelation, label_overlap
@@ -117,12 +116,7 @@ def constant_loss(workload: Workload, task: int) -> float:
     """Loss of the best prediction that is the same for every example, on the training labels of a task."""
     rows = workload.rows_of((task,), "train")
     labels = workload.targets[rows, task].double()
-    kind = workload.tasks[task].kind
-    if kind == "regression":
-        return max(float(labels.var(correction=0)), 1e-6)
-    shares = torch.bincount(labels.long().clamp_min(0)).double() / len(labels)
-    shares = shares[shares > 0]
-    return max(float(-(shares * shares.log()).sum()), 1e-6)
+    return max(workload.tasks[task].loss.constant(labels), 1e-6)
 
 
 def _partners(subsets: NDArray[np.bool_], matrix: Floats) -> Floats:

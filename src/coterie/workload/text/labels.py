@@ -7,9 +7,15 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+<<<<<<< HEAD
 from coterie._read import is_missing, read_array
 from coterie._surface import warn
 from coterie.errors import DataWarning, WorkloadError
+=======
+from coterie._read import read_array
+from coterie.errors import WorkloadError
+from coterie.workload.losses import get_loss
+>>>>>>> ffe455c (Losses are asked what they are: levels, classes, standardisation, curvature, units of served predictions, words)
 from coterie.workload.task import Task
 
 #: whole-numbered labels with more values than this are read as regression
@@ -52,7 +58,11 @@ def read_labels(values: Any, name: str, kind: str | Task | None = None) -> tuple
         )
     if kind is not None:
         task = _given(kind, name, len(distinct))
+<<<<<<< HEAD
         if texts and task.kind not in ("binary", "multiclass"):
+=======
+        if array.dtype.kind in "US" and not task.loss.discrete:
+>>>>>>> ffe455c (Losses are asked what they are: levels, classes, standardisation, curvature, units of served predictions, words)
             raise WorkloadError(
                 f"Parameter `tasks`: the labels of {name!r} are texts such as {str(distinct[0])!r}, but the task is of "
                 f"the kind {task.kind!r}. The likely cause is numbers that were read as text: convert them with "
@@ -156,4 +166,4 @@ def _say_guess(name: str, distinct: NDArray[Any]) -> None:
 def _given(kind: str | Task, name: str, classes: int) -> Task:
     if isinstance(kind, Task):
         return kind
-    return Task(name, kind, classes=classes) if kind == "multiclass" else Task(name, kind)
+    return Task(name, kind, classes=classes) if get_loss(kind).per_class else Task(name, kind)
