@@ -158,7 +158,7 @@ def _dense(part: Tensor, which: str) -> Tensor:
 def _width_cause(task: Task, part: Tensor) -> str:
     if part.dim() != 2:
         return "Rows are the first dimension and outputs the second; take off others with flatten(1) or squeeze(-1)."
-    if task.kind == "binary":
+    if task.loss.discrete and task.width == 1:
         return (
             "A binary task reads one number, the logit of label 1; of two logits return z[:, 1] - z[:, 0], or give "
             "kind='multiclass' with classes=2. Another likely cause is outputs in another order than the tasks."
