@@ -7,15 +7,10 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-<<<<<<< HEAD
 from coterie._read import is_missing, read_array
 from coterie._surface import warn
 from coterie.errors import DataWarning, WorkloadError
-=======
-from coterie._read import read_array
-from coterie.errors import WorkloadError
 from coterie.workload.losses import get_loss
->>>>>>> ffe455c (Losses are asked what they are: levels, classes, standardisation, curvature, units of served predictions, words)
 from coterie.workload.task import Task
 
 #: whole-numbered labels with more values than this are read as regression
@@ -58,11 +53,7 @@ def read_labels(values: Any, name: str, kind: str | Task | None = None) -> tuple
         )
     if kind is not None:
         task = _given(kind, name, len(distinct))
-<<<<<<< HEAD
-        if texts and task.kind not in ("binary", "multiclass"):
-=======
-        if array.dtype.kind in "US" and not task.loss.discrete:
->>>>>>> ffe455c (Losses are asked what they are: levels, classes, standardisation, curvature, units of served predictions, words)
+        if texts and not task.loss.discrete:
             raise WorkloadError(
                 f"Parameter `tasks`: the labels of {name!r} are texts such as {str(distinct[0])!r}, but the task is of "
                 f"the kind {task.kind!r}. The likely cause is numbers that were read as text: convert them with "
