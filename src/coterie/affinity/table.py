@@ -32,6 +32,38 @@ class _Line:
         return 1 + len(self.rest)
 
 
+#: a cell that begins with one of these is a formula to some spreadsheets
+_FORMULA = frozenset("=+-@\t\r\uff1d\uff0b\uff0d\uff20")
+
+
+def name_cell(name: str) -> str:
+    """A task name as the cell of a table: text to spreadsheets, and with the white space around it.
+
+    Names that begin like a formula or have white space around them get an apostrophe in front, which :func:`cell_name`
+    takes off; so do those that could be taken for such a cell.
+
+    Example:
+        >>> [name_cell(name) for name in ("=1+1", "a = b", "'=1+1", "'tis")]
+        ["'=1+1", 'a = b', "''=1+1", "'tis"]
+    """
+    return f"'{name}" if _needs_mark(name) else name
+
+
+def cell_name(cell: str) -> str:
+    """The inverse of :func:`name_cell`; white space around a cell without its mark does not count.
+
+    Example:
+        >>> [cell_name(cell) for cell in ("'=1+1", "''=1+1", "'tis", " a")]
+        ['=1+1', "'=1+1", "'tis", 'a']
+    """
+    return cell[1:] if cell[:1] == "'" and _needs_mark(cell[1:]) else cell.strip()
+
+
+def _needs_mark(name: str) -> bool:
+    bare = name.lstrip("'")  # an apostrophe before such a name is a part of it
+    return bare != bare.strip() or name != name.strip() or bare[:1] in _FORMULA
+
+
 def write_table(path: str | Path, values: NDArray[np.float64], names: Sequence[str]) -> None:
     """Write a header, a column of names and every digit of the numbers, all or nothing; NaN is an empty cell.
 
@@ -47,8 +79,9 @@ def table_bytes(values: NDArray[np.float64], names: Sequence[str]) -> bytes:
     """The content of such a file."""
     file = io.StringIO(newline="")
     writer = csv.writer(file)
-    writer.writerow(["target", *names])
-    for name, row in zip(names, values.tolist(), strict=True):
+    cells = [name_cell(name) for name in names]
+    writer.writerow(["target", *cells])
+    for name, row in zip(cells, values.tolist(), strict=True):
         writer.writerow([name, *("" if math.isnan(value) else repr(value) for value in row)])
     # a lone surrogate, from a name that was no UTF-8, is shown as what it is
     return file.getvalue().encode("utf-8", "backslashreplace")
@@ -68,7 +101,7 @@ def read_table(path: str | Path) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     """
     header, body = _lines(path)
     names, rows, first = _without_names(path, header, body)
-    _check_names(path, names)
+    _check_names(path, names, repeated=first == 1)
     if len(body) != len(names):
         raise WorkloadError(
             f"{path} should be a square table: as many rows as columns. Found {len(names)} columns of numbers and "
@@ -98,7 +131,7 @@ def _lines(path: str | Path) -> tuple[list[str], list[_Line]]:
     data = read_bytes(path)
     try:
         reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))
-        header = next((found for cells in reader if any(found := [cell.strip() for cell in cells])), [])
+        header = next((found for cells in reader if any(found := [cell_name(cell) for cell in cells])), [])
         body = _body(reader)
     except (UnicodeDecodeError, csv.Error) as error:
         raise WorkloadError(f"{path} is no CSV text in UTF-8: {error}. Save the table as CSV (UTF-8).") from error
@@ -136,11 +169,11 @@ def _line(number: int, cells: list[str], store: NDArray[np.float64], row: int) -
             if row < len(store) and len(values) == len(store):
                 store[row] = values
                 values = store[row]
-            return _Line(number, cells[0].strip(), values)
+            return _Line(number, cell_name(cells[0]), values)
     except ValueError:
         pass  # looked at cell by cell, once the names of the columns are known
     stripped = [cell.strip() for cell in cells]
-    return _Line(number, stripped[0], stripped[1:]) if any(stripped) else None
+    return _Line(number, cell_name(cells[0]), stripped[1:]) if any(stripped) else None
 
 
 def _without_names(path: str | Path, header: list[str], body: list[_Line]) -> tuple[tuple[str, ...], list[_Line], int]:
@@ -175,8 +208,9 @@ def _without_names(path: str | Path, header: list[str], body: list[_Line]) -> tu
     return names, body, 1
 
 
-def _check_names(path: str | Path, names: tuple[str, ...]) -> None:
-    if all(_is_number(name) and "." in name for name in names):
+def _check_names(path: str | Path, names: tuple[str, ...], *, repeated: bool) -> None:
+    """`repeated`: whether the rows have these names, too, so that they are names even where they look like numbers."""
+    if not repeated and all(_is_number(name) and "." in name for name in names):
         raise WorkloadError(f"{path}, line 1 holds numbers where task names should be. Add a header of task names.")
     for name in names:
         if any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in name):

@@ -6,6 +6,7 @@ import csv
 import math
 from pathlib import Path
 
+from coterie.affinity.table import cell_name
 from coterie.errors import SettingError
 
 
@@ -22,7 +23,7 @@ def read_per_task(path: Path, tasks: tuple[str, ...], option: str) -> tuple[floa
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            every = [[cell.strip() for cell in row] for row in csv.reader(file)]
+            every = [[cell_name(cell) for cell in row] for row in csv.reader(file)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SettingError(
             f"{option} should name a CSV with a header and the columns task and number. {str(path)!r} cannot be read: "
