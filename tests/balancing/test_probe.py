@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coterie.balancing.marigold import Marigold
+from coterie.balancing.methods import get_balancer
 from coterie.balancing.replay import Replay
 from coterie.balancing.shift import length
 from coterie.errors import SettingError
@@ -98,7 +99,7 @@ def test_float32_slopes_of_a_network_stay_accurate_through_training():
     model, losses, _ = setting(4, width=64)
     parameters = list(model.parameters())
     optimizer = torch.optim.Adam(parameters, lr=0.01)
-    balancer, errors = Marigold(4), []
+    balancer, errors = Marigold(4, phi="log"), []
     for step in range(201):
         if step % 5 == 0:
             errors.append(error(*measured_and_exact(balancer, losses, parameters)[:2]))
@@ -166,7 +167,7 @@ def test_a_probe_that_is_far_off_is_not_used():
 
 def test_a_first_step_that_overflows_does_not_end_probing():
     x = torch.ones(3, requires_grad=True)
-    balancer = Marigold(2, every=1)
+    balancer = Marigold(2, every=1, phi="log")
     optimizer = torch.optim.SGD([x], lr=0.0)
     for factor in (1e38, 1.0, 1.0):
         balancer.step(lambda factor=factor: torch.stack([(x * factor).square().sum(), x.sum()]), optimizer)
@@ -192,10 +193,11 @@ def test_mixed_precision_with_losses_of_the_probe_in_full_precision():
         with torch.autocast("cpu", torch.bfloat16):
             return losses()
 
-    _, exact, _ = measured_and_exact(Marigold(4, tolerance=None), losses, parameters)
+    _, exact, _ = measured_and_exact(Marigold(4, tolerance=None, phi="log"), losses, parameters)
     logits = []
     for function, fresh in ((losses, False), (mixed, True), (low, False)):
-        balancer = Marigold(4, every=1, adaptive=False, decay=0.0, learning_rate=1.0, fresh=fresh, distance=1e-5)
+        options = {"adaptive": False, "decay": 0.0, "learning_rate": 1.0, "distance": 1e-5}
+        balancer = Marigold(4, every=1, phi="log", fresh=fresh, **options)
         balancer.step(function, torch.optim.SGD(parameters, lr=0.0))
         logits.append(balancer.lower.shares.logits * -4)
     wanted = (exact - exact.mean()).detach()
@@ -369,6 +371,14 @@ def test_bad_settings_are_named(options, match):
 def test_losses_below_the_floor_are_refused():
     x = torch.tensor([1.0, -0.5], requires_grad=True)
     with pytest.raises(SettingError, match="floor"):
-        Marigold(2).total(x * 1)
-    assert torch.isfinite(Marigold(2, floor=-1.0).total(x * 1))
-    assert torch.isfinite(Marigold(2, phi="identity").total(x * 1))
+        Marigold(2, phi="log").total(x * 1)
+    assert torch.isfinite(Marigold(2, phi="log", floor=-1.0).total(x * 1))
+
+
+@pytest.mark.parametrize("name", ["marigold", "marigold-same", "marigold-next"])
+def test_losses_are_taken_as_they_are_by_default(name):
+    """Negative ones too; and shares are the weights, whatever the scale of a loss."""
+    x = torch.tensor([1.0, -0.5], requires_grad=True)
+    balancer = get_balancer(name, 2)
+    assert torch.isfinite(balancer.total(x * 1))
+    torch.testing.assert_close(balancer.weights, torch.tensor([0.5, 0.5]))

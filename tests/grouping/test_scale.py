@@ -2,12 +2,14 @@
 
 import time
 import warnings
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from coterie.grouping import group, solve_sdp, sum_of_densities
-from coterie.grouping.matrix import canonical_order
+from coterie.grouping.matrix import canonical_order, with_diagonal
+from coterie.grouping.sdp.scaling import scale
 from coterie.grouping.ties import on_grid
 from reference.partitions import best_partition
 
@@ -36,11 +38,21 @@ def test_ties_stay_ties(method, kind):
                 assert groups(factor * a + constant, k, method) == groups(a, k, method), (seed, factor, constant, k)
 
 
+def test_equal_cuts_into_intervals_stay_equal():
+    a = (np.random.default_rng(2).random((6, 6)) > 0.5) * 1.0
+    for factor, constant in [*MOVED, (3.0, 0.0), (7e20, 0.0), (1e-3, 0.0)]:
+        for k in (2, 3):
+            assert groups(factor * a + constant, k, "intervals") == groups(a, k, "intervals")
+
+
 @pytest.mark.parametrize("method", ["sdp", "sdp-penalty", "exhaustive"])
-def test_ties_stay_ties_where_comparing_takes_longer(method):
+def test_groups_are_worth_the_same_where_equals_may_change_places(method):
     a = TIED["whole numbers"](np.random.default_rng(0), 7)
-    plain = groups(a, None, method)
-    assert all(groups(factor * a + constant, None, method) == plain for factor, constant in MOVED)
+    set_diagonal = with_diagonal(a, "mean")
+    plain = sum_of_densities(set_diagonal, group(a, method=method, diagonal="mean").labels)
+    for factor, constant in MOVED:
+        moved = group(factor * a + constant, method=method, diagonal="mean")
+        assert sum_of_densities(set_diagonal, moved.labels) == pytest.approx(plain, abs=1e-9)
 
 
 @pytest.mark.parametrize("offset", [1e9, -3e10, 1e12])
@@ -63,6 +75,13 @@ def test_the_solver_sees_the_matrix_without_its_constant(offset):
     assert moved.gap == pytest.approx(plain.gap, rel=1e-6)
     assert moved.bound >= moved.value >= 12 * offset + plain.value - 1e-14 * abs(offset) * 12
     assert moved.bound - 12 * offset >= plain.value
+
+
+def test_adding_the_constant_rounds_no_bound_down():
+    problem = scale(np.random.default_rng(2).normal(size=(6, 6)) + 1e9, 3, 0.0)
+    for value in np.random.default_rng(3).normal(size=50):
+        exact = Fraction(problem.factor) * (Fraction(value) + Fraction(problem.shift) * 6)
+        assert Fraction(problem.bound_in_units_of_given(value)) >= exact
 
 
 def test_the_bound_for_any_number_of_groups_of_many_tasks_keeps_its_digits():

@@ -29,7 +29,7 @@ class MarigoldAmortised(Weighting):
     Args:
         tasks: number of tasks.
         losses: ``"next"`` or ``"same"``.
-        phi: ``"log"`` or ``"identity"``.
+        phi: ``"identity"``: the losses as they are; ``"log"``: their logarithms, as in FAMO.
         form: ``"softmax"`` shares, or shares on the ``"simplex"``.
         memory: share of the past in the running mean, for ``losses="next"``.
         rate: length of a step, by which the changes are divided; matters only for `rho` and ``adaptive=False``.
@@ -59,7 +59,7 @@ class MarigoldAmortised(Weighting):
         self,
         tasks: int,
         losses: str = "next",
-        phi: str = "log",
+        phi: str = "identity",
         form: str = "softmax",
         memory: float = 0.9,
         rate: float = 1.0,

@@ -21,7 +21,7 @@ _ROUNDINGS = 100.0
 class Marigold(Weighting):
     """MARIGOLD, probe form: all tasks' slopes along the common gradient from one extra forward pass.
 
-    This is a reconstruction. The paper's text is not public; what is known is that it states balancing as a bi-level
+    This is a reconstruction. The paper's text was not at hand; what its abstract says is that it states balancing as a bi-level
     problem and solves it with a zeroth-order method at a cost that does not grow with the number of tasks. The
     mechanism here has these properties. With d the gradient of the weighted loss, which training computes anyway, the
     gradient of MGDA's criterion with respect to the share of task j is the slope <grad loss_j, d>. One forward pass at
@@ -38,7 +38,7 @@ class Marigold(Weighting):
     Args:
         tasks: number of tasks.
         every: a probe every so many steps; between them the shares stay.
-        phi: ``"log"`` or ``"identity"``.
+        phi: ``"identity"``: the losses as they are; ``"log"``: their logarithms, as in FAMO.
         form: ``"softmax"`` shares, or shares on the ``"simplex"``.
         distance: length of the first probe's move in units of the length of the parameters.
         tolerance: relative error of the weighted sum of slopes to which the move is fitted; None gives every move the
@@ -79,7 +79,7 @@ class Marigold(Weighting):
         self,
         tasks: int,
         every: int = 10,
-        phi: str = "log",
+        phi: str = "identity",
         form: str = "softmax",
         distance: float = 1e-3,
         tolerance: float | None = 0.03,

@@ -20,7 +20,7 @@ import numpy as np
 
 from coterie._progress import Progress, silent
 from coterie.grouping.eigenvectors import leading_pairs
-from coterie.grouping.matrix import FloatArray, IntArray, centred
+from coterie.grouping.matrix import FloatArray, IntArray
 from coterie.grouping.objective import Objective
 from coterie.grouping.rounding import round_solution
 from coterie.grouping.sdp import SdpSolution, solve_sdp
@@ -79,8 +79,7 @@ def penalty_path(
 
         return grid_of_k(matrix, k_max, seed=seed, progress=say)
     count = steps or (10 if n <= 60 else 4)
-    centre = centred(matrix)  # first: the means of a matrix with a large constant have too few digits
-    centre = centre - centre.mean(axis=0) - centre.mean(axis=1)[:, None] + centre.mean()
+    centre = matrix - matrix.mean(axis=0) - matrix.mean(axis=1)[:, None] + matrix.mean()
     top = max(float(leading_pairs(centre, 1)[1][0]), 0.0)
     tried, candidates, bound = set[int](), list[Candidate](), np.inf
     solution: SdpSolution | None = None

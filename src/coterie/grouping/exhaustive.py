@@ -45,20 +45,20 @@ def exhaustive(objective: Objective, n: int, ks: Sequence[int]) -> dict[int, Int
     best: list[FloatArray] = [np.where(codes == 0, 0.0, -np.inf)]
     choice: list[IntArray] = [np.zeros(1 << n, dtype=np.int64)]
     for _ in range(max(ks)):
-        value, taken = _one_more(worth, best[-1], objective.tolerance / n)
+        value, taken = _one_more(worth, best[-1], n)
         best.append(value)
         choice.append(taken)
     return {k: _read(choice, n, k) for k in ks}
 
 
-def _one_more(worth: FloatArray, rest: FloatArray, tolerance: float) -> tuple[FloatArray, IntArray]:
-    """Best value of every set with one group more, and the group that holds its first task; the first among equals."""
-    value, taken = np.full(len(worth), -np.inf), np.zeros(len(worth), dtype=np.int64)
-    for code in range(1, len(worth)):
+def _one_more(worth: FloatArray, rest: FloatArray, n: int) -> tuple[FloatArray, IntArray]:
+    """Best value of every set with one group more, and the group that holds its first task."""
+    value, taken = np.full(1 << n, -np.inf), np.zeros(1 << n, dtype=np.int64)
+    for code in range(1, 1 << n):
         lowest = code & -code
         others = _submasks(code ^ lowest)
         totals = worth[others | lowest] + rest[(code ^ lowest) ^ others]
-        best = int(np.argmax(totals >= totals.max() - tolerance))
+        best = int(np.argmax(totals))
         value[code], taken[code] = totals[best], others[best] | lowest
     return value, taken
 

@@ -57,7 +57,7 @@ def group(
         model (its sum of densities is then in `details`). `bound` is a certified upper bound on the objective of
         every partition that was allowed, for a matrix and the SDP methods; the result is optimal when both agree.
 
-        The order of the tasks does not matter (tasks with the very same affinities may change places), but for
+        The order of the tasks does not matter (where partitions are worth the same, either may come), but for
         ``"intervals"``. Neither does multiplying all entries by a positive number, or adding a constant to them, but
         for ``"spectral"``, which reads their signs. Where k is free, the partition with the best objective is taken
         from all numbers of groups; only ``"leiden"`` cuts at the mean affinity, and ``"random"`` draws the number.

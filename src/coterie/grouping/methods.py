@@ -12,7 +12,7 @@ from coterie.grouping.choose import Candidate, describe, near, penalty_for, pena
 from coterie.grouping.exhaustive import exhaustive
 from coterie.grouping.intervals.costs import affinity_costs
 from coterie.grouping.intervals.programme import every_k
-from coterie.grouping.matrix import FloatArray, centred
+from coterie.grouping.matrix import FloatArray
 from coterie.grouping.objective import DensityObjective, Objective
 from coterie.grouping.peers.agglomerative import cut, merge_tree
 from coterie.grouping.peers.constant import all_in_one_labels, single_task_labels
@@ -115,7 +115,7 @@ def at_random(request: Request) -> Proposals:
 
 def intervals(request: Request) -> Proposals:
     """Contiguous intervals of the tasks in the order in which they came: the best sum of densities, exactly."""
-    costs = affinity_costs(centred(request.matrix))
+    costs = affinity_costs(request.matrix)
     found = every_k(costs, max(request.ks), tolerance=request.objective.tolerance if request.by_density else 0.0)
     return [Candidate(one.labels) for one in found if one.k in request.ks], None
 

@@ -55,7 +55,9 @@ def on_grid(matrix: FloatArray, *, signed: bool = False) -> Gridded:
         if len(apart):
             spread = _median(apart)  # an outlier has no say
             break
-    unit = max(spread / STEPS, noise) or 1.0
+    # A coarser grid holds every second, fourth, ... line of the finer one, so that simple numbers stay on it.
+    coarser = 2.0 ** np.ceil(np.log2(max(STEPS * noise / spread, 1.0))) if spread else 1.0
+    unit = coarser * spread / STEPS or 1.0
     return Gridded(np.rint((matrix - (0.0 if signed else origin)) / unit), unit, 0.0 if signed else origin)
 
 
