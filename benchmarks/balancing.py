@@ -53,13 +53,12 @@ WITH_RATE = {
 LOSSES = [POOLED, "equal", "uncertainty", "dwa", "rlw"]
 GRADIENTS = ["mgda", "pcgrad", "cagrad", "upgrad"]
 LEFT_OUT = {"mhc": dict.fromkeys(GRADIENTS, "one backward pass for each of 73 tasks: 10 to 60 s a training, not 1")}
-#: other forms of the probe, to tell where a difference comes from
+#: other forms, to tell where a difference comes from
 FORMS = [
-    Balancing("marigold", {"learning_rate": 1e-9}),  # logarithms of the losses with shares that stay equal
-    Balancing("marigold", {"phi": "identity"}),
-    Balancing("marigold", {"phi": "identity", "learning_rate": 0.25}),
+    Balancing("marigold", {"phi": "log"}),
+    Balancing("marigold", {"phi": "log", "learning_rate": 1e-9}),  # with shares that stay equal
     Balancing("marigold", {"form": "simplex"}),
-    Balancing("marigold-next", {"phi": "identity"}),
+    Balancing("marigold-next", {"phi": "log"}),
 ]
 FEW_SEEDS = 5
 
@@ -109,6 +108,8 @@ def measure(work: Workload, tuned: dict[str, float], seeds: range, gradients: li
         for own, other in ((method(name), "famo"), *_tuned_pair(name, tuned)):
             difference = by_seed[str(own)] - by_seed[other]
             found["against_famo"][f"{own} - {other}"] = t_interval(difference).to_dict()
+    difference = by_seed[str(FORMS[0])] - by_seed["famo"]
+    found["against_famo"][f"{FORMS[0]} - famo"] = t_interval(difference).to_dict()
     return found
 
 
