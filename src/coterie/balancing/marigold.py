@@ -24,9 +24,9 @@ class Marigold(Weighting):
     This is a reconstruction. The paper's text was not at hand; its abstract says that it states balancing as a
     bi-level problem and solves it with a zeroth-order method at a cost that does not grow with the number of tasks.
     The mechanism here has these properties. With d the gradient of the weighted loss, which training computes anyway,
-    the gradient of MGDA's criterion with respect to the share of task j is the slope <grad loss_j, d>. One forward pass at
-    ``parameters - mu d`` gives the losses of all tasks there, and their differences divided by mu are all the slopes,
-    off by at most ``smoothness mu |d|^2 / 2``. MGDA would need one backward pass a task.
+    the gradient of MGDA's criterion with respect to the share of task j is the slope <grad loss_j, d>. One forward pass
+    at ``parameters - mu d`` gives the losses of all tasks there, and their differences divided by mu are all the
+    slopes, off by at most ``smoothness mu |d|^2 / 2``. MGDA would need one backward pass a task.
 
     How long may the move be? The weighted sum of the slopes is |d|^2, which is known. What is missing from it is due
     to curvature and grows with mu, so mu is corrected after every probe until the sum is off by `tolerance`, but kept
