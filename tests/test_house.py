@@ -41,6 +41,7 @@ COMMON = {
     "_progress",
     "_read",
     "_sealed",
+    "_show",
     "_spawn",
     "_surface",
     "_units",

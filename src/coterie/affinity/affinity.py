@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from coterie._json import read_json, reading, write_json
 from coterie._read import read_matrix
+from coterie._show import short_repr
 from coterie._surface import known_arguments
 from coterie.affinity.table import read_table, write_table
 from coterie.errors import SettingError, WorkloadError, require
@@ -24,6 +25,7 @@ KINDS = ("gain", "raw")
 
 
 @known_arguments
+@short_repr
 @dataclass(frozen=True, eq=False)
 class Affinity:
     """How much each task (source, column) helps each other task (target, row); larger is better.

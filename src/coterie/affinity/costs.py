@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from coterie._show import short_repr
 from coterie._units import Payload, UnitStore
 from coterie.training import Fit, UnitCost
 from coterie.workload import Workload
 
 
+@short_repr
 @dataclass
 class Costs:
     """A ledger of floating-point operations and seconds.

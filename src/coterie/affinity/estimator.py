@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coterie._progress import Progress
+from coterie._show import short_repr
 from coterie._units import UnitStore
 from coterie.affinity.costs import Costs
 from coterie.affinity.gain_model import GainModel
@@ -22,6 +23,7 @@ from coterie.workload import Workload
 _log = logging.getLogger("coterie")
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class Estimate:
     """An estimate and how it came about.

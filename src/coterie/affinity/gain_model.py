@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from coterie._show import names
 from coterie.affinity.affinity import Affinity
 from coterie.affinity.sampling import random_subsets
 from coterie.affinity.subsets import SubsetsLike, as_subsets
@@ -31,6 +32,9 @@ class GainModel(ABC):
     def method(self) -> str:
         """How the model was found, for tables."""
         return type(self).__name__
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.method!r}; tasks={names(self.tasks)})"
 
     @abstractmethod
     def _predict(self, subsets: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coterie._progress import Progress
+from coterie._show import short_repr
 from coterie._surface import known_arguments
 from coterie._units import UnitStore
 from coterie.evaluation.bank import Runs, train_subsets
@@ -20,6 +21,7 @@ from coterie.workload import Workload
 Floats = NDArray[np.float64]
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class Bank:
     """Really trained subsets of a workload.

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coterie.cli.session import one_paragraph
+from coterie.report.formats import size
 
 if TYPE_CHECKING:
     from coterie.affinity import Affinity
@@ -99,10 +100,10 @@ def print_plan(console: Console, plan: Mapping[str, Any]) -> None:
         (
             row["stage"],
             row["what"],
-            _size(row.get("memory_bytes")),
+            size(row.get("memory_bytes")),
             _flops(row.get("flops")),
             _seconds(row.get("seconds")),
-            _size(row.get("disk_bytes")),
+            size(row.get("disk_bytes")),
         )
         for row in plan["rows"]
     ]
@@ -125,16 +126,6 @@ def _percent(value: Any) -> str:
 def _interval(total: Mapping[str, Any]) -> str:
     known = _known(total["low"]) and _known(total["high"])
     return f"{_percent(total['low'])} to {_percent(total['high'])}" if known else "needs 2 seeds"
-
-
-def _size(value: Any) -> str:
-    if not _known(value):
-        return "-"
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.3g} {unit}"
-        value /= 1024
-    return f"{value:.3g} TiB"
 
 
 def _flops(value: Any) -> str:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from coterie._show import short_repr
 from coterie.errors import SettingError, WorkloadError, require
 from coterie.workload.checks import whole_number
 
@@ -22,6 +23,7 @@ FOLDER = Path("/usr/share/datasets/fashion-mnist")
 _VALIDATION_DIGITS = 397
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class Images:
     """Images in two parts.

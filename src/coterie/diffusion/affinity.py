@@ -15,6 +15,7 @@ from coterie._files import atomic_write
 from coterie._json import reading, text, whole
 from coterie._progress import Progress, silent
 from coterie._sealed import pack, read_sealed
+from coterie._show import short_repr
 from coterie._surface import known_arguments
 from coterie.diffusion.gradients import check_gradient, probed_steps, probing
 from coterie.diffusion.schedule import NoiseSchedule
@@ -34,6 +35,7 @@ _KIND = "coterie step affinity 2"
 _COLUMNS = 1 << 16
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class StepAffinity:
     """How much time steps agree; larger is better.

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from coterie._progress import Progress, silent
+from coterie._show import short_repr
 from coterie._surface import known_arguments
 from coterie._units import Payload
 from coterie.balancing import get_balancer
@@ -49,6 +50,7 @@ FORMAT = 1
 SAMPLES = "samples.safetensors"
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class Study:
     """What a study found.

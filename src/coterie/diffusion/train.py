@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from coterie._progress import Progress, silent
+from coterie._show import short_repr
 from coterie._surface import known_arguments, warn
 from coterie._units import Payload, UnitStore
 from coterie.affinity.digest import digest
@@ -31,6 +32,7 @@ from coterie.workload.checks import whole_number
 State = dict[str, Tensor]
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class Trained:
     """A trained denoiser.

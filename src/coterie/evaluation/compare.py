@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from coterie._progress import Progress, silent
+from coterie._show import short_repr
 from coterie._surface import known_arguments, said_once, warn
 from coterie._units import NoStore, UnitStore
 from coterie.balancing import Balancing, as_balancing, balancing_key
@@ -33,6 +34,7 @@ from coterie.workload.checks import whole_number
 STATE_BYTES = 2**30
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class TrainedComparison:
     """A comparison and the trainings behind it.
@@ -47,13 +49,17 @@ class TrainedComparison:
         raced: trainings of the rungs of successive halving, without their parameters; they serve nothing.
     """
 
-    comparison: Comparison = field(repr=False)
+    comparison: Comparison
     workload: Workload = field(repr=False)
     fits: Mapping[tuple[Subset, int], Fit] = field(repr=False)
     losses: Mapping[tuple[Subset, int, str], NDArray[np.float32]] = field(repr=False)
     index: Mapping[str, LabelIndex] = field(repr=False)
     seconds: float = 0.0
     raced: Mapping[tuple[Subset, int], Fit] = field(default_factory=dict[tuple[Subset, int], Fit], repr=False)
+
+    def _repr_html_(self) -> str:
+        """The comparison's table, for notebooks."""
+        return self.comparison._repr_html_()  # pyright: ignore[reportPrivateUsage]
 
     def extended(
         self, name: str, grouping: Grouping, losses: Mapping[str, NDArray[np.float32]] | None = None

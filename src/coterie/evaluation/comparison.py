@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from coterie._files import atomic_write
 from coterie._json import reading, text, whole
 from coterie._sealed import pack, read_sealed
+from coterie._show import html_table, short_repr
 from coterie._surface import known_arguments
 from coterie.errors import SettingError, require
 from coterie.evaluation.gains import Losses, log_losses
@@ -31,6 +32,7 @@ JOINT = "all-in-one"
 
 
 @known_arguments
+@short_repr
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """Losses of candidate groupings, trained for real with the same recipe and seeds.
@@ -222,13 +224,8 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         """A table for notebooks: every candidate with its models and its gain against single-task training."""
-        from html import escape
-
-        rows = "".join(
-            f"<tr><td>{escape(name)}</td><td>{self.n_models(name)}</td><td>{escape(str(self.total(name)))}</td></tr>"
-            for name in self.candidates
-        )
-        return f"<table><tr><th>candidate</th><th>models</th><th>mean gain on test data</th></tr>{rows}</table>"
+        rows = [(name, self.n_models(name), self.total(name)) for name in self.candidates]
+        return html_table(("candidate", "models", "mean gain on test data"), rows)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per candidate, seed and task, with both losses and gains (needs pandas, extra ``table``)."""

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from coterie._show import short_repr
 from coterie.affinity.surrogates.prior import constant_loss
 from coterie.evaluation.intervals import Noise
 from coterie.training.evaluate import load_state, row_losses
@@ -21,6 +22,7 @@ _CHUNK = 4096
 TINY = 1e-12
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class LabelLosses:
     """Loss of every label of one part of the data, for every candidate and seed.
@@ -94,6 +96,7 @@ def _influence(losses: NDArray[np.float64], floor: float) -> NDArray[np.float64]
     return (losses - mean) * mean / max(mean**2 + floor**2, TINY**2)
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class LabelIndex:
     """The labels of some examples, sorted by task, and the loss of each task's best constant prediction."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from coterie._show import short_repr
 from coterie.evaluation.comparison import BASELINE, JOINT, Comparison
 from coterie.evaluation.labels import LabelLosses
 from coterie.grouping import Grouping
@@ -18,6 +19,7 @@ Sources = dict[int, str]
 LEAST_SEEDS = 4
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class Mixture:
     """A mixed grouping, and part -> (seeds, labels) what such mixtures lose where they were not chosen."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from html import escape
 from typing import Any
 
 from coterie.evaluation import wording
@@ -41,6 +42,10 @@ class Recommendation:
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form."""
         return {**vars(self), "not_tried": list(self.not_tried), "do_not_bother": self.do_not_bother}
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return f"<p><strong>{escape(self.text)}</strong></p><p>{escape(self.reason)}</p>"
 
 
 def recommend(comparison: Comparison, budget: int | None = None, worthwhile: float = WORTHWHILE) -> Recommendation:

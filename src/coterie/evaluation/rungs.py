@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from coterie._show import short_repr
 from coterie.errors import require
 from coterie.evaluation.intervals import Interval
 
@@ -30,6 +31,7 @@ class Standing:
     stays: bool
 
 
+@short_repr
 @dataclass(frozen=True)
 class Rung:
     """One round of elimination.
@@ -55,6 +57,7 @@ class Rung:
         return tuple(standing.name for standing in self.standings if not standing.stays)
 
 
+@short_repr
 @dataclass(frozen=True)
 class Halving:
     """How a budget of real trainings was spent.

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from coterie._show import short_repr
 from coterie.errors import SettingError
 from coterie.features.directions import Directions
 from coterie.features.pairs import Pairs
@@ -19,6 +20,7 @@ from coterie.workload.workload import Workload
 HeadMove = dict[str, tuple[tuple[int, ...] | None, Tensor]]
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class HeadFeatures:
     """Gradients of margins with respect to each task's own head.

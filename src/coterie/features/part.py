@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from coterie._show import short_repr
 from coterie.errors import SettingError
 from coterie.features.heads import HeadFeatures, HeadMove, head_displacement
 from coterie.features.plan import FeaturePlan
@@ -14,6 +15,7 @@ from coterie.features.storage import FeatureMatrix
 from coterie.workload.structure import Structure
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class TaskFeatures:
     """Features of one task's labelled examples.
@@ -33,6 +35,7 @@ class TaskFeatures:
     targets: Tensor
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class PartFeatures:
     """Projected gradients of the margins of every labelled (example, task) pair of a part, sorted by task.

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from coterie._show import short_repr
 from coterie._surface import known_arguments
 from coterie.errors import ResourceError, SettingError
 from coterie.features.layers import held
@@ -23,6 +24,7 @@ MODES = ("auto", "forward", "reverse")
 _DIRECTIONS, _ROWS, _GRADIENTS, _HOOKED = 50, 256, 64, 256
 
 
+@short_repr
 @dataclass(frozen=True)
 class FeaturePlan:
     """How the features of one part will be computed.

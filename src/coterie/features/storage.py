@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from coterie._show import short_repr
 from coterie.errors import ModelError, SettingError
 
 #: name -> type of the stored numbers; None is that of the features themselves
@@ -30,6 +31,7 @@ def stored_type(name: str, full: torch.dtype) -> torch.dtype:
     return STORED[name] or full
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class FeatureMatrix:
     """(N, d) features as they are stored; they are read in full precision.

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from coterie._show import short_repr
 from coterie._surface import known_arguments
 from coterie.errors import GradientMismatchError, SettingError
 from coterie.features.directions import Directions
@@ -17,6 +18,7 @@ from coterie.features.random_directions import RandomDirections
 from coterie.workload.workload import Split, Workload
 
 
+@short_repr
 @dataclass(frozen=True)
 class GradientReport:
     """What a comparison with the plain loop found.

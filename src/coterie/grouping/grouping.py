@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from coterie._json import read_json, reading, real, text, whole, write_json
 from coterie._read import by_task
+from coterie._show import brief, names
 from coterie._surface import known_arguments
 from coterie.errors import SettingError, require
 from coterie.grouping.compare import adjusted_rand
@@ -99,6 +100,12 @@ class Grouping:
         )
         serves = tuple(int(label) for label in clean)
         return Grouping(tuple(tasks), groups, serves, objective, bound, method, dict(details or {}))
+
+    def __repr__(self) -> str:
+        shared = f"; serves={names(self.serves)}" if self.overlaps else ""
+        value = "" if self.objective is None else f"; objective={brief(self.objective)}"
+        bound = "" if self.bound is None else f"; bound={brief(self.bound)}"
+        return f"Grouping({brief(self.names)}{shared}; method={self.method!r}{value}{bound})"
 
     @property
     def n_groups(self) -> int:

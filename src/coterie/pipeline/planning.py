@@ -16,6 +16,7 @@ from coterie.balancing import Balancing, as_balancing
 from coterie.errors import SettingError
 from coterie.pipeline.candidates import group_counts, has_overlapping, typical_size
 from coterie.pipeline.check import as_workload, check_settings
+from coterie.pipeline.planned import Plan
 from coterie.pipeline.planning_draft import Draft, Wish
 from coterie.pipeline.planning_rows import notes, rows_of, totals
 from coterie.workload import Workload, validate
@@ -42,7 +43,7 @@ def plan(
     memory: int = 2**30,
     progress: Progress | None = None,
     **options: Any,
-) -> dict[str, Any]:
+) -> Plan:
     """Predict the peak memory, the time and the disk of a run, stage by stage; say which backend runs where and why.
 
     A pilot trains a few of the models for real, with the recipe's early stopping; steps are timed one model at a time
@@ -65,7 +66,8 @@ def plan(
         ``{"rows": [{"stage", "what", "why", "memory_bytes", "flops", "seconds", "cpu_seconds", "disk_bytes",
         "flops_at_most", "seconds_at_most"}], "totals": {"peak_memory_bytes", "disk_bytes", "seconds", "cpu_seconds",
         "seconds_at_most", "memory": {...}, "disk": {...}}, "notes": [...]}``. Rows have the working memory of a stage;
-        the peak has the process and what is kept, too. It is None where the system does not tell.
+        the peak has the process and what is kept, too. It is None where the system does not tell. It is shown as a
+        table.
 
     Raises:
         ResourceError: what the estimate would refuse; before the pilot, unless a budget decides on base models.
@@ -96,7 +98,7 @@ def plan(
         gc.collect()
         rows = rows_of(draft)
         total = totals(draft, rows)
-        found = {"rows": rows, "totals": total, "notes": [*notes(draft, total), *NOTES]}
+        found = Plan(rows=rows, totals=total, notes=[*notes(draft, total), *NOTES])
     tell("plan", 4, 4)
     return found
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from coterie._progress import Progress, silent
+from coterie._show import brief
 from coterie._surface import known_arguments, once, said_once
 from coterie._units import NoStore, UnitStore
 from coterie.affinity import Affinity, Estimate, Estimator, GainModel, random_subsets
@@ -35,6 +36,7 @@ from coterie.pipeline.check import as_workload, check_out, check_settings
 from coterie.pipeline.planning import check_runs
 from coterie.pipeline.recording import RecordingStore
 from coterie.pipeline.results import describe
+from coterie.report.notebook import as_html
 from coterie.store import RunDirectory
 from coterie.workload import Workload, fingerprint, validate
 from coterie.workload.checks import whole_number
@@ -80,6 +82,14 @@ class RunResult:
 
     def __str__(self) -> str:
         return self.recommendation.text
+
+    def __repr__(self) -> str:
+        where = "" if self.path is None else f"; {self.path}"
+        return f"RunResult({self.recommendation.text!r}; served={brief(self.served.names)}{where})"
+
+    def _repr_html_(self) -> str:
+        """The recommendation and the tables of the page, for notebooks."""
+        return as_html(self.result, self.report)
 
 
 @known_arguments

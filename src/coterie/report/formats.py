@@ -9,6 +9,7 @@ DASH = "–"
 MINUS = "−"
 _LONG = 1e7  # from here on a number is written with its power of ten
 _SPACE = "\u00a0"  # a number and its unit stay on one line
+_SIZE_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _FLOP_UNITS = ("", "k", "M", "G", "T", "P", "E", "Z")
 _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -98,6 +99,20 @@ def flops(value: float | None) -> str:
         value /= 1000.0
         unit += 1
     return f"{value:.3g}{_SPACE}{_FLOP_UNITS[unit]}FLOP"
+
+
+def size(value: float | None) -> str:
+    r"""Bytes in binary units.
+
+    >>> size(3.5 * 2**20).replace("\u00a0", " "), size(None)
+    ('3.5 MiB', '–')
+    """
+    if value is None or not math.isfinite(value):
+        return DASH
+    unit = 0
+    while value >= 999.5 and unit < len(_SIZE_UNITS) - 1:
+        value, unit = value / 1024, unit + 1
+    return f"{value:.3g}{_SPACE}{_SIZE_UNITS[unit]}"
 
 
 def duration(seconds: float | None) -> str:

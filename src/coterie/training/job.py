@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
+from coterie._show import short_repr
 from coterie._surface import known_arguments
 from coterie.balancing import Balancing, as_balancing
 from coterie.errors import ModelError, SettingError, WorkloadError
@@ -20,6 +21,7 @@ State = dict[str, Tensor]
 
 
 @known_arguments
+@short_repr
 @dataclass(frozen=True)
 class Job:
     """One model to be trained: on which tasks, from where, for how long.
@@ -106,6 +108,7 @@ class Job:
         return f"tasks {shown}; seed {self.seed}"
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class Fit:
     """A trained model and how it came about.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from coterie._read import read_array
+from coterie._show import short_repr
 from coterie._surface import known_arguments
 from coterie.errors import SettingError, WorkloadError
 from coterie.workload.arrays import as_inputs, as_labels
@@ -26,6 +27,7 @@ from coterie.workload.split import SplitLike, by_position
 from coterie.workload.workload import BuildModel, Workload
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class Graph:
     """A graph as tensors: node features (nodes, ...), `edge_index` (2, edges), values (edges, ...) of the edges."""

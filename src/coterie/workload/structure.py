@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from coterie._show import short_repr
 from coterie._surface import known_arguments
 from coterie.errors import ModelError, WorkloadError
 from coterie.workload.dependents import Slices, dependents
@@ -47,6 +48,7 @@ class HeadSpec:
     linear: bool = False
 
 
+@short_repr
 @dataclass(frozen=True)
 class Structure:
     """How the trained parameters of a model divide over the tasks.

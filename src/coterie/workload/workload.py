@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from coterie._show import short_repr
 from coterie._surface import known_arguments
 from coterie.workload.checks import as_device
 from coterie.workload.copies import copied
 from coterie.workload.losses import MarginLoss
 from coterie.workload.outputs import by_name, join_outputs
 from coterie.workload.recipe import Recipe
+from coterie.workload.shown import describe
 from coterie.workload.task import Task
 
 Batch = Any  # a Tensor, or a mapping of names to Tensors with the same first dimension
@@ -23,6 +25,7 @@ BuildModel = Callable[[int], nn.Module]
 Forward = Callable[[nn.Module, Batch], Any]
 
 
+@short_repr
 @dataclass(frozen=True)
 class Split:
     """Row numbers (int64 tensors) of the three parts of the data."""
@@ -85,6 +88,9 @@ class Workload:
     input_scale: Tensor | None = None
     known_groups: tuple[tuple[str, ...], ...] | None = None
     input_names: tuple[str, ...] | None = None
+
+    def __repr__(self) -> str:
+        return describe(self)
 
     @property
     def n_tasks(self) -> int:

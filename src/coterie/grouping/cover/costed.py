@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from coterie._progress import Progress, silent
+from coterie._show import short_repr
 from coterie.grouping.cover.exact import Partitions, ServedSets
 from coterie.grouping.cover.problem import SLACK, CoverProblem
 from coterie.grouping.matrix import BoolArray, FloatArray, IntArray
@@ -18,6 +19,7 @@ _STEPS = 40
 _TOLERANCE = 1e-10
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class CostedCover:
     """Groups (groups, T) and a certified upper bound on the sum of scores of any cover within the budget."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from coterie._show import short_repr
 from coterie._surface import known_arguments
 from coterie.errors import SettingError
 from coterie.grouping.intervals.costs import read_table
@@ -22,6 +23,7 @@ from coterie.grouping.matrix import FloatArray, IntArray, check_count
 _BLOCK = 1 << 16
 
 
+@short_repr
 @dataclass(frozen=True)
 class Intervals:
     """T ordered items in contiguous intervals.

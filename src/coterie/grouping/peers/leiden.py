@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from coterie._show import short_repr
 from coterie._surface import known_arguments
 from coterie.errors import require
 from coterie.grouping.density import as_labels, membership, sum_of_densities
@@ -22,6 +23,7 @@ _STEPS = 30
 _FLOOR = 1e-3
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class LeidenFound:
     """What Leiden found.

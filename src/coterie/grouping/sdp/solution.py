@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coterie._show import short_repr
 from coterie.grouping.matrix import FloatArray
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class WarmStart:
     """Where the solver stopped, for another number of groups or another price on the same tasks.
@@ -27,6 +29,7 @@ class WarmStart:
     basis: NDArray[Any]
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class SdpSolution:
     """A feasible solution of the relaxation and a bound on all solutions.

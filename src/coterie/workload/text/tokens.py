@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from coterie._show import short_repr
 from coterie._surface import warn
 from coterie.errors import DataWarning, SettingError, WorkloadError
 from coterie.workload.checks import whole_number
@@ -51,6 +52,7 @@ def encode_text(tokenizer: Any, texts: Any, max_length: int = 64) -> dict[str, T
     return {name: torch.tensor(found[name], dtype=torch.int64) for name in names}
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class Reading:
     """How a model reads texts.
