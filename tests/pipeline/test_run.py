@@ -169,6 +169,25 @@ def test_affinity_methods(tiny: Workload, tmp_path: Path) -> None:
         estimate_affinity(tiny, order="lower")
 
 
+def test_a_run_is_found_when_the_working_directory_changes(
+    tmp_path: Path, tiny: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, other = tmp_path / "first", tmp_path / "other"
+    first.mkdir()
+    other.mkdir()
+    monkeypatch.chdir(first)
+
+    def move(stage: str, done: int, of: int) -> None:
+        monkeypatch.chdir(other)
+
+    result = run(tiny, out="runs/one", seeds=2, groups=1, method="label-correlation", progress=move)
+    assert result.path == first / "runs" / "one"
+    assert result.report is not None
+    assert result.report.exists()
+    assert set(load(result).predict(tiny.inputs[:2])) == set(tiny.task_names)
+    assert not list(other.iterdir())
+
+
 def test_budget_of_one_recommends_one_model(tiny: Workload) -> None:
     result = run(tiny, budget=1, seeds=1, bases=1)
     assert len(result.served.groups) == 1

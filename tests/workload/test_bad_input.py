@@ -192,6 +192,19 @@ class Frozen(Net):
         self.requires_grad_(False)
 
 
+class Exported(Net):
+    """As programs of torch.export, it has one mode only."""
+
+    def train(self, mode: bool = True):
+        raise NotImplementedError("Calling train() is not supported yet.")
+
+
+class Words(Net):
+    def __init__(self, make: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.words = make()
+
+
 def numpy_random(seed: int) -> nn.Module:
     net = Net()
     with torch.no_grad():
@@ -212,6 +225,12 @@ MODELS: dict[str, tuple[Any, type[CoterieError], str]] = {
     "no parameters": (lambda s: nn.Identity(), ModelError, "no parameters to train.*ModuleList"),
     "all frozen": (lambda s: Frozen(), ModelError, "no parameters to train"),
     "lazy": (lambda s: nn.LazyLinear(3), ModelError, "without a shape"),
+    "scripted": (lambda s: torch.jit.script(nn.Linear(WIDTH, 3)), ModelError, "TorchScript: RecursiveScriptModule"),
+    "a scripted part": (lambda s: nn.Sequential(torch.jit.script(nn.Linear(WIDTH, 3))), ModelError, r"Module \(0\)"),
+    "traced": (lambda s: torch.jit.trace(nn.Linear(WIDTH, 3), torch.zeros(1, WIDTH)), ModelError, "Python module"),
+    "sparse gradients": (lambda s: Words(lambda: nn.Embedding(3, 2, sparse=True)), ModelError, r"words.*sparse=False"),
+    "sparse bags": (lambda s: Words(lambda: nn.EmbeddingBag(3, 2, sparse=True)), ModelError, "sparse gradients"),
+    "exported": (lambda s: Exported(), ModelError, "between training and evaluation.*module that was exported"),
     "functional dropout": (
         lambda s: Net(lambda out: nn.functional.dropout(out, 0.5)),
         NonDeterministicModelError,

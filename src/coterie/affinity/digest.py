@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 
@@ -16,5 +17,5 @@ def digest(tensors: Mapping[str, Tensor] | None) -> str | None:
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()
         found.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-        found.update(value.numpy().tobytes())
+        found.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()

@@ -192,8 +192,9 @@ def run(
                 [str(w.message) for w in caught if issubclass(w.category, CoterieWarning)], time.perf_counter() - start,
             )  # fmt: skip
             result["notes"] += [] if balancing is None else [BALANCED.format(balancing)]
-            path = None if out is None else Path(out)
+            path = None
             if isinstance(directory, RunDirectory):
+                path = directory.path  # absolute: the working directory may have changed
                 _write(directory, workload, trained, affinity, served, result, memory, store)
     return RunResult(path, affinity, grouping, served, trained.comparison, recommendation, result)
 

@@ -70,6 +70,7 @@ def _build(workload: Workload, seed: int) -> nn.Module:
 
 def _check_parameters(model: nn.Module) -> None:
     refuse_meta(model)
+    _check_kinds(model)
     lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
     if lazy:
         raise ModelError(
@@ -81,6 +82,29 @@ def _check_parameters(model: nn.Module) -> None:
             f"The model ({type(model).__name__}) has no parameters to train. Likely causes are layers kept in a plain "
             "list or dict (use torch.nn.ModuleList or ModuleDict), or requires_grad set to False everywhere."
         )
+
+
+def _check_kinds(model: nn.Module) -> None:
+    """Refuse modules whose passes cannot be differentiated example by example, or whose mode cannot be set."""
+    for name, module in model.named_modules():
+        where = f"{type(module).__name__}{f' ({name})' if name else ''}"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ModelError(
+                f"The model has a part of TorchScript: {where}. Such parts cannot be stacked or differentiated example "
+                "by example. Give the Python module that was scripted or traced; torch.compile is no hindrance."
+            )
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
+            raise ModelError(
+                f"The model has a layer with sparse gradients: {where}. Make it with sparse=False; the numbers are the "
+                "same."
+            )
+    try:
+        model.train(model.training)
+    except NotImplementedError as error:
+        raise ModelError(
+            f"The model ({type(model).__name__}) cannot be switched between training and evaluation: {error} The "
+            "likely cause is a program of torch.export. Give the module that was exported."
+        ) from error
 
 
 def _check_reproducible(workload: Workload, model: nn.Module) -> None:
