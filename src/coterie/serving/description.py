@@ -55,7 +55,8 @@ def check_tensors(description: Mapping[str, Any], tensors: Mapping[str, Tensor],
         value = tensors.get(name)
         if value is None or shape is None:
             continue
-        if not value.is_floating_point() or tuple(value.shape) not in (tuple(shape), (1, *shape)):
+        whole = (1,) * len(shape)  # images are standardised as a whole
+        if not value.is_floating_point() or tuple(value.shape) not in (tuple(shape), (1, *shape), whole):
             raise _damaged(file, f"{name!r} has the shape {tuple(value.shape)}, the inputs have {tuple(shape)}")
     if description["model_spec"] is None:
         return

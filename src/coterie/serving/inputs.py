@@ -12,7 +12,7 @@ from torch import Tensor
 from coterie._read import read_array
 from coterie.errors import WorkloadError
 from coterie.workload.arrays import Inputs, check_finite
-from coterie.workload.frames import aligned
+from coterie.workload.frames import aligned, say_ignored
 from coterie.workload.precision import scaled
 
 
@@ -34,6 +34,7 @@ def prepare(
     center: Tensor | None,
     scale: Tensor | None,
     names: tuple[str, ...] | None = None,
+    about: object = None,
 ) -> Inputs:
     """Inputs as the models want them: checked, in the type of the training inputs, and standardised like them.
 
@@ -42,19 +43,20 @@ def prepare(
         form: from :func:`describe_inputs`.
         center: subtracted first; None when the models were trained on raw inputs.
         scale: divided out afterwards.
-        names: columns of training; those of a data frame with text columns are put into this order.
+        names: columns of training; those of a data frame with text columns are put into this order, and others ignored.
+        about: the predictor that asks, which says once what it ignores.
 
     Raises:
         WorkloadError: when names, shape, type or values do not fit.
     """
     if "parts" in form:
-        return _prepare_parts(x, form["parts"])
+        return _prepare_parts(x, form["parts"], about)
     if isinstance(x, Mapping):
         raise WorkloadError(
             "Parameter `x` should be one array: the models were trained on one. "
             f"Found a mapping with the keys {list(x)[:5]}."
         )
-    x = aligned(x, names, where="Parameter `x`", reference="the training inputs")
+    x = aligned(x, names, where="Parameter `x`", reference="the training inputs", ignore=True, about=about)
     inputs = _as_trained(x, "x", form)
     check_finite(inputs)
     if center is not None or scale is not None:
@@ -64,19 +66,33 @@ def prepare(
     return inputs
 
 
-def _prepare_parts(x: Any, forms: Mapping[str, Any]) -> dict[str, Tensor]:
+def no_rows(form: Mapping[str, Any]) -> Any:
+    """Raw inputs of this form with no rows.
+
+    Example:
+        >>> no_rows({"shape": [3], "dtype": "float32"}).shape
+        (0, 3)
+    """
+    if "parts" in form:
+        return {name: no_rows(part) for name, part in form["parts"].items()}
+    return np.empty((0, *form["shape"]))
+
+
+def _prepare_parts(x: Any, forms: Mapping[str, Any], about: object) -> dict[str, Tensor]:
     if not isinstance(x, Mapping) and not hasattr(x, "columns"):
         raise WorkloadError(
             f"Parameter `x` should be a mapping with the keys {list(forms)}: the models were trained on one. "
             f"Found {type(x).__name__}."
         )
     found = {str(key): x[key] for key in x}
-    if set(found) != set(forms):
-        missing, extra = sorted(set(forms) - set(found)), sorted(set(found) - set(forms))
+    missing, extra = [name for name in forms if name not in found], [name for name in found if name not in forms]
+    if missing:
         raise WorkloadError(
             f"Parameter `x` should have the keys {list(forms)}. "
             f"Missing: {missing or 'none'}; not known: {extra or 'none'}."
         )
+    if extra:
+        say_ignored("Parameter `x`", extra, about)
     parts = {
         name: _as_trained(found[name], f"x[{name!r}]", form).to(getattr(torch, form["dtype"]))
         for name, form in forms.items()
@@ -94,6 +110,8 @@ def _as_trained(values: Any, parameter: str, form: Mapping[str, Any]) -> Tensor:
     shape, dtype = tuple(form["shape"]), getattr(torch, form["dtype"])
     if array.ndim == 1 and shape == (1,):
         array = array[:, None]
+    if array.shape == (0,) and shape:  # an empty list says nothing of columns
+        array = array.reshape(0, *shape)
     _check_shape(array.shape, parameter, shape, whole=not dtype.is_floating_point)
     if not dtype.is_floating_point and array.dtype.kind == "f" and not np.array_equal(array, np.trunc(array)):
         raise WorkloadError(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from coterie._surface import known_arguments
 from coterie.errors import ModelError, StoreError, require
-from coterie.serving.inputs import prepare
+from coterie.serving.inputs import no_rows, prepare
 from coterie.serving.models import build_with, find_source
 from coterie.serving.saved import read_served
 from coterie.workload import Split, Task, Workload
@@ -82,7 +82,8 @@ class Predictor:
         Args:
             x: raw inputs in the form of training: array, tensor, data frame, mapping, or, for a workload of
                 :func:`coterie.workload.from_text`, texts. Columns of a data frame are found by name where training had
-                names, else by position. They are standardised as at training.
+                names, else by position; columns and keys that training did not have are ignored with a warning. They
+                are standardised as at training. No rows (an empty list, too) give empty answers.
             chunk: rows that go through a model at once.
 
         Returns:
@@ -97,8 +98,9 @@ class Predictor:
         chunk = whole_number(chunk, "chunk", low=1)
         reader = self.models[0]
         if isinstance(reader, TextEncoder) and not isinstance(x, Mapping) and not hasattr(x, "columns"):
-            x = reader.encode(x)
-        inputs = prepare(x, self.form, self.input_center, self.input_scale, self.input_names)
+            none = not isinstance(x, str) and hasattr(x, "__len__") and not len(x)
+            x = no_rows(self.form) if none else reader.encode(x)
+        inputs = prepare(x, self.form, self.input_center, self.input_scale, self.input_names, self)
         answers: dict[str, NDArray[np.float64]] = {}
         for group in sorted(set(self.serves.values())):
             outputs = self._outputs(group, inputs, chunk)

@@ -8,7 +8,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from coterie.errors import WorkloadError
+from coterie._surface import warn
+from coterie.errors import DataWarning, WorkloadError
 
 
 def column_names(values: Any) -> tuple[str, ...] | None:
@@ -40,7 +41,15 @@ def input_names(values: Any) -> tuple[str, ...] | None:
     return names if names is not None and len(set(names)) == len(names) else None
 
 
-def aligned(values: Any, names: Sequence[str] | None, *, where: str, reference: str) -> Any:
+def aligned(
+    values: Any,
+    names: Sequence[str] | None,
+    *,
+    where: str,
+    reference: str,
+    ignore: bool = False,
+    about: object = None,
+) -> Any:
     """A data frame with its columns in the order of `names`; anything without text columns comes back as it is.
 
     Args:
@@ -48,24 +57,41 @@ def aligned(values: Any, names: Sequence[str] | None, *, where: str, reference: 
         names: columns that are wanted; None asks for nothing.
         where: how messages begin, for example "Parameter `x`".
         reference: what has the wanted columns, for messages.
+        ignore: leave out columns that are not known and say so, in place of refusing them.
+        about: for whom; it is said once of the same object.
 
     Raises:
-        WorkloadError: when columns are missing, not known, or there more than once.
+        WorkloadError: when columns are missing or there more than once, or not known.
+
+    Warns:
+        DataWarning: when columns were ignored.
     """
     found = text_columns(values)
     if names is None or found is None or found == tuple(names):
         return values
     missing = [name for name in names if name not in set(found)]
     unknown = [name for name in found if name not in set(names)]
-    repeated = [name for name, count in Counter(found).items() if count > 1]
-    if missing or unknown or repeated:
+    repeated = [name for name, count in Counter(found).items() if count > 1 and (not ignore or name in set(names))]
+    if missing or repeated or (unknown and not ignore):
         again = f"; more than once: {repeated[:5]}" if repeated else ""
         raise WorkloadError(
             f"{where} should have the {len(names)} columns of {reference}, in any order. Missing: "
             f"{missing[:5] or 'none'}; not known: {unknown[:5] or 'none'}{again}. The likely cause is another table "
             "or columns that were renamed. Pick the columns by name, or give an array to go by position."
         )
+    if unknown:
+        say_ignored(where, unknown, about)
     return _picked(values, names)
+
+
+def say_ignored(where: str, unknown: Sequence[str], about: object) -> None:
+    """Warn (DataWarning) of columns or parts that training did not have; once of the same predictor."""
+    warn(
+        f"{where} has {len(unknown)} columns that the models were not trained on; they are ignored: "
+        f"{list(unknown[:5])}{', ...' if len(unknown) > 5 else ''}.",
+        DataWarning,
+        about=about,
+    )
 
 
 def _picked(values: Any, names: Sequence[str]) -> Any:

@@ -60,7 +60,7 @@ def encode(
             for prompt, answer in zip(prompts, answers, strict=True)
         ]
     if not rows:
-        raise WorkloadError("Parameter `prompts` is empty. Give at least one prompt.")
+        return {name: value[:0] for name, value in pack([Row([0], [])]).items()}
     try:
         return pack(fit_rows(rows, max_length, truncate=False))
     except WorkloadError as error:
