@@ -24,7 +24,6 @@ app = typer.Typer(
     epilog="Start with: coterie demo      Exit codes: 0 done, 1 a mistake in the input, 2 usage, 130 interrupted, "
     "141 closed pipe.",
     no_args_is_help=True,
-    add_completion=False,
     # tracebacks are for --debug, and then plain ones
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",

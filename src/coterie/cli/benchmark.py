@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coterie.cli.complete import AFFINITY, BALANCING, several_of, workloads
 from coterie.cli.options import GIBIBYTE, Dask, Debug, Json, Memory, Overwrite, Quiet, Seed, Workers, run_directory
 from coterie.cli.session import Session, session
 
@@ -26,11 +27,13 @@ def benchmark(
             help="Built-in data (yeast, water, chemicals, mhc, mhc2, digits) or [bold]file.py:name[/bold]; several. "
             "With [bold]balancing[/bold] first, methods of balancing are compared on them instead.",
             show_default=False,
+            autocompletion=workloads,
         ),
     ] = None,
     methods: Annotated[
         str | None, typer.Option(
-            "--methods", "-m", help="Entries or methods, with commas; --list names them. For balancing: famo, ..."
+            "--methods", "-m", autocompletion=several_of((*AFFINITY, *BALANCING)),
+            help="Entries or methods, with commas; --list names them. For balancing: famo, ..."
         ),
     ] = None,
     list_only: Annotated[bool, typer.Option("--list", help="List what can be measured and stop.")] = False,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coterie.cli.complete import GROUPING, one_of
 from coterie.cli.options import Debug, Groups, Json, OutFile, Quiet, Seed
 from coterie.cli.session import Session, session
 
@@ -43,6 +44,7 @@ def group(
         typer.Option(
             "--method",
             "-m",
+            autocompletion=one_of(GROUPING),
             help="sdp, sdp-penalty, spectral, agglomerative, leiden, intervals, random, all-in-one, single-task or "
             "exhaustive (up to 12 tasks).",
         ),

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from coterie.cli.complete import AFFINITY, BALANCING, one_of, workloads
+
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", re.IGNORECASE)
 
@@ -36,6 +38,7 @@ Workload = Annotated[
         help="A built-in workload (digits, yeast, water, chemicals, mhc, umls, texts) or [bold]file.py:name[/bold], a "
         "Workload of yours.",
         show_default=False,
+        autocompletion=workloads,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
@@ -75,6 +78,7 @@ Balancing = Annotated[
     typer.Option(
         "--balancing",
         metavar="NAME",
+        autocompletion=one_of(BALANCING),
         help="How tasks are balanced while a group is trained: equal, uncertainty, dwa, rlw, famo, marigold, mgda, "
         "pcgrad, cagrad, upgrad, ...; by default the loss is pooled over labels.",
     ),
@@ -85,7 +89,10 @@ Bases = Annotated[
 Method = Annotated[
     str,
     typer.Option(
-        "--method", "-m", help="How affinities are estimated: fused, secants, task-vectors, grad-tag, tag, ..."
+        "--method",
+        "-m",
+        autocompletion=one_of(AFFINITY),
+        help="How affinities are estimated: fused, secants, task-vectors, grad-tag, tag, ...",
     ),
 ]
 Memory = Annotated[
