@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from coterie.balancing.replay import Replay
+from coterie.balancing.watch import Watch
 from coterie.errors import SettingError
 
 
@@ -24,7 +25,8 @@ class Balancer(nn.Module, ABC):
 
     A loss of NaN says that the task has no label in this batch. It counts for nothing and its own state stays as it is.
     An infinite loss is not excused: it makes the gradient infinite or NaN, as without balancing; so do losses that
-    are NaN for every task.
+    are NaN for every task. :meth:`step` raises where losses are NaN because the parameters are, and warns when no task,
+    or one task for very long, had a loss.
 
     The state (``state_dict``, ``load_state_dict``) follows the losses to their device at the first step.
 
@@ -50,6 +52,7 @@ class Balancer(nn.Module, ABC):
         self.members: int | None = members
         #: training steps seen
         self.steps = 0
+        self._watch = Watch(tasks)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -130,6 +133,7 @@ class Balancer(nn.Module, ABC):
 
         Raises:
             SettingError: when the losses have another shape, or the method cannot use them.
+            ModelError: when losses are NaN because parameters are NaN or infinite.
         """
         if not callable(losses):
             raise SettingError(
@@ -148,7 +152,10 @@ class Balancer(nn.Module, ABC):
         replay = Replay(stacked, model, keep=self.due)
         values = replay()
         self.check(values)
-        if bool(values.isnan().all()):  # a batch without any label has nothing to teach
+        missing = values.isnan()
+        if bool(missing.any()) and self.members is None:  # whoever stacks models looks after each of them
+            self._watch(missing, parameters)
+        if bool(missing.all()):  # a batch without any label has nothing to teach
             return values.detach()
         optimizer.zero_grad()
         self.backward(tuple(apart) or values, parameters, shared=shared, scaler=scaler)

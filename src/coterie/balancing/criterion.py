@@ -11,6 +11,15 @@ PHIS = ("identity", "log")
 EPSILON = 1e-8
 
 
+def check_floor(values: Tensor, floor: float, which: str, otherwise: str) -> None:
+    """Raise SettingError unless all losses are at least the floor: their ratios or logarithms would mean nothing."""
+    if bool((values < floor).any()):
+        raise SettingError(
+            f"{which} loss should be at least `floor`, {floor:g}. Found {float(values.min()):g}. Set `floor` to the "
+            f"lowest value that a loss can take, {otherwise}."
+        )
+
+
 class Criterion:
     """A function phi of the losses, and the weights that follow when shares of phi are wanted.
 
@@ -29,12 +38,10 @@ class Criterion:
         self.log, self.floor = phi == "log", floor
 
     def check(self, values: Tensor) -> None:
-        """Raise SettingError for losses below the floor; looked at on the CPU only, as devices would have to wait."""
-        if self.log and values.device.type == "cpu" and bool((values < self.floor).any()):
-            raise SettingError(
-                f"With phi='log' every loss should be at least `floor`, {self.floor:g}. Found {float(values.min()):g}. "
-                "Set `floor` to the lowest value that a loss can take, or use phi='identity'."
-            )
+        """Raise SettingError for losses below the floor."""
+        if self.log:
+            otherwise = "or take a method without logarithms, such as 'equal' or MARIGOLD with phi='identity'"
+            check_floor(values, self.floor, "Where logarithms are balanced, every", otherwise)
 
     def __call__(self, values: Tensor) -> Tensor:
         """phi of the losses."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from coterie._surface import known_arguments
+from coterie.balancing.criterion import check_floor
 from coterie.balancing.weighting import Weighting
 from coterie.errors import SettingError
 
@@ -24,6 +25,7 @@ class DynamicWeightAverage(Weighting):
         window: steps whose losses are averaged; as published, the steps of an epoch. With `members`, one number for
             all or a sequence with one for each.
         temperature: the larger, the more equal the weights.
+        floor: lowest value that a loss can take; rates are those of the distance from it.
         members: see :class:`Balancer`.
 
     Cost: as equal weights.
@@ -32,8 +34,8 @@ class DynamicWeightAverage(Weighting):
         throughout a window has rate 1.
 
     Raises:
-        SettingError: when `window` or `temperature` is out of range, or the number of windows is not that of the
-            members.
+        SettingError: when `window` or `temperature` is out of range, the number of windows is not that of the members,
+            or a loss lies below `floor`: a ratio of losses with different signs says nothing.
 
     Example:
         >>> dwa = DynamicWeightAverage(2, window=1)
@@ -54,6 +56,7 @@ class DynamicWeightAverage(Weighting):
         tasks: int,
         window: int | Sequence[int] = 100,
         temperature: float = 2.0,
+        floor: float = 0.0,
         *,
         members: int | None = None,
     ) -> None:
@@ -67,7 +70,7 @@ class DynamicWeightAverage(Weighting):
             raise SettingError(f"Parameter `window` should be at least 1 step. Found {window!r}.")
         if not temperature > 0:
             raise SettingError(f"Parameter `temperature` should be above 0. Found {temperature!r}.")
-        self.temperature = temperature
+        self.temperature, self.floor = temperature, floor
         self._windows = windows
         for name in ("sums", "counts"):
             self.register_buffer(name, torch.zeros(self.shape))
@@ -76,6 +79,8 @@ class DynamicWeightAverage(Weighting):
 
     def begin(self, values: Tensor, present: Tensor) -> None:
         """Close the last window when it is full, and add the losses to the present one."""
+        known = torch.where(present, values, torch.inf)
+        check_floor(known, self.floor, "With dynamic weight average every", "or use another method, such as 'equal'")
         full = [self.steps > 0 and self.steps % window == 0 for window in self._windows]
         if any(full):
             close = torch.tensor(full, device=values.device).view(*self.shape[:-1], 1)
@@ -83,8 +88,9 @@ class DynamicWeightAverage(Weighting):
             self.newer.copy_(torch.where(close, self.sums / self.counts, self.newer))  # NaN without a label in it
             self.sums.masked_fill_(close, 0.0)
             self.counts.masked_fill_(close, 0.0)
-        self.sums += torch.where(present, values, 0.0)
-        self.counts += present
+        finite = present & values.isfinite()
+        self.sums += torch.where(finite, values - self.floor, 0.0)
+        self.counts += finite
 
     def weigh(self, values: Tensor, present: Tensor) -> Tensor:
         """Softmax of the rates."""
