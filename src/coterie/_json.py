@@ -18,14 +18,10 @@ from typing import Any
 import numpy as np
 
 from coterie._files import atomic_write, read_bytes
-from coterie.errors import CoterieError, StoreError
+from coterie.errors import CoterieError, MissingDependencyError, StoreError
 
 #: JSON that is nested deeper was not written by coterie, and functions that call themselves would fail on it
 _DEEPEST = 100
-#: what content of other types and sizes than expected leads to
-_MISFITS = (
-    CoterieError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, MemoryError,
-)  # fmt: skip
 
 
 def to_plain(value: Any) -> Any:
@@ -135,9 +131,9 @@ def reading(path: str | Path, what: str) -> Generator[None]:
     """
     try:
         yield
-    except StoreError:
+    except (StoreError, MissingDependencyError):
         raise
-    except _MISFITS as error:
+    except Exception as error:  # there is no list of what strange content leads to
         kind = "" if isinstance(error, CoterieError) else f"{type(error).__name__}: "
         raise StoreError(
             f"The file {str(path)!r} cannot be read as {what} ({kind}{str(error)[:300]}). It was damaged, changed by "

@@ -9,59 +9,11 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from coterie.diffusion.config import DiffusionConfig
 from coterie.diffusion.figures import NAMES, tiled, write_figures
 from coterie.diffusion.page import _figures, findings, grid, render, write_page
 from coterie.diffusion.plane import Plane
-from coterie.diffusion.study import Study
+from reference.stored import interval, made_study
 from report.browser import chromium, inspect
-
-
-def interval(mean, half=None):
-    return {"mean": mean, "low": None if half is None else mean - half, "high": None if half is None else mean + half}
-
-
-def made_study(seeds=2, methods=("equal", "<b>&{{ 7 * 7 }}"), k=3, t=100):
-    """A study that nobody did."""
-    rng = np.random.default_rng(0)
-    half = None if seeds == 1 else 0.02
-    steps = np.array([0, 25, 50, 75, t - 1])
-    values = np.exp(-np.abs(steps[:, None] - steps[None, :]) / 40) - 0.2
-    first, second = np.triu_indices(len(steps), 1)
-    spans = [[round(i * t / k), round((i + 1) * t / k) - 1] for i in range(k)]
-    rows = [
-        {
-            "name": name,
-            "loss": [interval(0.3 / 4**i, half) for i in range(k)],
-            "change": None if place == 0 else [interval(0.05 * (i - 1), half) for i in range(k)],
-            "overall": interval(0.1, half),
-            "overall_change": None if place == 0 else interval(-0.03, half),
-            "frechet": interval(30.0, half),
-            "frechet_change": None if place == 0 else interval(0.01, half),
-            "seconds_per_step": 0.01,
-            "by_seed": {},
-        }
-        for place, name in enumerate(("vanilla", *methods))
-    ]
-    facts = {
-        "diffusion": 1,
-        "config": DiffusionConfig().to_dict(),
-        "seeds": list(range(seeds)),
-        "torch": "2",
-        "data": {"name": "digits", "shape": [1, 8, 8], "train": 1400, "validation": 397, "measured": 300},
-        "affinity": {
-            "steps": steps.tolist(), "values": values.tolist(), "n_steps": t, "kind": "cosine", "facts": {},
-            "gaps": [0, 25, 50, 75, 99], "curve": [0.8, 0.4, 0.1, 0.0, -0.1], "curves": [[0.8, 0.5, 0.1, 0, 0]] * seeds,
-            "snr_gaps": [np.abs(steps[first] - steps[second]).tolist(), values[first, second].tolist()],
-            "falling": interval(-0.9, half),
-        },
-        "intervals": {"starts": [a for a, _ in spans], "n": t, "cost": 1.0, "spans": spans,
-                      "log_snr": [[3.0 - i, 2.0 - i] for i in range(k)]},
-        "methods": rows,
-        "frechet": {"real": 5.4, "accuracy": 0.98, "features": 32, "count": 300},
-    }  # fmt: skip
-    names = ("data", "vanilla", *methods)
-    return Study(facts, {name: rng.integers(0, 256, (64, 8, 8)).astype(np.uint8) for name in names})
 
 
 class Reader(HTMLParser):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import coterie
+from coterie.benchmark.markdown import bed_table, overview
 from coterie.benchmark.plot import Json, panel
 from coterie.benchmark.table import columns, explain, failure, headline, reference_rows, sorted_rows
 from coterie.errors import SettingError, StoreError
@@ -14,7 +15,7 @@ from coterie.report import palette
 from coterie.report.formats import duration, percent
 from coterie.report.html import page_bytes
 from coterie.report.templates import page_template
-from coterie.store.files import atomic_write, make_directory, read_json
+from coterie.store.files import atomic_write, make_directory, read_json, reading
 
 FORMAT = 1
 
@@ -28,6 +29,10 @@ def read_result(path: str | Path) -> dict[str, Any]:
     found = read_json(path)
     if not isinstance(found, dict) or found.get("benchmark") != FORMAT:
         raise StoreError(f"{str(path)!r} is no result of `coterie benchmark`, or one of another version.")
+    with reading(path, "a result of `coterie benchmark`"):  # whatever is shown of it later is tried now
+        render([found])
+        bed_table(found)
+        overview([found])
     return found
 
 

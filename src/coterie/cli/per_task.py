@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from pathlib import Path
 
+from coterie._files import read_bytes
 from coterie.affinity.table import cell_name
 from coterie.errors import SettingError
 
@@ -22,13 +24,19 @@ def read_per_task(path: Path, tasks: tuple[str, ...], option: str) -> tuple[floa
         SettingError: the file cannot be read, or a task is missing, unknown, twice there or has no finite number.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            every = [[cell_name(cell) for cell in row] for row in csv.reader(file)]
+        data = read_bytes(path)
+        file = io.StringIO(data.decode("utf-8-sig"), newline="")
+        every = [[cell_name(cell) for cell in row] for row in csv.reader(file)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SettingError(
             f"{option} should name a CSV with a header and the columns task and number. {str(path)!r} cannot be read: "
             f"{error}."
         ) from error
+    if data and not data.endswith((b"\n", b"\r")):
+        raise SettingError(
+            f"{option}: {str(path)!r} does not end with a line end, so its last number may have been cut. If it is "
+            "whole, add a line end."
+        )
     found: dict[str, float] = {}
     for row in [cells for cells in every if any(cells)][1:]:
         name, value = row[0], _number(row)

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from coterie._files import read_bytes
 from coterie._surface import known_arguments
 from coterie.balancing import METHODS
-from coterie.errors import SettingError
+from coterie.errors import SettingError, StoreError
 
 DATA = ("digits", "fashion-mnist")
 
@@ -197,18 +198,19 @@ class DiffusionConfig:
             SettingError: the file cannot be read, is no TOML, or holds something that cannot be used.
         """
         try:
-            content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
+            return cls.from_dict(tomllib.loads(read_bytes(path).decode("utf-8")))
+        except SettingError:
+            raise
+        except StoreError as error:
             raise SettingError(
-                f"Parameter `config` should be a TOML file. Found {str(path)!r}: {error.strerror or error}. Check the "
-                "path; `coterie diffusion --example` prints a file to start from."
+                f"Parameter `config` should be a TOML file. {error} "
+                "`coterie diffusion --example` prints a file to start from."
             ) from error
-        except ValueError as error:  # no UTF-8 or no TOML
+        except (ValueError, RecursionError, ArithmeticError) as error:  # no UTF-8, no TOML, or numbers beyond all sizes
             raise SettingError(
                 f"Parameter `config` should be a TOML file. Found {str(path)!r}, which is none: {error}. Texts need "
                 "quotes, sections stand in brackets; `coterie diffusion --example` prints a file to start from."
             ) from error
-        return cls.from_dict(content)
 
     @classmethod
     def example(cls) -> str:

@@ -38,7 +38,7 @@ from coterie.errors import StoreError
 from coterie.grouping.intervals import Intervals
 from coterie.store import MemoryRun, RunDirectory, open_run, read_json
 from coterie.store.arrays import decode, encode
-from coterie.store.files import read_bytes, reading, text, to_plain
+from coterie.store.files import read_bytes, reading, text, to_plain, whole
 from coterie.workload.builders import seeded_rng
 from coterie.workload.checks import as_device
 
@@ -48,6 +48,9 @@ VANILLA = "vanilla"
 FORMAT = 1
 #: where shown images lie in the run directory
 SAMPLES = "samples.safetensors"
+
+#: a map of all steps would not fit the memory beyond
+_MOST_STEPS = 20_000
 
 
 @short_repr
@@ -91,7 +94,14 @@ class Study:
         with reading(path / SAMPLES, "the samples of this study"):
             names = dict.fromkeys((text(name) for name in facts["samples"]["names"]), "numpy")
             arrays = decode(read_bytes(path / SAMPLES), names)
-        return cls(facts, {name: np.asarray(array, dtype=np.uint8) for name, array in arrays.items()})
+        from coterie.diffusion.page import render
+
+        study = cls(facts, {name: np.asarray(array, dtype=np.uint8) for name, array in arrays.items()})
+        with reading(path / "result.json", "a result of `coterie diffusion`"):
+            if whole(facts["affinity"]["n_steps"]) > _MOST_STEPS:
+                raise ValueError(f"more than {_MOST_STEPS} time steps")
+            render(study)  # whatever is shown of it later is tried now
+        return study
 
 
 @dataclass(frozen=True, eq=False)

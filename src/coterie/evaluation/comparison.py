@@ -205,6 +205,9 @@ class Comparison:
                 Halving.from_dict(data["halving"]) if data.get("halving") else None,
             )
             found._check()
+            if found.halving is not None:
+                found.halving.lines()
+                found.halving.to_dict()
         return found
 
     def _check(self) -> None:

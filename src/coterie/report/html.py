@@ -11,7 +11,7 @@ from coterie.report.data import Groups, Json, ReportData, parse
 from coterie.report.formats import DASH, flops, plural
 from coterie.report.heatmap import heatmap
 from coterie.report.templates import page_template
-from coterie.store.files import atomic_write, make_directory
+from coterie.store.files import atomic_write, make_directory, reading
 
 
 def _same(a: Groups | None, b: Groups | None) -> bool:
@@ -41,6 +41,11 @@ def render(result: Json) -> str:
         StoreError: its parts contradict each other.
     """
     data = parse(result)
+    with reading("result.json", "the result of a run"):
+        return _render(data)
+
+
+def _render(data: ReportData) -> str:
     cards = tables.cards(data, data.served)
     other = data.found if not _same(data.found, data.served) else None
     return page_template("template.html").render(
