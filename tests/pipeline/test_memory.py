@@ -19,11 +19,11 @@ from coterie.training.footprint import measure_footprint
 from coterie.training.stackable import is_stackable
 from coterie.workload import Recipe, Workload, find_structure, from_arrays, validate
 
-MODELS: list[weakref.ref[nn.Module]] = []
+MODELS: list[weakref.ref[nn.Module | nn.Parameter]] = []
 
 
 def work_for(width: int = 8, batch_norm: bool = False) -> Workload:
-    """A workload whose models are noted in MODELS."""
+    """A workload whose models, and their parameters, which graphs hold, are noted in MODELS."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(90, 4))
     y = (x[:, [0, 0, 1]] + rng.normal(size=(90, 3)) > 0).astype(float)
@@ -31,7 +31,7 @@ def work_for(width: int = 8, batch_norm: bool = False) -> Workload:
     def build(seed: int) -> nn.Module:
         norm = nn.BatchNorm1d(width) if batch_norm else nn.Identity()
         model = nn.Sequential(nn.Linear(4, width), norm, nn.Tanh(), nn.Linear(width, 3))
-        MODELS.append(weakref.ref(model))
+        MODELS.extend(map(weakref.ref, [model, *model.parameters()]))
         return model
 
     return from_arrays(x, y, tasks=["a", "b", "c"], build_model=build, recipe=Recipe(epochs=2, check_every=3))
