@@ -28,7 +28,8 @@ from typing import Any, cast
 from coterie._progress import Progress, silent
 from coterie._spawn import refuse_unguarded
 from coterie._surface import warn
-from coterie._worker import facts, turn, work
+from coterie._turn import turn
+from coterie._worker import facts, work
 from coterie.errors import CoterieError, WorkerError
 
 #: how often a job may lose its worker before the run gives up
@@ -196,7 +197,8 @@ class _Batch:
             while self.waiting or self.under_way:
                 while self.waiting and len(self.under_way) < self._window():
                     self._send(self.waiting.popleft())
-                ended, _ = wait(self.under_way, return_when=FIRST_COMPLETED)
+                with turn.away():
+                    ended, _ = wait(self.under_way, return_when=FIRST_COMPLETED)
                 failure: Exception | None = None
                 for future in sorted(ended, key=lambda future: self.under_way[future][0]):
                     number, data = self.under_way.pop(future)
@@ -226,6 +228,8 @@ class _Batch:
                     stack.enter_context(turn)
                     stack.enter_context(warnings.catch_warnings())
                     warnings.simplefilter("ignore", UserWarning)
+                else:  # an executor may do the job here and now, or wait for a thread that is free
+                    stack.enter_context(turn.away())
                 future = self.executor.submit(work, ticket, call, data, self.facts)
         except CoterieError:
             raise

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
+from coterie._turn import turn
 from coterie.errors import CoterieWarning, DataWarning, FallbackWarning, ModelModeWarning, SettingError
 
 Named = TypeVar("Named", bound=Callable[..., Any])
@@ -161,7 +162,7 @@ def once(about: object = None) -> Generator[list[warnings.WarningMessage]]:
     """
     caught: list[warnings.WarningMessage] = []
     try:
-        with warnings.catch_warnings(record=True) as caught:
+        with turn, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("default")
             warnings.simplefilter("always", CoterieWarning)
             yield caught

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-import threading
 import time
 import traceback
 import warnings
@@ -12,12 +11,11 @@ from collections import OrderedDict
 from contextlib import suppress
 from typing import Any
 
+from coterie._turn import turn
 from coterie.errors import CoterieError, WorkerError
 
 #: opened parcels that a process keeps
 _KEPT = 4
-#: held by whoever changes what belongs to the whole process
-turn = threading.Lock()
 _opened: OrderedDict[str, Any] = OrderedDict()
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from coterie._random import random_numbers
 from coterie._surface import known_arguments
 from coterie.adapters.adapted import AdaptedModel
 from coterie.adapters.blocks import block_size
@@ -86,9 +87,8 @@ def attach(
     size = min(EMBEDDING, max(site.tokens * b for site, b in zip(chosen, blocks, strict=True)))
     if (embedding is not None and embedding < 1) or decoder < 1:
         raise SettingError(f"Parameters `embedding` and `decoder` should be at least 1. Found {embedding}, {decoder}.")
-    with torch.random.fork_rng(devices=[]):
+    with random_numbers(torch.device("cpu"), seed):
         # the generator of the CPU alone: the same numbers on every device
-        torch.default_generator.manual_seed(seed)
         adapted = AdaptedModel(model, chosen, blocks, specs, embedding or size, decoder)
     return adapted.place_own()
 

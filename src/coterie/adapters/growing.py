@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from coterie._random import random_numbers
 from coterie._surface import known_arguments
 from coterie.adapters.adapted import AdaptedModel
 from coterie.adapters.heads import Dense, Head, Image
@@ -80,8 +81,7 @@ def grow(
     had_decoder = adapted.decoder is not None
     embeddings.add(task, start)
     embeddings.set_omega(omega)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with random_numbers(torch.device("cpu"), seed):
         adapted.add_head(task, head)
     # where the other own parts are, which may have been moved since they were attached
     like = adapted.projection.weight

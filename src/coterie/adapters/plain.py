@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from coterie._random import random_numbers
 from coterie.adapters.decoder import Decoder
 from coterie.adapters.heads import Dense, Image, make_head
 from coterie.adapters.maps import feature_maps, map_widths
@@ -56,8 +57,7 @@ class PlainModel(nn.Module):
         self.frozen = frozen
         widths = map_widths(base)
         base.requires_grad_(not frozen).eval()
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with random_numbers(torch.device("cpu"), seed):
             dense = any(isinstance(spec, Dense) for spec in tasks.values())
             self.decoder = Decoder(widths, decoder) if dense else None
             self.heads = nn.ModuleList([make_head(spec, decoder, widths[-1]) for spec in tasks.values()])

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from coterie._random import random_numbers
 from coterie._units import NoStore, Payload, UnitStore
 from coterie.affinity.digest import digest
 from coterie.datasets.images import Images
 from coterie.diffusion.train import batches
-from coterie.workload.builders import seeded_rng
 from coterie.workload.checks import whole_number
 
 
@@ -67,7 +67,7 @@ def train_extractor(
         whole_number(value, name, low=1)
     whole_number(min(images.shape[1:]), "size", low=4)
     classes = int(max(images.train_labels.max(), images.validation_labels.max())) + 1
-    with seeded_rng(whole_number(seed, "seed", low=0)):
+    with random_numbers(seed=whole_number(seed, "seed", low=0)):
         model = _network(images.shape, width, classes)
 
     def compute() -> Payload:

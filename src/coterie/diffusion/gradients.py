@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from coterie._random import random_numbers
 from coterie.diffusion.checks import check_denoiser, check_images
 from coterie.diffusion.denoising import denoising_losses
 from coterie.diffusion.modes import evaluating
@@ -95,8 +96,8 @@ def probing(
     given = tuple(value[rows.to(value.device)] for value in condition or ())
     flags = {value: value.requires_grad for value in chosen.values()}
     try:
-        devices = sorted({p.device.index for p in chosen.values() if p.is_cuda})
-        with evaluating(model), torch.random.fork_rng(devices=devices):
+        device = next((value.device for value in chosen.values()), torch.device("cpu"))
+        with evaluating(model), random_numbers(device):
             for value in flags:  # the shadow copies of a moving average often ask for no gradient
                 value.requires_grad_(True)
             yield Probe(model, schedule, chosen, images[rows.to(images.device)], noise, given, batch)

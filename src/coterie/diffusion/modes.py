@@ -1,11 +1,10 @@
-"""What is changed for a while and put back: modes of modules, random numbers."""
+"""Modes of modules, changed for a while and put back."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator
 
-import torch
 from torch import nn
 
 
@@ -31,25 +30,3 @@ def evaluating(model: nn.Module) -> Generator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
-
-
-@contextlib.contextmanager
-def seeded_on(device: torch.device, seed: int) -> Generator[None]:
-    """PyTorch's random numbers on the CPU and on one device from a seed; afterwards they go on as before.
-
-    ``torch.manual_seed`` would also seed all other devices, which nobody puts back.
-
-    Example:
-        >>> before = torch.get_rng_state()
-        >>> with seeded_on(torch.device("cpu"), 3):
-        ...     drawn = torch.rand(2)
-        >>> torch.equal(torch.get_rng_state(), before)
-        True
-    """
-    cuda = device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if cuda else []):
-        torch.default_generator.manual_seed(seed)
-        if cuda:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        yield

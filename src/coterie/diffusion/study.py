@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from coterie._progress import Progress, silent
+from coterie._random import random_numbers
 from coterie._show import short_repr
 from coterie._surface import known_arguments
 from coterie._units import Payload
@@ -39,7 +40,6 @@ from coterie.grouping.intervals import Intervals
 from coterie.store import MemoryRun, RunDirectory, open_run, read_json
 from coterie.store.arrays import decode, encode
 from coterie.store.files import read_bytes, reading, text, to_plain, whole
-from coterie.workload.builders import seeded_rng
 from coterie.workload.checks import as_device
 
 #: how the training without intervals is called
@@ -117,7 +117,7 @@ class _Bench:
 
     def model(self, seed: int) -> nn.Module:
         """The denoiser as every training with this seed starts from."""
-        with seeded_rng(seed):
+        with random_numbers(seed=seed):
             return make_unet(self.config.model.channels, self.images.shape[0], self.images.shape[-1]).to(self.device)
 
     def load(self, state: Mapping[str, Tensor], seed: int = 0) -> nn.Module:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from coterie._progress import Progress, silent
+from coterie._random import random_numbers
 from coterie._show import short_repr
 from coterie._surface import known_arguments, warn
 from coterie._units import Payload, UnitStore
@@ -23,7 +24,6 @@ from coterie.balancing import Weighting
 from coterie.diffusion.checks import check_denoiser, check_images, positive
 from coterie.diffusion.denoising import denoising_losses
 from coterie.diffusion.ema import moving_average
-from coterie.diffusion.modes import seeded_on
 from coterie.diffusion.schedule import NoiseSchedule
 from coterie.diffusion.tasks import IntervalTasks
 from coterie.errors import NumericsWarning, SettingError
@@ -239,7 +239,7 @@ def _train(
     losses: list[Tensor] = []
     kept: dict[str, Tensor] = {}
     model.train()
-    with seeded_on(device, int(seeds[3])):
+    with random_numbers(device, int(seeds[3])):
         start = _now(device)
         for step in range(1, settings.steps + 1):
             rows = next(stream)

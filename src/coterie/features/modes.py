@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from coterie._surface import warn
+from coterie._turn import turn
 from coterie.errors import ModelError, ModelModeWarning
 
 #: warnings of torch about its own inside, of no use to the caller
@@ -48,25 +49,21 @@ def differentiable(model: nn.Module, *, warn: bool = True) -> Generator[None]:
     _refuse_batch_statistics(model)
     if warn:
         _say_modes(model)
-    training = [(module, module.training) for module in model.modules()]
-    fast = torch.backends.mha.get_fastpath_enabled()
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
-    try:
-        with ExitStack() as stack:
-            stack.enter_context(warnings.catch_warnings())
-            for message in _NOISE:
-                warnings.filterwarnings("ignore", message=message)
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            torch.backends.mha.set_fastpath_enabled(False)
-            if recurrent:
-                stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
-                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-            model.eval()
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for module, mode in training:
-            module.training = mode
+    with turn, ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        for message in _NOISE:
+            warnings.filterwarnings("ignore", message=message)
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)
+        if recurrent:
+            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        for module in model.modules():
+            stack.callback(setattr, module, "training", module.training)
+        model.eval()
+        yield
 
 
 def _norms(model: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from coterie._progress import Progress, silent
 from coterie._surface import known_arguments
+from coterie._turn import turn
 from coterie.affinity import Estimator, GradTAE
 from coterie.affinity.methods import estimator_of
 from coterie.affinity.surrogates.fused import Fused
@@ -88,7 +89,7 @@ def plan(
     counts = group_counts(workload.n_tasks, groups, budget)
     models = sum(_proper(workload, counts)) + (budget or 0) * has_overlapping(workload.n_tasks, groups, budget)
     most = min(seeds * (1 + workload.n_tasks + models), compare_runs or sys.maxsize)
-    with warnings.catch_warnings():
+    with turn, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the run will say them
         wish = Wish(
             workload, estimator, base, groups, budget, counts, seeds, most, balancing, memory,

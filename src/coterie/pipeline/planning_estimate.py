@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from coterie._progress import silent
+from coterie._turn import turn
 from coterie._units import Payload
 from coterie.affinity import Affinity, Estimate, GainModel, GradTAE, GradTAEModel, PairwiseGainModel
 from coterie.affinity.costs import Costs
@@ -133,7 +134,7 @@ def _rehearsal(base: GradTAE, workload: Workload, rows: int, size: int, memory: 
     small = replace(small, recipe=recipe)
     store = _Recorder()
     settings = replace(base, bases=1, share=0.0, ridge=base.ridge if base.ridge != "matched" else 0.1)
-    with warnings.catch_warnings():
+    with turn, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         estimate = settings.estimate(small, subset_size=size, memory=memory, store=store)
     model: Any = estimate.model

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from coterie._turn import turn
 from coterie.affinity import Affinity, Estimate, PairwiseGainModel
 from coterie.affinity.costs import Costs
 from coterie.evaluation import Comparison, mix, recommend
@@ -66,7 +67,7 @@ def rehearse_page(
     estimate = Estimate(PairwiseGainModel(affinity), Costs(UnitCost(0.0, 0.0, 0.0)))
 
     def make() -> tuple[int, int]:
-        with warnings.catch_warnings():
+        with turn, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             advice = recommend(comparison)
             mix(comparison, advice.candidate)

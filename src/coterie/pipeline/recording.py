@@ -9,6 +9,7 @@ from typing import Any
 
 from coterie import errors
 from coterie._surface import warn
+from coterie._turn import turn
 from coterie._units import Payload, UnitStore, folder_of
 
 
@@ -30,13 +31,14 @@ class RecordingStore:
         """The unit, with its warnings."""
 
         def recorded() -> Payload:
-            with warnings.catch_warnings(record=True) as caught:
+            with turn, warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 payload = compute()
             said = list(dict.fromkeys((item.category.__name__, str(item.message)) for item in caught))
             return Payload(payload.arrays, {**payload.meta, "warnings": [list(pair) for pair in said]})
 
         payload = self.inner.unit(name, key, recorded)
+        turn.offer()
         for category, text in payload.meta.get("warnings", []):
             warn(text, getattr(errors, category, UserWarning))
         return payload

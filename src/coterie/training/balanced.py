@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from coterie._random import random_numbers
 from coterie.balancing import Balancing, task_means
 from coterie.training.evaluate import row_losses
 from coterie.training.job import Schedule, diverged
@@ -76,6 +77,6 @@ def trunk_names(workload: Workload) -> tuple[str, ...]:
     """
     if workload not in _CACHE:
         device = workload.labels.device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with random_numbers(device):
             _CACHE[workload] = find_structure(workload, workload.build_model(0).to(device)).trunk
     return _CACHE[workload]

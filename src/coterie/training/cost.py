@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jvp
 from torch.utils.flop_counter import FlopCounterMode
 
+from coterie._random import random_numbers
 from coterie.training.evaluate import row_losses
 from coterie.training.kernels import open_kernels
 from coterie.training.stack import Outputs
@@ -61,7 +62,7 @@ def measure_cost(workload: Workload) -> UnitCost:
     """
     device = workload.labels.device
     train = workload.split.train
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with random_numbers(device):
         model = workload.build_model(0).to(device)
         # rows of a batch share a pass that costs the same for any
         count = min(workload.recipe.batch_size, len(train)) if whole_pass(model) else _ROWS

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from coterie._random import random_numbers
 from coterie.training.evaluate import row_losses
 from coterie.workload.workload import Workload
 
@@ -60,7 +61,7 @@ class Footprint:
 def measure_footprint(workload: Workload) -> Footprint:
     """Count the bytes that autograd keeps for a few rows."""
     device = workload.labels.device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with random_numbers(device):
         model = workload.build_model(0).to(device)
         own = [*model.parameters(), *model.buffers()]
         known = {value.untyped_storage().data_ptr() for value in own}

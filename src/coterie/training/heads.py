@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from coterie._random import random_numbers
 from coterie.training.stream import derive
 from coterie.workload.dependents import dependents
 from coterie.workload.workload import Batch, Workload
@@ -119,8 +120,7 @@ def _measure(workload: Workload) -> list[Part]:
         train[torch.linspace(0, len(train) - 1, min(_PROBE_ROWS, len(train))).long().to(train.device)]
     )
     generator = torch.Generator().manual_seed(derive(0, 1))
-    devices = [workload.labels.device] if workload.labels.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with random_numbers(workload.labels.device):
         model = workload.build_model(0).to(workload.labels.device).train()
         named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         with torch.no_grad():

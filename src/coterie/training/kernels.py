@@ -9,6 +9,8 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from coterie._turn import turn
+
 
 @contextmanager
 def open_kernels(*, recurrent: bool = False) -> Generator[None]:
@@ -16,16 +18,13 @@ def open_kernels(*, recurrent: bool = False) -> Generator[None]:
 
     vmap would run the fused kernels member by member, and the FLOP counter does not see into them.
     """
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with ExitStack() as stack:
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            if recurrent:
-                stack.enter_context(warnings.catch_warnings())
-                warnings.simplefilter("ignore")  # torch's remarks about hardware that is not here
-                stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
-                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+    with turn, ExitStack() as stack:
+        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if recurrent:
+            stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")  # torch's remarks about hardware that is not here
+            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        yield

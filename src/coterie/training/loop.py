@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from coterie._progress import Progress, silent
+from coterie._random import random_numbers, seed_numbers
 from coterie.errors import ModelError
 from coterie.training.balanced import BalancedStep
 from coterie.training.evaluate import load_state, row_losses, rows_losses, tensors_of
@@ -39,9 +40,9 @@ def fit_one(workload: Workload, job: Job, *, progress: Progress | None = None, k
         WorkloadError: when the subset has no label in the training or validation part.
     """
     device = workload.labels.device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with random_numbers(device):
         model = build(workload, job)
-        torch.manual_seed(derive(job.seed, 2))
+        seed_numbers(derive(job.seed, 2), device)
         return _Run(workload, job, model).train(progress or silent, keep_states)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from coterie._executor import Done, Warned, run_jobs, say
 from coterie._progress import Progress, silent
+from coterie._turn import turn
 from coterie._units import Payload
 from coterie.training.archive import pack_fits, unpack_fits
 from coterie.training.job import Fit, Job, Schedule
@@ -116,6 +117,7 @@ def train_here(workload: Workload, shares: Shares, progress: Progress | None) ->
     for share in shares.shares:
         fits = share.train(workload, tell)
         shares.fits.update(zip(share.chunk.positions, fits, strict=True))
+        turn.offer()
     shares.seconds += time.perf_counter() - start
 
 

@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from coterie._random import random_numbers, seed_numbers
 from coterie.errors import CoterieError
 from coterie.training.job import Job
 from coterie.training.stack import Architecture, Values
@@ -29,7 +30,7 @@ def is_stackable(workload: Workload) -> tuple[bool, str]:
     """
     if workload not in _CACHE:
         device = workload.labels.device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with random_numbers(device):
             reason = _reason(workload)
         _CACHE[workload] = (not reason, reason)
     return _CACHE[workload]
@@ -65,7 +66,7 @@ def _reason_of_passes(workload: Workload, model: nn.Module, batch: Batch) -> str
     try:
         with torch.no_grad():
             for seed in (0, 1):
-                torch.manual_seed(seed)
+                seed_numbers(seed, workload.labels.device)
                 results.append(workload.outputs(model, batch))
             half = workload.outputs(model, _head(batch, _ROWS // 2))
     except CoterieError:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coterie._progress import Progress, silent
+from coterie._turn import turn
 from coterie._units import Payload, UnitStore, look
 from coterie.training.fit import cut, fit
 from coterie.training.job import Fit, Job
@@ -97,7 +98,7 @@ def _elsewhere(
     missing = [number for number, payload in enumerate(found) if payload is None]
     several: list[Shares] = []
     for number in missing:
-        with warnings.catch_warnings(record=True) as caught:
+        with turn, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             shares = cut(workload, units[number].jobs, backend="auto", memory=memory, keep_states=keep_states)
         # said again when the unit is made, so that a store that keeps warnings has them

@@ -3,41 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from coterie._random import random_numbers
 from coterie._surface import warn
 from coterie.errors import DataWarning, ModelError, SettingError
 from coterie.workload.initial import Initial, copied, decide, draw_anew, named_tensors
 
 INITIAL = ("auto", "draw", "given")
-
-
-@contextmanager
-def seeded_rng(seed: int) -> Generator[None]:
-    """Seed torch inside the block and put its random state back afterwards.
-
-    CUDA is left alone unless the program uses it already: seeding it early would replace the user's own seed.
-
-    Example:
-        >>> before = torch.get_rng_state()
-        >>> with seeded_rng(3):
-        ...     drawn = torch.rand(2)
-        >>> bool((torch.get_rng_state() == before).all())
-        True
-    """
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
-        if devices:
-            torch.manual_seed(seed)
-        else:
-            torch.default_generator.manual_seed(seed)
-        yield
 
 
 @dataclass(frozen=True)
@@ -52,7 +30,7 @@ class SeededBuilder:
 
     def __call__(self, seed: int) -> nn.Module:
         """The model of a seed."""
-        with seeded_rng(seed):
+        with random_numbers(seed=seed):
             return self.build(seed) if self.takes_seed else self.build()
 
 
@@ -71,7 +49,7 @@ class FreshCopyBuilder:
     def __call__(self, seed: int) -> nn.Module:
         """The model of a seed."""
         model = copied(self.model)
-        with seeded_rng(seed), torch.no_grad():
+        with random_numbers(seed=seed), torch.no_grad():
             draw_anew(model)
             for (name, given), (_, drawn) in zip(named_tensors(self.model), named_tensors(model), strict=True):
                 if name in self.kept:
@@ -138,7 +116,7 @@ def fresh_copies(model: Any, initial: str = "auto") -> FreshCopyBuilder:
             f"Parameter `model`: a {type(model).__name__} cannot be copied with copy.deepcopy ({error}). Pass "
             "`build_model=lambda seed: ...`, which makes a new one for each seed."
         ) from error
-    with seeded_rng(0), torch.no_grad():
+    with random_numbers(seed=0), torch.no_grad():
         decided = decide(model, initial)
     if decided.same:
         warn(_same(decided), DataWarning)

@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from coterie._random import random_numbers
 from coterie._surface import known_arguments
 from coterie.errors import SettingError
-from coterie.workload.builders import seeded_rng
 
 
 class Mlp(nn.Module):
@@ -65,7 +65,7 @@ class MlpBuilder:
 
     def __call__(self, seed: int) -> Mlp:
         """The model of a seed."""
-        with seeded_rng(seed):
+        with random_numbers(seed=seed):
             return Mlp(self.n_inputs, self.hidden, self.n_outputs)
 
 

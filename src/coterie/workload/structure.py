@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from coterie._show import short_repr
 from coterie._surface import known_arguments
+from coterie._turn import turn
 from coterie.errors import ModelError, WorkloadError
 from coterie.workload.dependents import Slices, dependents
 from coterie.workload.initial import copied
@@ -173,7 +174,7 @@ def _reach(workload: Workload, model: nn.Module, rows: Tensor) -> dict[str, Tens
 def _look(workload: Workload, probe: nn.Module, rows: Tensor, tasks: Iterable[int], hits: dict[str, Tensor]) -> None:
     """Note what the gradients of some tasks reach."""
     parameters = _trained(probe)
-    with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
+    with torch.enable_grad(), turn, torch.backends.cudnn.flags(enabled=False):
         totals = _weighted_margins(workload, workload.outputs(probe, workload.batch(rows)), rows)
         if not totals.requires_grad:
             raise ModelError(
@@ -276,7 +277,7 @@ def _heads(
     probe = _disturbed(model, 0)
     calls: dict[str, list[tuple[Tensor, Tensor]]] = {found[0]: [] for found in modules if found}
     hooks = [probe.get_submodule(name).register_forward_hook(_recorder(seen)) for name, seen in calls.items()]
-    with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
+    with torch.enable_grad(), turn, torch.backends.cudnn.flags(enabled=False):
         outputs = workload.outputs(probe, workload.batch(rows))
         for hook in hooks:
             hook.remove()

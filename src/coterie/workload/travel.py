@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from coterie._executor import Parcel, Way
+from coterie._random import random_numbers, seed_numbers
 from coterie._worker import open_parcel
 from coterie.errors import WorkloadError
 from coterie.workload.fingerprint import fingerprint
@@ -214,9 +215,9 @@ def _answers(workload: Workload) -> Tensor:
     """Outputs of the initial model for a few rows, and values of the losses; empty where one of them fails."""
     points = torch.linspace(-2, 2, 9)
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with random_numbers(torch.device("cpu")), torch.no_grad():
             model = workload.build_model(0).eval()
-            torch.manual_seed(0)
+            seed_numbers(0)
             found = [workload.outputs(model, workload.batch(workload.split.train[:_ROWS]))]
             for loss in _losses(workload).values():
                 found += [loss.value(points, torch.full_like(points, label)) for label in (0.0, 1.0)]

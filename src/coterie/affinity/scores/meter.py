@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from coterie._random import random_numbers
 from coterie._surface import warn
 from coterie.errors import FallbackWarning, ResourceError
 from coterie.training.evaluate import row_losses
@@ -134,7 +135,7 @@ class Meter:
         self._model.eval()
         try:
             with (
-                torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+                random_numbers(device),
                 open_kernels(recurrent=self._recurrent),
             ):
                 self._measure(rows, optimizer)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from coterie._progress import Progress, silent
+from coterie._random import random_numbers, seed_numbers
 from coterie.affinity.scores.meter import Meter
 from coterie.errors import ModelError
 from coterie.training import Fit, Job
@@ -84,12 +85,12 @@ def run_probe(
     Cost: a training; every measurement takes n + 1 forward passes and n backward passes over its batch.
     """
     device = workload.labels.device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with random_numbers(device):
         model = build(workload, job)
         meter = Meter(
             workload, model, trunk, rate=probe.rate, memory=memory, gram=probe.gram, lookahead=probe.lookahead
         )
-        torch.manual_seed(derive(job.seed, 2))
+        seed_numbers(derive(job.seed, 2), device)
         fit = _train(workload, model, job, meter, probe.every, progress or silent)
     if not all(np.isfinite(total).all() for total in meter.sums.values()):
         raise ModelError(

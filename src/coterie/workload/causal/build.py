@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from coterie._random import random_numbers
 from coterie._surface import known_arguments
 from coterie.errors import SettingError, WorkloadError
 from coterie.workload.build import FRACTIONS, from_datasets, split_each
-from coterie.workload.builders import seeded_rng
 from coterie.workload.causal.base import check_base, check_rows, shared_copy
 from coterie.workload.causal.rows import Row, fit_rows, pack
 from coterie.workload.causal.scorer import CausalScorer, Layout
@@ -124,7 +124,7 @@ def from_causal(
     if isinstance(split, Mapping):
         indexes = [row_labels(*pair) for pair in tasks.values()]
         split = split_each(split, [len(made.rows) for made in read.values()], seed, indexes)
-    with seeded_rng(0):  # torch's random state stays as it was
+    with random_numbers(seed=0):  # torch's random state stays as it was
         build_model = _scorer(model, config, layout, every, per_token)
     return from_datasets(
         {task: (_packed(made.rows, length, width, model), made.labels) for task, made in read.items()},

@@ -8,11 +8,11 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from coterie._random import random_numbers
 from coterie._surface import known_arguments
 from coterie.errors import SettingError, WorkloadError
 from coterie.workload.arrays import as_labels
 from coterie.workload.build import FRACTIONS, from_arrays, from_datasets, split_each
-from coterie.workload.builders import seeded_rng
 from coterie.workload.frames import paired, row_labels
 from coterie.workload.infer import TasksLike, columns_as_named, infer_tasks
 from coterie.workload.recipe import Recipe
@@ -124,7 +124,7 @@ def from_text(
     known: Any = base
     check_tokens(inputs, known.get_input_embeddings().num_embeddings, words, max_length)
     reading = Reading(words, max_length, reads(base, inputs[0]))
-    with seeded_rng(0):  # torch's random state stays as it was
+    with random_numbers(seed=0):  # torch's random state stays as it was
         encoder = TextEncoder(base, config, sum(task.width for task in made), pooling=pooling, reading=reading)
     inputs = [{key: part[key] for key in reading.names} for part in inputs]
     options: dict[str, Any] = {
