@@ -39,11 +39,13 @@ COMMON = {
     "_files",
     "_json",
     "_progress",
+    "_random",
     "_read",
     "_sealed",
     "_show",
     "_spawn",
     "_surface",
+    "_turn",
     "_units",
     "_worker",
 }
