@@ -76,6 +76,8 @@ def test_all_groups_share_one_base(served):
 def test_what_is_stored_does_not_hold_the_base(served):
     path, work, _ = served
     saved = load_file(path / "serve.safetensors")
+    probe = {name: saved.pop(name) for name in list(saved) if name.startswith("probe/")}
+    assert sum(value.numel() for value in probe.values()) < 1000
     assert all("lora_" in name or "/head." in name or "base_digest" in name for name in saved)
     assert len(saved) == 5 * len(work.build_model(0).state_dict())
 

@@ -16,6 +16,7 @@ from coterie._surface import known_arguments
 from coterie.errors import ModelError, StoreError, require
 from coterie.serving.inputs import no_rows, prepare
 from coterie.serving.models import build_with, find_source
+from coterie.serving.probe import check_probe
 from coterie.serving.saved import read_served
 from coterie.workload import Split, Task, Workload
 from coterie.workload.arrays import Inputs
@@ -183,11 +184,13 @@ def load(
         source.build,
         forward=source.forward,
     )
+    models = tuple(build_with(source.build, state, group) for group, state in enumerate(saved.states))
+    check_probe(shell, models, saved.probe)
     return Predictor(
         shell,
         tuple(tuple(group) for group in text["groups"]),
         dict(text["serves"]),
-        tuple(build_with(source.build, state, group) for group, state in enumerate(saved.states)),
+        models,
         text["inputs"],
         saved.input_center,
         saved.input_scale,

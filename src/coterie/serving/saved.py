@@ -13,6 +13,7 @@ from torch import Tensor
 from coterie.errors import SettingError, StoreError
 from coterie.serving.description import check_description, check_tensors
 from coterie.serving.inputs import describe_inputs
+from coterie.serving.probe import make_probe
 from coterie.store.files import atomic_write
 from coterie.store.manifest import versions
 from coterie.store.pair import read_pair, sealed_pair
@@ -28,12 +29,13 @@ DESCRIPTION, TENSORS = "serve.json", "serve.safetensors"
 
 @dataclass(frozen=True, eq=False)
 class Saved:
-    """What :func:`read_served` found: the description, one state for each group, and the standardisation."""
+    """What :func:`read_served` found: description, a state for each group, standardisation, outputs to compare with."""
 
     description: dict[str, Any]
     states: list[dict[str, Tensor]]
     input_center: Tensor | None
     input_scale: Tensor | None
+    probe: dict[str, Tensor]
 
 
 def save_served(
@@ -77,6 +79,7 @@ def served_files(workload: Workload, grouping: Grouping, states: Sequence[Mappin
     for name in ("input_center", "input_scale"):
         if (value := getattr(workload, name)) is not None:
             arrays[name] = value
+    arrays.update(make_probe(workload, states))
     return sealed_pair((DESCRIPTION, TENSORS), _describe(workload, grouping), arrays)
 
 
@@ -118,4 +121,5 @@ def read_served(path: str | Path) -> Saved:
         {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
         for prefix in (f"group{index}/" for index in range(len(description["groups"])))
     ]
-    return Saved(description, states, tensors.get("input_center"), tensors.get("input_scale"))
+    probe = {name: value for name, value in tensors.items() if name.startswith("probe/")}
+    return Saved(description, states, tensors.get("input_center"), tensors.get("input_scale"), probe)
