@@ -109,6 +109,18 @@ def test_escapes_are_shown():
     assert shown("a\x1b[0m\n\u202e\udcff b") == "a\\x1b[0m\\n\\u202e\\udcff b"
 
 
+@pytest.mark.parametrize(
+    "arguments", [("report", "run"), ("group", "--affinity", "/A.csv"), ("run", "w.py"), ("demo",)]
+)
+def test_a_deleted_working_directory_is_said(tmp_path, monkeypatch, arguments):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    done = coterie(*arguments)
+    assert done.exit_code == 1
+    assert "working directory, which was deleted" in " ".join(done.output.split())
+
+
 SLOW = """
 import sys, time
 print("ready", file=sys.stderr, flush=True)

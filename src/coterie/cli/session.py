@@ -10,12 +10,14 @@ import warnings
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any, NoReturn, TextIO
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
+from coterie._files import absolute
 from coterie.cli.progress import Bars
 from coterie.cli.streams import INTERRUPTED, prepare_streams, shown
 from coterie.errors import CoterieError, CoterieWarning
@@ -106,6 +108,7 @@ def session(*, as_json: bool, quiet: bool = False, debug: bool = False) -> Gener
         stack.enter_context(_warnings(errors, quiet=quiet, debug=debug))
         bars = stack.enter_context(Bars(errors, visible=not (as_json or quiet)))
         try:
+            absolute(Path())  # packages end the whole program on import where the working directory was deleted
             yield Session(out, Terminal(file=out), bars, as_json)
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
