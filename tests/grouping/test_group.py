@@ -256,7 +256,9 @@ def test_huge_entries_are_named_and_large_ones_work():
 
 
 def test_details_have_the_types_of_json():
-    details = json.loads(json.dumps(group(BLOCKS, k=2).to_dict()))["details"]
+    written = json.loads(json.dumps(group(BLOCKS, k=2).to_dict()))
+    details = written["details"]
+    assert Grouping.from_dict(written).details == details  # truth values, too
     assert details["k_given"] is True
     assert type(details["sdp_iterations"]) is int
     assert group(BLOCKS).to_dict()["details"]["k_given"] is False

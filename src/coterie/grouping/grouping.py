@@ -185,7 +185,7 @@ class Grouping:
             objective, bound = (None if data.get(key) is None else real(data[key]) for key in ("objective", "bound"))
             method = text(data.get("method", "given"))
             details: dict[str, float | str] = {
-                text(key): value if isinstance(value, str) else real(value)
+                text(key): value if isinstance(value, str | bool) else real(value)
                 for key, value in dict(data.get("details") or {}).items()
                 if value is not None
             }
