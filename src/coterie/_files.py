@@ -139,7 +139,7 @@ def atomic_write(path: str | Path, data: bytes) -> None:
     Raises:
         StoreError: when the file cannot be written (no space, read-only, no such directory, a device).
     """
-    path = Path(path)
+    path = user_path(path)
     with writing(path, len(data)):
         place = Place(path.parent)
         try:
@@ -185,6 +185,14 @@ def make_directory(path: Path) -> None:
         raise StoreError(f"The directory {str(path)!r} cannot be created: {error}. Choose another name.") from error
 
 
+def user_path(path: str | Path) -> Path:
+    """A path that a user gave, with ``~`` and ``~name`` at its beginning read as a home directory, as in a shell."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # nobody of that name
+        return Path(path)
+
+
 def absolute(path: Path) -> Path:
     """The path from the root on.
 
@@ -192,7 +200,7 @@ def absolute(path: Path) -> Path:
         StoreError: it is relative and the working directory was deleted.
     """
     try:
-        return path.absolute()
+        return user_path(path).absolute()
     except OSError as error:
         raise StoreError(
             f"The path {str(path)!r} is relative to the working directory, which was deleted ({error.strerror}). "
@@ -209,7 +217,7 @@ def read_bytes(path: str | Path) -> bytes:
     try:
         # without waiting for the other end of a pipe
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | _PLAIN
-        descriptor = os.open(path, flags)
+        descriptor = os.open(user_path(path), flags)
         if not stat.S_ISREG(mode := os.fstat(descriptor).st_mode):
             os.close(descriptor)
             kind = "a directory" if stat.S_ISDIR(mode) else "a pipe or a device"

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from coterie._files import user_path
 from coterie._surface import known_arguments
 from coterie.adapters.adapted import AdaptedModel
 from coterie.adapters.attaching import attach, check_backbone
@@ -46,7 +47,7 @@ def save(adapted: AdaptedModel, path: str | Path) -> None:
         >>> bool((again(pixels, task="kind") == before).all())
         True
     """
-    path = Path(path)
+    path = user_path(path)
     arrays = {name: parameter.detach() for name, parameter in adapted.own_parameters()}
     description = {
         "format": FORMAT,
@@ -80,7 +81,7 @@ def load(path: str | Path, model: Any, *, check_weights: bool = True) -> Adapted
         StoreError: when the files cannot be read or are damaged.
         SettingError: when the backbone is another one; the message says in what.
     """
-    path = Path(path)
+    path = user_path(path)
     if not (path / DESCRIPTION).exists():
         raise StoreError(f"There are no adapters in {str(path)!r}: it has no {DESCRIPTION}. Check the path.")
     description, tensors = read_pair(path, (DESCRIPTION, TENSORS), 1, FORMAT)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from coterie._files import atomic_write
+from coterie._files import atomic_write, user_path
 from coterie._json import reading, real, text
 from coterie._sealed import pack, read_sealed
 from coterie.affinity.blocks import pack_blocks, under, unpack_blocks
@@ -47,7 +47,7 @@ def save_model(model: GradTAEModel, path: str | Path) -> Path:
         "stretch": [base.stretch for base in model.bases],
     }
     atomic_write(path, pack(_KIND, facts, tensors))
-    return Path(path)
+    return user_path(path)
 
 
 def load_model(path: str | Path) -> GradTAEModel:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from coterie._files import user_path
 from coterie.benchmark.plot import LEAST, Json, Panel, panel
 from coterie.errors import SettingError, require
 from coterie.report.formats import shorten
@@ -28,7 +29,7 @@ def check_figure(path: str | Path) -> Path:
         SettingError: another ending, or a place where nothing can be written.
         MissingDependencyError: Matplotlib is not installed.
     """
-    path = Path(path)
+    path = user_path(path)
     if path.suffix.lower() not in ENDINGS:
         raise SettingError(
             f"Parameter `figure` should be a file that ends in {', '.join(ENDINGS)}. Found {str(path)!r}."

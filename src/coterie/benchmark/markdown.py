@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from coterie._files import user_path
 from coterie.benchmark.table import columns, decimal, failure, reference_rows, sorted_rows
 from coterie.errors import StoreError
 from coterie.report.formats import DASH, percent
@@ -114,7 +115,7 @@ def fill_page(path: str | Path, results: Sequence[Json]) -> bool:
     Raises:
         StoreError: there is no such page, or it has no marker.
     """
-    path = Path(path)
+    path = user_path(path)
     with reading(path, "a page of text in UTF-8"):
         old = read_bytes(path).decode("utf-8")
     if "<!-- benchmark: " not in old:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import coterie
+from coterie._files import user_path
 from coterie.benchmark.markdown import bed_table, overview
 from coterie.benchmark.plot import Json, panel
 from coterie.benchmark.table import columns, explain, failure, headline, reference_rows, sorted_rows
@@ -133,7 +134,7 @@ def write_page(results: Sequence[Json], path: str | Path) -> Path:
         SettingError: no results.
         StoreError: the file cannot be written.
     """
-    page, path = render(results), Path(path)
+    page, path = render(results), user_path(path)
     make_directory(path.parent)
     atomic_write(path, page_bytes(page))
     return path

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from coterie._files import user_path
 from coterie._show import short_repr
 from coterie.errors import SettingError, WorkloadError, require
 from coterie.workload.checks import whole_number
@@ -76,7 +77,7 @@ def load_images(name: str, folder: str | Path | None = None, size: int | None = 
     if name == "digits":
         parts = _digits()
     elif name == "fashion-mnist":
-        parts = _fashion(FOLDER if folder is None else Path(folder))
+        parts = _fashion(FOLDER if folder is None else user_path(folder))
     else:
         raise SettingError(f"Parameter `name` should be one of {NAMES}. Found {name!r}.")
     (train, train_labels), (validation, validation_labels) = parts

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from coterie._files import user_path
 from coterie.errors import MissingDependencyError, require
 from coterie.store.files import atomic_write
 
@@ -30,8 +31,8 @@ def write_figures(study: Study, folder: str | Path) -> tuple[Path, ...]:
     """
     drawn = figures(study)
     for name, data in drawn.items():
-        atomic_write(Path(folder) / name, data)
-    return tuple(Path(folder) / name for name in drawn)
+        atomic_write(user_path(folder) / name, data)
+    return tuple(user_path(folder) / name for name in drawn)
 
 
 def figures(study: Study) -> dict[str, bytes]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import coterie
+from coterie._files import user_path
 from coterie.diffusion.figures import tiled
 from coterie.diffusion.plane import Plane
 from coterie.report import palette
@@ -63,7 +64,7 @@ def write_page(study: Study, path: str | Path) -> Path:
     Raises:
         StoreError: the file cannot be written.
     """
-    page, path = render(study), Path(path)
+    page, path = render(study), user_path(path)
     make_directory(path.parent)
     atomic_write(path, page_bytes(page))
     return path

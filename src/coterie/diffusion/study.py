@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from coterie._files import user_path
 from coterie._progress import Progress, silent
 from coterie._random import random_numbers
 from coterie._show import short_repr
@@ -87,7 +88,7 @@ class Study:
         Raises:
             StoreError: there is none, or it is damaged.
         """
-        path = Path(path)
+        path = user_path(path)
         facts = read_json(path / "result.json")
         if not isinstance(facts, dict) or facts.get("diffusion") != FORMAT:
             raise StoreError(f"{str(path)!r} holds no result of `coterie diffusion`, or one of another version.")

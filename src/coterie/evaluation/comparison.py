@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coterie._files import atomic_write
+from coterie._files import atomic_write, user_path
 from coterie._json import reading, text, whole
 from coterie._sealed import pack, read_sealed
 from coterie._show import html_table, short_repr
@@ -162,7 +162,7 @@ class Comparison:
             StoreError: when the file cannot be written.
         """
         atomic_write(path, self.to_bytes())
-        return Path(path)
+        return user_path(path)
 
     def to_bytes(self) -> bytes:
         """The content of the file that :meth:`save` writes; it has a checksum."""

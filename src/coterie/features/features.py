@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from coterie._files import user_path
 from coterie._progress import Progress, silent
 from coterie._surface import known_arguments
 from coterie.errors import SettingError
@@ -258,5 +259,5 @@ def _check_directions(model: nn.Module, directions: Directions, structure: Struc
 
 
 def _spill_file(spill: Path | str, part: str) -> Path:
-    path = Path(spill)
+    path = user_path(spill)
     return path if path.suffix == ".safetensors" else path / f"features-{part}.safetensors"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from coterie._files import user_path
 from coterie.report import palette, tables, text
 from coterie.report.data import Groups, Json, ReportData, parse
 from coterie.report.formats import DASH, flops, plural
@@ -105,7 +106,7 @@ def write_report(result: Json, path: Path) -> Path:
         True
     """
     page = render(result)
-    path = Path(path)
+    path = user_path(path)
     make_directory(path.parent)
     atomic_write(path, page_bytes(page))
     return path

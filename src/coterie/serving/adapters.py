@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from coterie._files import user_path
 from coterie._surface import known_arguments
 from coterie.errors import ModelError, SettingError, require
 from coterie.serving.predictor import Predictor, load
@@ -44,7 +45,7 @@ def export_adapters(run: Any, folder: str | Path, *, workload: Workload | str | 
     Cost: reading the run; the base is not copied.
     """
     predictor = run if isinstance(run, Predictor) else load(run, workload=workload)
-    target = Path(folder)
+    target = user_path(folder)
     if target.is_file():
         raise SettingError(f"Parameter `folder` should be a folder. Found the file {str(target)!r}. Name another one.")
     made: list[Path] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from coterie._files import user_path
 from coterie._surface import known_arguments
 from coterie.errors import ModelError, StoreError, require
 from coterie.serving.inputs import no_rows, prepare
@@ -170,7 +170,7 @@ def load(
     path = getattr(run, "path", run)
     if path is None:
         raise StoreError("Parameter `run`: this run was not written to a directory. Run again with `out=`.")
-    saved = read_served(Path(path))
+    saved = read_served(user_path(path))
     text = saved.description
     source = find_source(text, build_model, workload, forward)
     tasks = tuple(Task.from_dict(task) for task in text["tasks"])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from coterie._files import user_path
 from coterie.errors import SettingError, StoreError
 from coterie.serving.description import check_description, check_tensors
 from coterie.serving.inputs import describe_inputs
@@ -54,7 +55,7 @@ def save_served(
         StoreError: when the directory cannot be written.
     """
     for name, data in served_files(workload, grouping, states).items():
-        atomic_write(Path(path) / name, data)
+        atomic_write(user_path(path) / name, data)
 
 
 def served_files(workload: Workload, grouping: Grouping, states: Sequence[Mapping[str, Tensor]]) -> dict[str, bytes]:
@@ -108,7 +109,7 @@ def read_served(path: str | Path) -> Saved:
     Raises:
         StoreError: when there are no served models, or they are damaged.
     """
-    path = Path(path)
+    path = user_path(path)
     if not (path / DESCRIPTION).exists():
         raise StoreError(
             f"There are no served models in {str(path)!r}: it has no {DESCRIPTION}. Check the path; "

@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coterie._files import user_path
 from coterie._surface import warn
 from coterie.errors import StoreError, StoreWarning
 from coterie.store.files import canonical, read_json, to_plain
@@ -62,7 +63,7 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     Raises:
         StoreError: when there is no run at this path, or its manifest is damaged or of a newer format.
     """
-    path = Path(path)
+    path = user_path(path)
     if not path.is_dir():
         found = "a file" if path.exists() else "nothing"
         raise StoreError(f"There is no run directory {str(path)!r}: found {found} there. Check the path.")

@@ -20,6 +20,7 @@ from coterie.workload.builders import fresh_copies, seeded
 from coterie.workload.checks import as_groups, as_name, as_recipe, as_widths, whole_number
 from coterie.workload.frames import aligned, input_names, paired, row_labels
 from coterie.workload.infer import TasksLike, columns_as_named, in_training_units, infer_tasks
+from coterie.workload.leaks import warn_labels_among_inputs
 from coterie.workload.mlp import build_from_spec, mlp_spec
 from coterie.workload.precision import standardised, warn_rounded
 from coterie.workload.recipe import Recipe
@@ -198,6 +199,7 @@ def _assemble(
 ) -> Workload:
     device = next(iter(inputs.values())).device if isinstance(inputs, dict) else inputs.device
     train = split.train.cpu()
+    warn_labels_among_inputs(inputs, labels, tasks, options.input_names)
     if options.standardize:
         tasks = in_training_units(tasks, labels, train.numpy())
     center = np.array([task.center for task in tasks])

@@ -19,9 +19,10 @@ from coterie.workload.arrays import as_inputs, as_labels
 from coterie.workload.build import FRACTIONS, from_arrays
 from coterie.workload.builders import fresh_copies, seeded
 from coterie.workload.checks import as_widths
-from coterie.workload.frames import paired, row_labels
+from coterie.workload.frames import input_names, paired, row_labels
 from coterie.workload.graph_net import GraphModel, GraphNet, takes_rows
 from coterie.workload.infer import TasksLike, columns_as_named, infer_tasks
+from coterie.workload.leaks import warn_labels_among_inputs
 from coterie.workload.recipe import Recipe
 from coterie.workload.split import SplitLike, by_position
 from coterie.workload.workload import BuildModel, Workload
@@ -141,6 +142,7 @@ def from_graph(
         x, y = paired(x, y)
     else:
         pairs, y = paired(pairs, y, "Parameters `pairs` and `y`")
+    names = input_names(x)
     split = by_position(split, row_labels(x if pairs is None else pairs, y))
     graph = _graph(x, edge_index, edge_values)
     nodes = len(graph.x)
@@ -153,6 +155,8 @@ def from_graph(
         )
     labels, columns = columns_as_named(labels, tasks, columns)
     made = infer_tasks(labels, tasks, columns)
+    if pairs is None:
+        warn_labels_among_inputs(graph.x, labels, made, names)
     if model is None and build_model is None:
         network = seeded(_built_in(graph, layer, hidden, sum(task.width for task in made), pairs=pairs is not None))
     else:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from coterie._files import make_directory
+from coterie._files import make_directory, user_path
 from coterie._surface import known_arguments
 from coterie.errors import SettingError, WorkloadError
 from coterie.workload.causal.rows import Row, fit_rows, pack
@@ -86,7 +86,7 @@ def save_adapter(scorer: CausalScorer, folder: str | Path, *, base: str | None =
         raise SettingError(
             f"Parameter `scorer` should be a model of coterie.workload.from_causal. Found {type(scorer).__name__}."
         )
-    made = Path(folder)
+    made = user_path(folder)
     make_directory(made)
     write_adapter(scorer.model, made, "CAUSAL_LM", base)
     return made

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from coterie._files import user_path
 from coterie._surface import warn
 from coterie.errors import FallbackWarning, SettingError, require
 from coterie.workload.checks import whole_number
@@ -83,7 +84,7 @@ def load_tokenizer(tokenizer: Any, model: Any) -> Any:
         )
     transformers = require("transformers", extra="language", purpose="A workload of texts")
     try:
-        return transformers.AutoTokenizer.from_pretrained(source, local_files_only=True)
+        return transformers.AutoTokenizer.from_pretrained(str(user_path(source)), local_files_only=True)
     except (OSError, ValueError) as error:
         raise SettingError(
             f"Parameter `tokenizer`: none can be loaded from {str(source)!r} ({_first_line(error)}). Pass the "
@@ -99,7 +100,7 @@ def hidden_size(base: nn.Module) -> int:
 
 def _loaded(auto: Any, source: str | Path) -> Any:
     try:
-        return auto.from_pretrained(source, local_files_only=True)
+        return auto.from_pretrained(str(user_path(source)), local_files_only=True)
     except (OSError, ValueError) as error:
         raise SettingError(
             f"Parameter `model`: no model can be loaded from {str(source)!r} ({_first_line(error)}). Give a folder "
