@@ -84,9 +84,15 @@ def test_compare_trains_and_says_what_to_do(tmp_path):
     assert result["recommendation"]["text"]
     again = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "run"), "--json"])
     assert json.loads(again.stdout) == result
-    other = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "run"), "--seeds", "3"])
+    other = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "run"), "--seeds", "1"])
     assert other.exit_code == 1
-    assert "`seeds` is 2 there and 3 here" in " ".join(other.stderr.split())
+    assert "`seeds`, which may only grow, is 2 there and 1 here" in " ".join(other.stderr.split())
+    (tmp_path / "H.json").write_text('{"groups": [["a", "c"], ["b"]]}')
+    options = ["-g", str(tmp_path / "H.json"), "--out", str(tmp_path / "run"), "--seeds", "3", "--json"]
+    grown = CliRunner().invoke(app, [*command, *options])
+    assert grown.exit_code == 0, grown.stderr
+    rows = {row["name"]: row for row in json.loads(grown.stdout)["comparison"]["candidates"]}
+    assert {"G", "H"} < set(rows)
     table = CliRunner().invoke(app, command)
     assert table.exit_code == 0, table.stderr
     assert table.stdout.startswith(result["recommendation"]["text"][:30])
@@ -112,9 +118,9 @@ def test_compare_within_a_budget_of_runs(tmp_path):
     assert not set(record["seeds"]) & set(record["rungs"][0]["seeds"])
     again = CliRunner().invoke(app, [*command, "--runs", "29", *out, "--json"])
     assert json.loads(again.stdout)["comparison"] == comparison
-    other = CliRunner().invoke(app, [*command, "--runs", "30", *out])
+    other = CliRunner().invoke(app, [*command, "--runs", "28", *out])
     assert other.exit_code == 1
-    assert "`runs` is 29 there and 30 here" in " ".join(other.stderr.split())
+    assert "`runs`, which may only grow, is 29 there and 28 here" in " ".join(other.stderr.split())
     table = CliRunner().invoke(app, [*command, "--runs", "29"])
     assert table.exit_code == 0, table.stderr
     assert "leaves" in table.stdout

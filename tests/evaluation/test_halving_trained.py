@@ -128,7 +128,7 @@ class Killable(MemoryRun):
 def test_a_killed_comparison_goes_on_where_it_was(work):
     whole = Killable()
     expected = compare(work, CANDIDATES, seeds=3, runs=RUNS, store=whole).comparison
-    assert {"halving", "compare"} == set(whole.names)
+    assert {"halving", "compare", "trained together"} == set(whole.names)
     store = Killable()
     for _ in range(len(whole.names)):
         store.left = 1

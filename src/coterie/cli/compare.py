@@ -114,8 +114,9 @@ def _compare(
     if runs is not None:  # candidates that the budget of models excludes do not race
         settings |= {"runs": runs, "budget": budget}
     with open_run(
-        out, fingerprint=fingerprint(workload), settings=settings, overwrite=overwrite, workload=workload
-    ) as run:
+        out, fingerprint=fingerprint(workload), settings=settings, overwrite=overwrite, workload=workload,
+        grows=("budget", "candidates", "runs", "seeds"),
+    ) as run:  # fmt: skip
         trained = train_and_compare(
             workload, candidates, seeds=range(seeds), runs=runs, budget=budget, balancing=balancing, memory=memory,
             store=run, progress=s.progress, executor=executor,

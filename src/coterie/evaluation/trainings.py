@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coterie._progress import Progress
-from coterie._units import Payload, UnitStore
+from coterie._units import Payload, UnitStore, look
 from coterie.balancing import Balancing, balancing_key
 from coterie.evaluation.labels import LabelIndex
 from coterie.grouping import Grouping
@@ -80,26 +80,50 @@ class Trainings:
     def train(
         self, subsets: Sequence[Subset], seeds: Sequence[int], *, keep: bool, stage: str, progress: Progress
     ) -> None:
-        """Train subsets with some seeds; `keep` says whether their parameters stay in memory and store."""
-        units = [self._unit(subsets, seed, keep) for seed in seeds]
+        """Train subsets with some seeds; `keep` says whether their parameters stay in memory and store.
+
+        What the store has of a seed is used, in the units in which it was trained; subsets that are missing are a
+        further unit. A seed with the same subsets has the same units, whatever other seeds there are.
+        """
+        batches = [(seed, batch) for seed in seeds for batch in self._batches(subsets, seed)]
+        units = [self._unit(batch, seed) for seed, batch in batches]
         payloads = fit_units(
             self.workload, self.name, units, partial(self._pack, keep), store=self.store, memory=self.memory,
             stage=stage, progress=progress, executor=self.executor,
         )  # fmt: skip
-        for seed, unit, payload in zip(seeds, units, payloads, strict=True):
+        for seed in seeds:  # not before all are there: a run that is killed trains the same batches again
+            for number, batch in enumerate(batch for of, batch in batches if of == seed):
+                self._registered(seed, number, batch)
+        asked = set(subsets)
+        for (seed, _), unit, payload in zip(batches, units, payloads, strict=True):
             self.seconds += float(payload.meta["seconds"])
             for number, done in enumerate(unpack_fits(unit.jobs, payload)):
+                if done.job.subset not in asked:
+                    continue
                 self.fits[done.job.subset, seed] = done
                 for part in self.index:
                     self.losses[done.job.subset, seed, part] = np.asarray(payload.arrays[f"losses/{part}/{number}"])
 
-    def _unit(self, subsets: Sequence[Subset], seed: int, keep: bool) -> FitUnit:
-        key = {
-            "subsets": [list(subset) for subset in subsets],
-            "seed": seed,
-            "keep": keep,
-            **balancing_key(self.balancing),
-        }
+    def _batches(self, subsets: Sequence[Subset], seed: int) -> list[list[Subset]]:
+        """Subsets that were trained together with a seed, all that the store knows of, and those that are missing."""
+        found: list[list[Subset]] = []
+        while (known := self._registered(seed, len(found))) is not None:
+            found.append(known)
+        missing = sorted(set(subsets).difference(*found))
+        return [*found, missing] if missing else found
+
+    def _registered(self, seed: int, number: int, batch: Sequence[Subset] | None = None) -> list[Subset] | None:
+        """The subsets of a batch by its number, or None; with `batch`, they are written down."""
+        key = {"of": self.name, "seed": seed, "number": number, **balancing_key(self.balancing)}
+        if batch is None:
+            payload = look(self.store, "trained together", key)
+        else:
+            content = Payload(meta={"subsets": [list(subset) for subset in batch]})
+            payload = self.store.unit("trained together", key, lambda: content)
+        return None if payload is None else [tuple(subset) for subset in payload.meta["subsets"]]
+
+    def _unit(self, subsets: Sequence[Subset], seed: int) -> FitUnit:
+        key = {"subsets": [list(subset) for subset in subsets], "seed": seed, **balancing_key(self.balancing)}
         return FitUnit(key, [Job(subset=subset, seed=seed, balancing=self.balancing) for subset in subsets])
 
     def _pack(self, keep: bool, fits: list[Fit]) -> Payload:

@@ -46,6 +46,8 @@ BALANCED = (
     "Groups were proposed by an estimate for the loss pooled over labels; all candidates were trained and compared "
     "with balancing: {}."
 )
+#: settings that say how much is compared, and nothing about the estimate: a run directory may go on with larger ones
+GROWS = ("budget", "compare_runs", "seeds", "worthwhile")
 
 
 @known_arguments
@@ -128,7 +130,8 @@ def run(
             :data:`coterie.balancing.METHODS`, or a :class:`coterie.balancing.Balancing` with options. None for the
             recipe's loss, pooled over labels. The estimate keeps that loss: its short trainings and gradients are
             about a fixed objective, and what it proposes is decided by the comparison, with balancing.
-        out: run directory, which can be resumed after a kill; None writes nothing.
+        out: run directory, which can be resumed after a kill, and goes on when it is asked for more `seeds`, a larger
+            `budget` or more `compare_runs`: what was trained is used again. None writes nothing.
         overwrite: start anew in a run directory that holds another run.
         memory: working memory in bytes.
         seed: of everything random.
@@ -323,4 +326,6 @@ def _open(
 ) -> AbstractContextManager[UnitStore]:
     from coterie.store import open_run
 
-    return open_run(out, fingerprint=fingerprint(workload), settings=settings, overwrite=overwrite, workload=workload)
+    return open_run(
+        out, fingerprint=fingerprint(workload), settings=settings, overwrite=overwrite, workload=workload, grows=GROWS
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -84,13 +84,19 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     return manifest
 
 
-def check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], grows: Collection[str] = ()) -> None:
     """Whether a run may be gone on with: same workload, same settings. Other versions are only warned about.
+
+    Args:
+        path: the directory, for messages.
+        found: its manifest.
+        wanted: that of the run that is asked for.
+        grows: settings that may be larger than they were.
 
     Raises:
         StoreError: saying what differs.
     """
-    differences = _differences(found["settings"], wanted["settings"])
+    differences = _differences(found["settings"], wanted["settings"], grows)
     if found["fingerprint"] != wanted["fingerprint"]:
         differences.insert(0, _other_workload(found, wanted))
     if differences:
@@ -130,12 +136,25 @@ def _python(manifest: Mapping[str, Any]) -> str | None:
     return ".".join(str(named.get("python")).split(".")[:2]) if isinstance(named, dict) else None
 
 
-def _differences(found: Any, wanted: Mapping[str, Any]) -> list[str]:
+def _differences(found: Any, wanted: Mapping[str, Any], grows: Collection[str]) -> list[str]:
     if not isinstance(found, Mapping):
         return ["its settings cannot be read"]
     lines: list[str] = []
     for name in sorted({*found, *wanted}):
         old, new = (repr(side[name]) if name in side else "not set" for side in (found, wanted))
-        if name not in found or name not in wanted or canonical(found[name]) != canonical(wanted[name]):
+        if name in found and name in wanted and canonical(found[name]) == canonical(wanted[name]):
+            continue
+        if name not in grows:
             lines.append(f"setting `{name}` is {old} there and {new} here")
+        elif not _larger(name, found.get(name), to_plain(wanted.get(name))):
+            lines.append(f"setting `{name}`, which may only grow, is {old} there and {new} here")
     return lines
+
+
+def _larger(name: str, old: Any, new: Any) -> bool:
+    """Whether a setting asks for no less than it did. None is no limit; what is worthwhile is a matter of words."""
+    if name == "worthwhile" or new is None:
+        return True
+    if isinstance(old, dict) and isinstance(new, dict):
+        return all(key in new and canonical(new[key]) == canonical(old[key]) for key in old)
+    return isinstance(old, int) and isinstance(new, int) and new >= old

@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +65,7 @@ class RunDirectory:
         create: False opens only a run that is there already.
         overwrite: replace a run that is there instead of going on with it. Foreign files are left alone.
         workload: described in the manifest, so that a reader knows what the run was about.
+        grows: settings that may be larger than those of the run that is there, which then goes on with these.
 
     Raises:
         StoreError: the directory holds a run of another workload or other settings, is damaged, cannot be written, or
@@ -90,6 +91,7 @@ class RunDirectory:
         create: bool = True,
         overwrite: bool = False,
         workload: Workload | None = None,
+        grows: Collection[str] = (),
     ) -> None:
         self.path = absolute(Path(path))
         self.units = self.path / "units"
@@ -105,32 +107,33 @@ class RunDirectory:
             self._place.close()
             raise
         try:
-            self.manifest = self._open(_manifest.build(fingerprint, settings, workload), overwrite)
+            self.manifest = self._open(_manifest.build(fingerprint, settings, workload), overwrite, grows)
         except BaseException:
             self.close()
             raise
 
-    def _open(self, wanted: dict[str, Any], overwrite: bool) -> dict[str, Any]:
+    def _open(self, wanted: dict[str, Any], overwrite: bool, grows: Collection[str]) -> dict[str, Any]:
         for folder in (self.units, self.folder(SHARDS)):
             if folder.is_symlink():
                 raise write_error(OSError(errno.ELOOP, os.strerror(errno.ELOOP)), folder)
         remove_temporary(self.path)
         if overwrite:
             self._clear()
-        fresh = not (self.path / _manifest.NAME).exists()
+        fresh, grown = not (self.path / _manifest.NAME).exists(), False
         if fresh:
             self._refuse_strangers()
             if not overwrite:
                 self._mention_strangers()
         else:
             found = _manifest.read_manifest(self.path)
-            _manifest.check_same(self.path, found, wanted)
-            wanted = found
+            _manifest.check_same(self.path, found, wanted, grows)
+            grown = found["settings"] != wanted["settings"]
+            wanted = {**found, "settings": wanted["settings"]}
         with writing(self.units):
             self.units.mkdir(exist_ok=True)
             self._finished = Place(self.units, inside=self._place)
         remove_temporary(self.units)
-        if fresh:
+        if fresh or grown:
             self.write(_manifest.NAME, json_bytes(wanted))
         return wanted
 
@@ -312,6 +315,7 @@ def open_run(
     settings: Mapping[str, Any],
     overwrite: bool = False,
     workload: Workload | None = None,
+    grows: Collection[str] = (),
 ) -> RunDirectory | MemoryRun:
     """A run in a directory, or in memory when `path` is None.
 
@@ -326,4 +330,6 @@ def open_run(
             "Parameter `out` should be the path of a directory, or None to keep the run in memory. Found an empty "
             "text; an unset variable is a frequent cause. Give a name, such as out='runs/mine'."
         )
-    return RunDirectory(path, fingerprint=fingerprint, settings=settings, overwrite=overwrite, workload=workload)
+    return RunDirectory(
+        path, fingerprint=fingerprint, settings=settings, overwrite=overwrite, workload=workload, grows=grows
+    )
