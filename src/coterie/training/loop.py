@@ -16,6 +16,7 @@ from coterie.training.job import Fit, Job, Schedule, State, diverged
 from coterie.training.optimizer import make_optimizer
 from coterie.training.stream import derive
 from coterie.training.tracker import Tracker
+from coterie.workload.kept import check_kept
 from coterie.workload.workload import Workload
 
 
@@ -107,6 +108,8 @@ class _Run:
         test = np.full(self.workload.n_tasks, np.nan)
         if self.job.checks:
             load_state(self.model, self.state)
+        check_kept(self.workload, self.model, "after training")
+        if self.job.checks:
             rows = self.workload.rows_of(self.job.subset, "test")
             test = rows_losses(self.workload, self.model, rows, self.schedule.tasks)
         return Fit(

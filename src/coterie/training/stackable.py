@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from coterie._random import random_numbers, seed_numbers
-from coterie.errors import CoterieError
+from coterie.errors import CoterieError, ModelError
 from coterie.training.job import Job
 from coterie.training.stack import Architecture, Values
+from coterie.workload.kept import check_kept, numbers_of
 from coterie.workload.workload import Batch, Workload
 
 _CACHE: WeakKeyDictionary[Workload, tuple[bool, str]] = WeakKeyDictionary()
@@ -61,7 +62,7 @@ def _mixes_rows(module: nn.Module) -> bool:
 
 def _reason_of_passes(workload: Workload, model: nn.Module, batch: Batch) -> str:
     """Randomness, changing buffers and rows that influence each other, in modules that no list knows."""
-    before = {name: value.clone() for name, value in model.named_buffers()}
+    before, numbers = {name: value.clone() for name, value in model.named_buffers()}, numbers_of(model)
     results: list[Tensor] = []
     try:
         with torch.no_grad():
@@ -76,6 +77,13 @@ def _reason_of_passes(workload: Workload, model: nn.Module, batch: Batch) -> str
     for name, value in model.named_buffers():
         if not torch.equal(value, before[name]):
             return f"the buffer {name!r} changes in training"
+    for name, value in numbers_of(model).items():
+        if value != numbers.get(name, value) and value == value:  # NaN is never itself
+            return f"the attribute {name!r} changes in training"
+    try:
+        check_kept(workload, model, "after passes in training mode")
+    except ModelError:
+        return "what a pass in training mode changes is no part of the state_dict"
     if not torch.equal(results[0], results[1]):
         return "two training passes over the same rows differ (dropout or other randomness)"
     if not _close(half, results[0][: _ROWS // 2]):

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from coterie._random import random_numbers
 from coterie._surface import warn
 from coterie.errors import DataWarning, ModelError, NonDeterministicModelError, WorkloadError
 from coterie.workload.builders import refuse_meta
+from coterie.workload.kept import check_kept
 from coterie.workload.workload import Batch, Workload
 
 #: rows that the model is tried on
@@ -19,10 +21,11 @@ ROWS = 8
 
 
 def check_model(workload: Workload) -> None:
-    """Build the model three times and run it on up to 8 training rows.
+    """Build the model five times and run it on up to 8 training rows.
 
     Raises:
-        ModelError: it cannot be built or run, has nothing to train, is not reproducible, mixes rows, or returns NaN.
+        ModelError: it cannot be built or run, has nothing to train, is not reproducible, mixes rows, returns NaN, or
+            keeps something outside of its state_dict.
         NonDeterministicModelError: two evaluation passes over the same rows differ.
         WorkloadError: its outputs do not have the shape that the tasks need.
 
@@ -42,6 +45,7 @@ def check_model(workload: Workload) -> None:
         _check_deterministic(workload, model, batch, outputs.detach())
         _check_rows_independent(workload, model, rows, outputs.detach())
     model.train(was_training)
+    _check_kept(workload, batch)
 
 
 def _build(workload: Workload, seed: int) -> nn.Module:
@@ -202,6 +206,18 @@ def _check_rows_independent(workload: Workload, model: nn.Module, rows: Tensor, 
             "evaluation mode. Likely causes are BatchNorm with track_running_stats=False, or a softmax, norm or mean "
             "over dimension 0. Gradients of single examples have no meaning then."
         )
+
+
+def _check_kept(workload: Workload, batch: Batch) -> None:
+    """Whether the state_dict holds what passes in training mode change, and what depends on the seed."""
+    model = workload.build_model(1).to(workload.labels.device).train()
+    try:
+        with torch.no_grad(), random_numbers(workload.labels.device):
+            for _ in range(2):
+                workload.outputs(model, batch)
+    except Exception:  # of a batch that is too small for it, say; training will tell
+        return
+    check_kept(workload, model, "after two passes in training mode")
 
 
 def _same(first: Any, second: Any) -> bool:
