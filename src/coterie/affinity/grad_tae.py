@@ -31,6 +31,7 @@ from coterie.affinity.stopped import PATH, stopped_ridge
 from coterie.affinity.task_gradients import task_gradients
 from coterie.errors import ResourceError, SettingError
 from coterie.features.directions import Directions
+from coterie.features.program import refuse_complex
 from coterie.features.random_directions import RandomDirections
 from coterie.features.storage import STORED
 from coterie.training import Fit
@@ -160,6 +161,10 @@ class GradTAE(Estimator):
             solve.
         """
         context = open_context(workload, seed, memory, store, progress, executor)
+        if self.directions != "secants":
+            owned = {*context.structure.trunk, *context.structure.head_names}
+            model = workload.build_model(context.seed)
+            refuse_complex({name: value for name, value in model.named_parameters() if name in owned})
         self._check_network(context)
         self._check_memory(context)
         bases = train_bases(context, self.bases, self.share)

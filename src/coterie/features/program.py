@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from coterie.errors import SettingError
+from coterie.errors import ModelError, SettingError
 from coterie.workload.workload import Batch, Workload
 
 
@@ -43,6 +43,7 @@ class MarginProgram:
                 f"Parameter `directions` names parameters that the model does not have: {missing[:5]}. "
                 "Use names of model.named_parameters(); a shared tensor goes by the first of its names."
             )
+        refuse_complex({name: known[name] for name in names})
         self.workload = workload
         self.model = model
         self.parameters = {name: known[name].detach() for name in names}
@@ -67,6 +68,21 @@ class MarginProgram:
     def tangents(self, chunk: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Directions on the device and in the type of the parameters they move."""
         return {name: chunk[name].to(value.device, value.dtype) for name, value in self.parameters.items()}
+
+
+def refuse_complex(parameters: Mapping[str, Tensor]) -> None:
+    """Refuse parameters along which no features can be computed.
+
+    Raises:
+        ModelError: when one is complex.
+    """
+    odd = [name for name, value in parameters.items() if value.is_complex()]
+    if odd:
+        raise ModelError(
+            f"Gradients of single examples need real parameters. Found complex ones: {', '.join(odd[:5])}. Keep them "
+            "as pairs of real numbers and use torch.view_as_complex in forward, or choose a method that takes no such "
+            "gradients: secants, tag, cosine or kernel-surrogate, for example."
+        )
 
 
 def example(batch: Batch) -> Batch:

@@ -126,7 +126,7 @@ def _measure(workload: Workload) -> list[Part]:
         with torch.no_grad():
             for parameter in named.values():
                 noise = torch.randn(parameter.shape, generator=generator).to(parameter)
-                parameter.add_(noise * (0.1 * float(parameter.square().mean().sqrt()) + 0.01))
+                parameter.add_(noise * (0.1 * float(parameter.abs().square().mean().sqrt()) + 0.01))
         outputs = workload.outputs(model, batch)
         weights = torch.randn(outputs.shape, generator=generator).to(outputs)
         reached = _reached(workload, named, outputs, weights)

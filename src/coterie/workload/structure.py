@@ -133,8 +133,8 @@ def _disturbed(model: nn.Module, seed: int, size: float = 0.1) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in probe.parameters():
-            if parameter.is_floating_point():
-                spread = size * float(parameter.square().mean().sqrt()) if parameter.numel() else 0.0
+            if parameter.is_floating_point() or parameter.is_complex():
+                spread = size * float(parameter.abs().square().mean().sqrt()) if parameter.numel() else 0.0
                 noise = torch.randn(parameter.shape, generator=generator)
                 parameter += (noise * (spread + 0.01)).to(parameter.device, parameter.dtype)
     return probe

@@ -211,7 +211,7 @@ class Meter:
         size = len(tasks)
         every, matrices = np.zeros((size, size)), np.zeros((size, size))
         for gradient in gradients:
-            flat = gradient.reshape(size, -1)
+            flat = (torch.view_as_real(gradient) if gradient.is_complex() else gradient).reshape(size, -1)
             product = (flat @ flat.T).double().cpu().numpy()
             every += product
             matrices += product if gradient.dim() > 2 else 0.0
