@@ -174,6 +174,36 @@ def test_the_words_of_the_caller_win():
         fresh_copies(model, "drawn")
 
 
+def test_vectors_that_are_distributed_like_draws_stay_where_they_came_from_elsewhere():
+    words = nn.Embedding.from_pretrained(torch.randn(40, 6), freeze=False)
+    names, said = changed(Parts(nn.Sequential(words, nn.Linear(6, 2))))
+    assert names == {"body.1.weight", "body.1.bias", "head.weight", "head.bias"}
+    assert "1 parameters keep" in said[0]
+    assert "body.0.weight" in said[0]
+    layer = nn.Linear(6, 2)
+    layer.weight = nn.Parameter(nn.Linear(6, 2).weight.detach().clone())
+    assert "body.weight" not in changed(Parts(layer))[0]
+
+
+def test_copies_of_each_other_are_drawn():
+    layer = nn.Linear(6, 6)
+    body = nn.Sequential(copy.deepcopy(layer), copy.deepcopy(layer), nn.Linear(6, 2))
+    names, said = changed(Parts(body))
+    assert names == {name for name, _ in Parts(body).named_parameters()}
+    assert not said
+
+
+def test_a_parent_that_was_never_asked_to_draw():
+    class Stack(nn.Sequential):
+        def reset_parameters(self):
+            for layer in self:
+                layer.reset_parameters()
+
+    names, said = changed(Stack(nn.Linear(6, 4), nn.Linear(4, 2)))
+    assert names == {"0.weight", "0.bias", "1.weight", "1.bias"}
+    assert not said
+
+
 class NoWayBack(nn.Module):
     def forward(self, weight):
         return weight.exp()

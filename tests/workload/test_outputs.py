@@ -67,6 +67,7 @@ BAD = {
     "other names": (Other(A, B, C), r"names \['first', 'second', 'third'\].*forward="),
     "some names": (Data(stage=B, sick=A, age=None), r"without the tasks \['age'\]"),
     "a task missing": ({"sick": A, "stage": B}, r"without the tasks \['age'\]"),
+    "a task beside scores": ({"sick": A, "logits": torch.cat([A, B, C], 1)}, r"without the tasks \['stage', 'age'\]"),
     "scores and hidden state": ((torch.cat([A, B, C], 1), B), "3 tasks. Found 2 parts"),
     "nothing for a task": ([A, None, C], "1 of them None"),
     "numpy": ((A, B.numpy(), C), "ndarray for task 'stage'"),

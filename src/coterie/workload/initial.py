@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -92,11 +92,12 @@ def decide(model: nn.Module, how: str) -> Initial:
     kept = set(frozen)
     if how == "auto":
         depth = _common([name.split(".") for name in parameters])
+        brought = _brought(model, written)
         verdicts: dict[str, str] = {}
         for name, tensor in tensors.items():
             if name not in frozen and name in draws:
-                writes = tensor._version - written.get(name, 0) if name in parameters else 0
-                verdicts[name] = _verdict(_sample(tensor), draws[name], writes)
+                more = name in brought or tensor._version > written.get(name, tensor._version)
+                verdicts[name] = _verdict(_sample(tensor), draws[name], touched=more)
         loaded = {_part(name, depth) for name, verdict in verdicts.items() if verdict == "loaded"}
         kept |= {name for name, verdict in verdicts.items() if verdict != "fresh" or _part(name, depth) in loaded}
     drawn = tuple(name for name in trained if name in draws and _varies(draws[name]) and name not in kept)
@@ -104,15 +105,34 @@ def decide(model: nn.Module, how: str) -> Initial:
     return Initial(frozenset(kept), tuple(name for name in trained if name not in drawn and name not in fixed), drawn)
 
 
-def _verdict(given: Tensor, draws: Tensor, writes: int) -> str:
+def _brought(model: nn.Module, written: Mapping[str, int]) -> set[str]:
+    """Names of parameters that were never written to, though making their layers does: they came from elsewhere.
+
+    So do those of a model that was copied as a whole, and of layers that are copies of each other, as
+    ``nn.TransformerEncoder`` makes them; these say nothing about where the values are from.
+    """
+    parameters = {name: p for name, p in model.named_parameters() if name in written}
+    found = {name for name, p in parameters.items() if p._version == 0}
+    if len(found) == len(parameters):
+        return set()
+    for prefix, module in model.named_modules():
+        if isinstance(module, nn.TransformerEncoder | nn.TransformerDecoder):
+            found -= {f"{prefix}.{name}" if prefix else name for name, _ in module.named_parameters()}
+    alike: dict[bytes, list[str]] = {}
+    for name in found:
+        alike.setdefault(_sample(parameters[name]).numpy().tobytes(), []).append(name)
+    return {names[0] for names in alike.values() if len(names) == 1}
+
+
+def _verdict(given: Tensor, draws: Tensor, *, touched: bool) -> str:
     """``"fresh"``: could be a draw; ``"set"``: set or initialised in another way; ``"loaded"``: trained or loaded."""
     if not _varies(draws):
         return "fresh" if torch.equal(given, draws[0]) else "set" if _constant(given) else "loaded"
     if _constant(given):
         return "set"
     if not _alike(given, draws.flatten()):
-        return "loaded" if writes <= 0 else "set"
-    return "set" if writes > 0 else "fresh"
+        return "set" if touched else "loaded"
+    return "set" if touched else "fresh"
 
 
 def _varies(draws: Tensor) -> bool:
@@ -139,7 +159,10 @@ def _alike(given: Tensor, pool: Tensor) -> bool:
 
 
 def _draws(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """Samples (draws, numbers) of the tensors that are drawn, and how often one draw writes to each parameter."""
+    """Samples (draws, numbers) of the tensors that are drawn, and how often one draw writes to each parameter.
+
+    Draws write in other ways to what a parametrisation or a hook uses than its making did; these are not counted.
+    """
     scratch = copied(model)
     tensors = {name: tensor for name, tensor in named_tensors(scratch) if not is_lazy(tensor) and tensor.numel()}
     before = {name: tensor._version for name, tensor in tensors.items()}
@@ -150,9 +173,9 @@ def _draws(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, int]]:
         draw_anew(scratch)
         written = written or {name: tensor._version - before[name] for name, tensor in tensors.items()}
         found.append({name: _sample(tensor) for name, tensor in tensors.items() if written[name]})
-    # through a parametrisation, draws write in other ways than its registration did
-    written.update(dict.fromkeys(_indirect(scratch) & set(written), 10**6))
-    return {name: torch.stack([draw[name] for draw in found]) for name in found[0]}, written
+    indirect = _indirect(scratch)
+    counted = {name: n for name, n in written.items() if n and name not in indirect and name in found[0]}
+    return {name: torch.stack([draw[name] for draw in found]) for name in found[0]}, counted
 
 
 def _sample(tensor: Tensor) -> Tensor:
