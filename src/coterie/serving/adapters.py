@@ -20,7 +20,9 @@ DESCRIPTION, HEADS = "coterie.json", "heads.safetensors"
 
 
 @known_arguments
-def export_adapters(run: Any, folder: str | Path, *, workload: Workload | str | None = None) -> tuple[Path, ...]:
+def export_adapters(
+    run: Any, folder: str | Path, *, workload: Workload | str | None = None, model: Any = None
+) -> tuple[Path, ...]:
     """Write one folder a group, ``group0``, ``group1``, ...: an adapter of peft, and the heads of the group's tasks.
 
     ``peft.PeftModel.from_pretrained(base, folder / "group0")`` gives the hidden states that the served model reads, and
@@ -33,6 +35,7 @@ def export_adapters(run: Any, folder: str | Path, *, workload: Workload | str | 
         run: a run directory, the result of :func:`coterie.run`, or a :class:`Predictor`.
         folder: where the folders go; made if missing, files of the same names are replaced.
         workload: as for :func:`coterie.load`.
+        model: as for :func:`coterie.load`.
 
     Returns:
         The folders, in the order of the groups.
@@ -44,19 +47,19 @@ def export_adapters(run: Any, folder: str | Path, *, workload: Workload | str | 
 
     Cost: reading the run; the base is not copied.
     """
-    predictor = run if isinstance(run, Predictor) else load(run, workload=workload)
+    predictor = run if isinstance(run, Predictor) else load(run, workload=workload, model=model)
     target = user_path(folder)
     if target.is_file():
         raise SettingError(f"Parameter `folder` should be a folder. Found the file {str(target)!r}. Name another one.")
     made: list[Path] = []
-    for group, model in enumerate(predictor.models):
+    for group, served in enumerate(predictor.models):
         place = target / f"group{group}"
         make_directory(place)
-        base = _adapted(model, group)
+        base = _adapted(served, group)
         kind = "CAUSAL_LM" if base.get_output_embeddings() is not None else "FEATURE_EXTRACTION"
         write_adapter(base, place, kind, getattr(base, "name_or_path", None) or None)
-        described = _describe(predictor, group, model, base)
-        if (head := _head(model)) is not None:
+        described = _describe(predictor, group, served, base)
+        if (head := _head(served)) is not None:
             described["tasks"] = _write_heads(predictor, group, head, place)
         write_json(place / DESCRIPTION, described)
         made.append(place)

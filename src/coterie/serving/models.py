@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from coterie import datasets
-from coterie.errors import CoterieError, ModelError
+from coterie.datasets import texts
+from coterie.errors import CoterieError, ModelError, SettingError
 from coterie.workload import Workload
 from coterie.workload.builders import seeded
+from coterie.workload.text.spec import builder_of
 from coterie.workload.workload import BuildModel, Forward
 
 
@@ -29,6 +31,8 @@ def find_source(
     build_model: Callable[..., nn.Module] | None,
     workload: Workload | str | None,
     forward: Forward | None,
+    model: Any = None,
+    tokenizer: Any = None,
 ) -> ModelSource:
     """The source of models for a saved description: what the caller gave, else the built-in model.
 
@@ -39,6 +43,14 @@ def find_source(
         ModelError: when there is none, or the workload has other tasks.
     """
     needs_forward = description["forward"] and forward is None
+    spec, reference = description.get("text_model"), description["reference"]
+    if spec is None and (model is not None or tokenizer is not None):
+        raise SettingError(
+            "Parameters `model` and `tokenizer` are for runs of from_text and from_causal; this run has other models, "
+            "or none that can be described. Pass `workload=` or `build_model=`."
+        )
+    if spec is not None and model is not None:
+        return ModelSource(seeded(builder_of(spec, model, tokenizer)), forward)
     if workload is not None:
         found = _as_workload(description, workload)
         build = found.build_model if build_model is None else seeded(build_model)
@@ -49,13 +61,20 @@ def find_source(
         from coterie.workload.mlp import build_from_spec
 
         return ModelSource(build_from_spec(description["model_spec"]), forward)
-    reference = description["reference"]
+    if spec is not None and reference == "texts" and build_model is None:  # its encoder, without its texts
+        return ModelSource(seeded(builder_of(spec, *texts.base())), forward)
     if reference in datasets.names() and build_model is None:  # code of this package, not of the directory
         return find_source(description, None, datasets.load(reference), forward)
     what = "a forward function" if needs_forward else "a module"
     where = "the Workload object or its reference such as 'file.py:workload'"
     if reference is not None:
         where = f"workload={reference!r} where you trust that file (the run says that they come from it)"
+    if spec is not None:
+        raise ModelError(
+            "The models of this run share a frozen transformer, which is not stored with them. Pass `model=`, the "
+            "transformer or its folder (and `tokenizer=` where that folder has none); texts are not needed. Or pass "
+            f"`workload=`, {where}."
+        )
     raise ModelError(
         f"The models of this run use {what} of your own, which is code: it is not stored, and loading a run runs none "
         f"unless you say so. Pass `build_model=` (and `forward=` where the workload had one), or `workload=`, {where}."

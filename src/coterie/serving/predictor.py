@@ -150,6 +150,8 @@ def load(
     build_model: Callable[..., nn.Module] | None = None,
     workload: Workload | str | None = None,
     forward: Forward | None = None,
+    model: Any = None,
+    tokenizer: Any = None,
 ) -> Predictor:
     """The recommended models of a run as one predictor.
 
@@ -158,6 +160,9 @@ def load(
         build_model: makes the module, where it is your own: a run holds numbers, never code.
         workload: in place of it, the workload or its reference (``"file.py:workload"``), a file that is then run.
         forward: ``forward(model, batch)`` -> outputs, where the workload had one.
+        model: for runs of ``from_text`` and ``from_causal``, in place of `workload`: the frozen transformer, or its
+            folder. No texts of training are read.
+        tokenizer: of that transformer; None takes the one in its folder.
 
     Raises:
         StoreError: when the run has no served models or they are damaged.
@@ -172,7 +177,7 @@ def load(
         raise StoreError("Parameter `run`: this run was not written to a directory. Run again with `out=`.")
     saved = read_served(user_path(path))
     text = saved.description
-    source = find_source(text, build_model, workload, forward)
+    source = find_source(text, build_model, workload, forward, model, tokenizer)
     tasks = tuple(Task.from_dict(task) for task in text["tasks"])
     none = torch.zeros(0, dtype=torch.int64)
     shell = Workload(

@@ -18,6 +18,7 @@ from coterie.serving.probe import make_probe
 from coterie.store.files import atomic_write
 from coterie.store.manifest import versions
 from coterie.store.pair import read_pair, sealed_pair
+from coterie.workload.text.spec import spec_of
 
 if TYPE_CHECKING:
     from coterie.grouping import Grouping
@@ -100,6 +101,7 @@ def _describe(workload: Workload, grouping: Grouping) -> dict[str, Any]:
         "model_spec": workload.model_spec,
         "reference": workload.reference,
         "forward": workload.forward is not None,
+        "text_model": spec_of(workload),
     }
 
 

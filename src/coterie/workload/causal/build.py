@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -24,8 +25,10 @@ from coterie.workload.frames import paired, row_labels
 from coterie.workload.recipe import Recipe
 from coterie.workload.split import SplitLike
 from coterie.workload.task import Task
+from coterie.workload.text.base import load_pretrained
 from coterie.workload.text.frozen import SharedBuilder
 from coterie.workload.text.lora import apply_lora, draw_lora, lora_config
+from coterie.workload.text.spec import text_spec
 from coterie.workload.workload import Workload
 
 
@@ -232,6 +235,20 @@ def _packed(rows: list[Row], length: int, width: int, model: Any) -> dict[str, T
 
 
 def _scorer(model: Any, config: Any, layout: Layout, rows: list[Row], per_token: bool) -> SharedBuilder:
+    spec = text_spec(config, kind="causal", words=layout.words, per_token=per_token)
     scorer = CausalScorer(apply_lora(shared_copy(model), config), layout, per_token=per_token)
     scorer.settle(pack([min(rows, key=lambda row: row.length), max(rows, key=lambda row: row.length)]))
-    return SharedBuilder(scorer, _Draw(config.init_lora_weights))
+    spec = None if spec is None else {**spec, "direct": scorer.direct}
+    return SharedBuilder(scorer, _Draw(config.init_lora_weights), spec)
+
+
+def builder_of_causal(spec: Mapping[str, Any], model: Any, config: Any) -> SharedBuilder:
+    """`build_model` from the description of a scorer, its model or the model's folder, and ``peft.LoraConfig``."""
+    if isinstance(model, str | Path):
+        model = load_pretrained("AutoModelForCausalLM", model)
+    check_base(model)
+    layout = Layout(tuple(None if words is None else tuple(words) for words in spec["words"]))
+    with random_numbers(seed=0):
+        scorer = CausalScorer(apply_lora(shared_copy(model), config), layout, per_token=bool(spec["per_token"]))
+    scorer.direct = bool(spec["direct"])
+    return SharedBuilder(scorer, _Draw(config.init_lora_weights), dict(spec))

@@ -44,7 +44,7 @@ def take_base(model: Any, layers: int | None = None, *, auto: str = "AutoModel")
     """
     transformers = require("transformers", extra="language", purpose="A workload of texts")
     if isinstance(model, str | Path):
-        base = _loaded(getattr(transformers, auto), model)
+        base = load_pretrained(auto, model)
     elif isinstance(model, transformers.PreTrainedModel):
         given: Any = model
         _check(given)
@@ -98,9 +98,15 @@ def hidden_size(base: nn.Module) -> int:
     return int(config.hidden_size)
 
 
-def _loaded(auto: Any, source: str | Path) -> Any:
+def load_pretrained(auto: str, source: str | Path) -> Any:
+    """A model from a folder or the local cache, by a class of transformers such as ``"AutoModel"``.
+
+    Raises:
+        SettingError: when there is none.
+    """
+    transformers = require("transformers", extra="language", purpose="A workload of texts")
     try:
-        return auto.from_pretrained(str(user_path(source)), local_files_only=True)
+        return getattr(transformers, auto).from_pretrained(str(user_path(source)), local_files_only=True)
     except (OSError, ValueError) as error:
         raise SettingError(
             f"Parameter `model`: no model can be loaded from {str(source)!r} ({_first_line(error)}). Give a folder "

@@ -23,6 +23,7 @@ from coterie.workload.text.encoder import TextEncoder, draw
 from coterie.workload.text.frozen import SharedBuilder
 from coterie.workload.text.labels import read_labels
 from coterie.workload.text.lora import lora_config
+from coterie.workload.text.spec import text_spec
 from coterie.workload.text.tokens import Reading, as_texts, check_tokens, encode_text, joined, pad_number, reads
 from coterie.workload.workload import Workload
 
@@ -105,6 +106,7 @@ def from_text(
             "coterie.workload.from_arrays, with inputs of coterie.workload.encode_text."
         )
     config = lora_config(lora)
+    facts = {"kind": "text", "layers": layers, "max_length": max_length, "pooling": pooling}
     indexes: list[Any] = []
     words = load_tokenizer(tokenizer, model)
     if isinstance(tasks, Mapping):
@@ -124,12 +126,13 @@ def from_text(
     known: Any = base
     check_tokens(inputs, known.get_input_embeddings().num_embeddings, words, max_length)
     reading = Reading(words, max_length, reads(base, inputs[0]))
+    spec = text_spec(config, **facts, names=reading.names, outputs=sum(task.width for task in made))
     with random_numbers(seed=0):  # torch's random state stays as it was
         encoder = TextEncoder(base, config, sum(task.width for task in made), pooling=pooling, reading=reading)
     inputs = [{key: part[key] for key in reading.names} for part in inputs]
     options: dict[str, Any] = {
         "tasks": made,
-        "build_model": SharedBuilder(encoder, draw),
+        "build_model": SharedBuilder(encoder, draw, spec),
         "recipe": RECIPE if recipe is None else recipe,
         "split": split,
         "seed": seed,

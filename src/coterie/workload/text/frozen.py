@@ -122,10 +122,12 @@ class SharedBuilder:
     Attributes:
         template: the sealed module.
         draw: draws the trained parameters of a copy anew (in place), from torch's random numbers.
+        spec: JSON-ready description of the template without its frozen part; None where there is none.
     """
 
     template: FrozenModule
     draw: Callable[[Any], None]
+    spec: dict[str, Any] | None = None
 
     def __call__(self, seed: int) -> nn.Module:
         """The model of a seed; torch is seeded by the caller."""
