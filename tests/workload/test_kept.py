@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from coterie.errors import ModelError
 from coterie.training import Job, evaluate, fit
 from coterie.training.stackable import is_stackable
 from coterie.workload import Recipe, Workload, from_arrays, validate
+from coterie.workload.builders import seeded
 
 
 class Scale(nn.Module):
@@ -104,6 +106,27 @@ def test_a_counter_that_matters_late_is_found_after_training() -> None:
         fit(work, [Job((0,), 0), Job((0, 1), 0)])
     short = fit(work, [Job((0,), 0, max_steps=3)])[0]  # nothing has come of it yet
     assert short.test[0] == pytest.approx(evaluate(work, short.state, "test")[0])
+
+
+class Projected(nn.Module):
+    """A buffer drawn at random that is not kept, behind a head that starts at 0, which hides it at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("directions", torch.randn(4, 6), persistent=False)
+        self.first, self.head = nn.Linear(6, 4), nn.Linear(4, 2)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.first(x @ self.get_buffer("directions")).tanh())
+
+
+@pytest.mark.parametrize("backend", ["loop", "population"])
+def test_a_buffer_of_the_seed_is_refused_by_both_backends(backend: str) -> None:
+    work = replace(work_for("buffer"), build_model=seeded(Projected))
+    fit(work, [Job((0,), 0), Job((0, 1), 0)], backend=backend)  # seed 0 is that of the models that are served
+    with pytest.raises(ModelError, match="the buffer `directions`"):
+        fit(work, [Job((0,), 1), Job((0, 1), 1)], backend=backend)
 
 
 @pytest.mark.filterwarnings("ignore::coterie.errors.CoterieWarning")

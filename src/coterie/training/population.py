@@ -19,14 +19,17 @@ from coterie._progress import Progress, silent
 from coterie.balancing import Balancer, Balancing, Weighting, task_means
 from coterie.errors import ModelError, ResourceError, SettingError
 from coterie.training.balanced import trunk_names
+from coterie.training.evaluate import load_state
 from coterie.training.footprint import Footprint, measure_footprint
 from coterie.training.heads import OtherHeads
 from coterie.training.job import Fit, Job, Schedule, diverged
+from coterie.training.loop import build
 from coterie.training.optimizer import make_optimizer
 from coterie.training.stack import Architecture, Values
 from coterie.training.stack_losses import PartLosses, masked_losses
 from coterie.training.tracker import Tracker
 from coterie.training.windows import Windows
+from coterie.workload.kept import check_kept
 from coterie.workload.workload import Workload
 
 _FINISHED_SHARE = 0.1
@@ -317,6 +320,10 @@ class _Chunk:
         """The fits of all members."""
         everyone = np.arange(len(self.jobs))
         test = self.evaluate(self.test, self.best, everyone)
+        for member, job in enumerate(self.jobs if self.architecture.loses else []):
+            model = build(self.workload, job)
+            load_state(model, self.state(member))
+            check_kept(self.workload, model, "after training")
         return [
             Fit(
                 job=job,

@@ -68,6 +68,8 @@ class Architecture:
         self._outputs = Outputs(workload, self.model)
         self.trained = {name for name, p in self.model.named_parameters() if p.requires_grad}
         self.names = _canonical_names(self.model)
+        #: whether members have buffers of their own that are not in the state_dict
+        self.loses = False
 
     def train(self, mode: bool) -> None:
         """Put the model in training or evaluation mode."""
@@ -94,6 +96,13 @@ class Architecture:
         for job in jobs:
             if job.seed not in built:
                 built[job.seed] = _tensors(self.workload.build_model(job.seed), self.workload.labels.device)
+        own, kept = dict(self.model.named_buffers()), set(self.names.values())
+        self.loses = self.loses or any(
+            not torch.equal(start[name].to(value), value)
+            for start in built.values()
+            for name, value in own.items()
+            if name not in kept
+        )
         members = [built[job.seed] if job.start is None else self._started(built[job.seed], job.start) for job in jobs]
         names = [name for name in members[0] if name in self.trained]
         trained = {name: torch.stack([member[name] for member in members]).requires_grad_() for name in names}
