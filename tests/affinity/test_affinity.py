@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -305,3 +306,13 @@ def test_a_write_that_fails_keeps_the_file_that_is_there(tmp_path: Path, monkeyp
             write()
     assert same(Affinity.from_csv(tmp_path / "A.csv"), Affinity.load(tmp_path / "A.json"))
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_wide_line_reserves_no_memory(tmp_path: Path) -> None:
+    width = 300_000
+    (tmp_path / "A.csv").write_text(",".join(["x"] * 2) + "\n" + ",".join(["1"] * width) + "\n")
+    tracemalloc.start()
+    with pytest.raises(WorkloadError):
+        Affinity.from_csv(tmp_path / "A.csv")
+    assert tracemalloc.get_traced_memory()[1] < 1e9
+    tracemalloc.stop()

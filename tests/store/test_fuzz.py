@@ -377,6 +377,14 @@ def test_whole_files_are_read(tmp_path, name):
     reader.use(tmp_path)
 
 
+@pytest.mark.parametrize("n_steps", [2**31, 50_000, 2.0, True, None, "5", 10**400, 4])
+def test_a_map_of_steps_beyond_any_schedule_reserves_no_memory(tmp_path, n_steps):
+    facts, tensors = unpack(SavedSteps.kind, SavedSteps().good(), "x")
+    (tmp_path / "x").write_bytes(pack(SavedSteps.kind, {**facts, "n_steps": n_steps}, tensors))
+    with pytest.raises(StoreError, match="step affinity"):
+        StepAffinity.load(tmp_path / "x")
+
+
 @pytest.mark.parametrize("name", READERS)
 def test_damaged_files_are_refused_or_of_use(tmp_path, name):
     found, refused = attack(name, tmp_path, 40, 0)

@@ -132,7 +132,7 @@ def _lines(path: str | Path) -> tuple[list[str], list[_Line]]:
     try:
         reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))
         header = next((found for cells in reader if any(found := [cell_name(cell) for cell in cells])), [])
-        body = _body(reader)
+        body = _body(reader, len(data))
     except (UnicodeDecodeError, csv.Error) as error:
         raise WorkloadError(f"{path} is no CSV text in UTF-8: {error}. Save the table as CSV (UTF-8).") from error
     if not body:
@@ -148,13 +148,15 @@ def _lines(path: str | Path) -> tuple[list[str], list[_Line]]:
     return header, body
 
 
-def _body(reader: Any) -> list[_Line]:
+def _body(reader: Any, size: int) -> list[_Line]:
     """The lines that are not empty; their numbers go into one square matrix, so that a large table is stored once."""
     lines = list[_Line]()
     store = np.empty((0, 0))
     for cells in reader:
         if not lines:
-            store = np.empty((max(len(cells) - 1, 0),) * 2)
+            width = max(len(cells) - 1, 0)
+            # a square table has a letter or more for each of its cells: a line that is too wide reserves nothing
+            store = np.empty((width,) * 2 if width**2 <= size else (0, 0))
         line = _line(reader.line_num, cells, store, len(lines))
         if line is not None:
             lines.append(line)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 KINDS = ("cosine", "lookahead")
 #: 1 had no checksum
 _KIND = "coterie step affinity 2"
+#: a stored map of more steps would not fit the memory
+_MOST_STEPS = 20_000
 #: columns of gradients that are in double precision at a time
 _COLUMNS = 1 << 16
 
@@ -136,7 +138,7 @@ class StepAffinity:
         facts, arrays = read_sealed(_KIND, path)
         with reading(path, "a step affinity"):
             steps, values = (arrays[name].numpy() for name in ("steps", "values"))
-            return StepAffinity(steps, values, whole(facts["n_steps"]), text(facts["kind"]), dict(facts["facts"]))
+            return StepAffinity(steps, values, check_steps(facts["n_steps"]), text(facts["kind"]), dict(facts["facts"]))
 
     def plot(self, intervals: Intervals | None = None, ax: Axes | None = None) -> Axes:
         """Heat map over all steps: blue helps, red harms; boxes are the intervals.
@@ -246,6 +248,17 @@ def step_affinity(
         "sketch_error": 0.0 if shrink is None else shrink.size**-0.5,
     }
     return StepAffinity(probed, _cosines(rows), schedule.n_steps, "cosine", facts)
+
+
+def check_steps(n_steps: Any) -> int:
+    """The number of steps of a stored map.
+
+    Raises:
+        TypeError, ValueError: it is no number, or larger than any schedule.
+    """
+    if whole(n_steps) > _MOST_STEPS:
+        raise ValueError(f"more than {_MOST_STEPS:,} time steps")
+    return n_steps
 
 
 def average(affinities: Sequence[StepAffinity]) -> StepAffinity:

@@ -26,7 +26,7 @@ from coterie._surface import known_arguments
 from coterie._units import Payload
 from coterie.balancing import get_balancer
 from coterie.datasets.images import Images, load_images
-from coterie.diffusion.affinity import StepAffinity, average, step_affinity
+from coterie.diffusion.affinity import StepAffinity, average, check_steps, step_affinity
 from coterie.diffusion.config import DiffusionConfig
 from coterie.diffusion.intervals import step_intervals
 from coterie.diffusion.lookahead import lookahead_affinity
@@ -40,7 +40,7 @@ from coterie.errors import StoreError
 from coterie.grouping.intervals import Intervals
 from coterie.store import MemoryRun, RunDirectory, open_run, read_json
 from coterie.store.arrays import decode, encode
-from coterie.store.files import read_bytes, reading, text, to_plain, whole
+from coterie.store.files import read_bytes, reading, text, to_plain
 from coterie.workload.checks import as_device
 
 #: how the training without intervals is called
@@ -49,9 +49,6 @@ VANILLA = "vanilla"
 FORMAT = 1
 #: where shown images lie in the run directory
 SAMPLES = "samples.safetensors"
-
-#: a map of all steps would not fit the memory beyond
-_MOST_STEPS = 20_000
 
 
 @short_repr
@@ -99,8 +96,7 @@ class Study:
 
         study = cls(facts, {name: np.asarray(array, dtype=np.uint8) for name, array in arrays.items()})
         with reading(path / "result.json", "a result of `coterie diffusion`"):
-            if whole(facts["affinity"]["n_steps"]) > _MOST_STEPS:
-                raise ValueError(f"more than {_MOST_STEPS} time steps")
+            check_steps(facts["affinity"]["n_steps"])
             render(study)  # whatever is shown of it later is tried now
         return study
 
