@@ -296,15 +296,20 @@ class SavedModel(SealedReader):
 
 
 class Served(Reader):
-    """serve.json and serve.safetensors, with checksums that were put right again, or not."""
+    """A description and its tensors, with checksums that were put right again, or not."""
+
+    names = ("serve.json", "serve.safetensors")
 
     def good(self):
         return b""
 
-    def prepare(self, folder):
+    def make(self, folder):
         served(folder)
-        self.files = {name: (folder / name).read_bytes() for name in ("serve.json", "serve.safetensors")}
-        self.pair = read_pair(folder, ("serve.json", "serve.safetensors"), 2)
+
+    def prepare(self, folder):
+        self.make(folder)
+        self.now = self.files = {name: (folder / name).read_bytes() for name in self.names}
+        self.pair = read_pair(folder, self.names, 2)
 
     def damage(self, data, rng):
         if rng.random() < 0.3:
@@ -318,14 +323,17 @@ class Served(Reader):
         else:
             tensors = damage_tensors(tensors, rng)
         try:
-            self.now = sealed_pair(("serve.json", "serve.safetensors"), description, tensors)
+            self.now = sealed_pair(self.names, description, tensors)
         except (StoreError, ValueError, RecursionError):  # nothing that could be written
             self.now = self.files
         return b""
 
-    def use(self, folder):
+    def put(self, folder):
         for name, data in self.now.items():
             (folder / name).write_bytes(data)
+
+    def use(self, folder):
+        self.put(folder)
         try:
             predictor = load(folder)
         except ModelError:  # it claims that code of the user's own makes its models
@@ -337,12 +345,31 @@ class Served(Reader):
         assert set(found) == set(predictor.tasks)
 
 
+class Adapters(Served):
+    names = ("adapters.json", "adapters.safetensors")
+    allowed = (StoreError, SettingError)
+
+    def make(self, folder):
+        from coterie.adapters import Dense, Image, attach, save
+        from reference.adapters import backbone
+
+        self.backbone = backbone("vit")
+        save(attach(self.backbone, {"a": Dense(2), "b c": Image(3)}), folder)
+        self.fresh = backbone("vit")
+
+    def use(self, folder):
+        from coterie.adapters.saved import load
+
+        self.put(folder)
+        load(folder, self.fresh).detach()
+
+
 READERS = {
     "affinity": SavedAffinity, "table": Table, "grouping": SavedGrouping, "given grouping": GivenGrouping,
     "costs": PerTask, "configuration": Configuration, "manifest": Manifest, "unit": lambda: Unit("json"),
     "tensors of a unit": lambda: Unit("safetensors"), "result": Result, "benchmark": Benchmark,
     "study": Diffusion, "samples": DiffusionSamples, "comparison": SavedComparison, "step affinity": SavedSteps,
-    "gain model": SavedModel, "served models": Served,
+    "gain model": SavedModel, "served models": Served, "adapters": Adapters,
 }  # fmt: skip
 
 
@@ -369,9 +396,7 @@ def attack(name, folder, count, seed):
 def test_whole_files_are_read(tmp_path, name):
     reader = READERS[name]()
     reader.prepare(tmp_path)
-    if name == "served models":
-        reader.now = reader.files
-    elif "unit" in name:
+    if "unit" in name:
         return  # done while it was made ready
     (tmp_path / reader.name).write_bytes(reader.good())
     reader.use(tmp_path)
@@ -383,6 +408,15 @@ def test_a_map_of_steps_beyond_any_schedule_reserves_no_memory(tmp_path, n_steps
     (tmp_path / "x").write_bytes(pack(SavedSteps.kind, {**facts, "n_steps": n_steps}, tensors))
     with pytest.raises(StoreError, match="step affinity"):
         StepAffinity.load(tmp_path / "x")
+
+
+@pytest.mark.parametrize("change", [{"embedding": 2**31}, {"decoder": 2**20}, {"embedding": 10**30}])
+def test_adapters_reserve_no_memory_for_sizes_that_are_only_claimed(tmp_path, change):
+    reader = Adapters()
+    reader.prepare(tmp_path)
+    reader.now = sealed_pair(reader.names, {**reader.pair[0], **change}, reader.pair[1])
+    with pytest.raises(StoreError, match=r"larger than any|64 bits"):
+        reader.use(tmp_path)
 
 
 @pytest.mark.parametrize("name", READERS)

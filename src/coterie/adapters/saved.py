@@ -16,7 +16,7 @@ from coterie.adapters.attaching import attach, check_backbone
 from coterie.adapters.heads import head_from_dict, head_to_dict
 from coterie.adapters.identity import describe_backbone, differences
 from coterie.errors import SettingError, StoreError
-from coterie.store.files import atomic_write, make_directory, reading
+from coterie.store.files import atomic_write, make_directory, reading, whole
 from coterie.store.pair import read_pair, sealed_pair
 
 #: 1 had no checksum of the description and no list of what is frozen
@@ -96,6 +96,7 @@ def load(path: str | Path, model: Any, *, check_weights: bool = True) -> Adapted
             "Load them onto that one."
         )
     with reading(path / DESCRIPTION, "adapters that fit their tensors and backbone"):
+        _check_sizes(description, tensors)
         adapted = _attached(description, model)
         try:
             _fill(adapted, description, tensors)
@@ -103,6 +104,17 @@ def load(path: str | Path, model: Any, *, check_weights: bool = True) -> Adapted
             adapted.detach()
             raise
     return adapted
+
+
+def _check_sizes(description: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Raise ValueError where the description asks for parts larger than any tensor, before they are made."""
+    heads = [task["head"] or {} for task in description["tasks"]]
+    asked = [description["embedding"], *(size for head in heads for name, size in head.items() if name != "kind")]
+    if any(head.get("kind") == "dense" for head in heads):
+        asked.append(description["decoder"])
+    largest = max((size for value in tensors.values() for size in value.shape), default=0)
+    if any(whole(size) > largest for size in asked):
+        raise ValueError("it describes parts that are larger than any of its tensors")
 
 
 def _attached(description: dict[str, Any], model: Any) -> AdaptedModel:

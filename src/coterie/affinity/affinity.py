@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coterie._json import read_json, reading, write_json
+from coterie._json import read_json, reading, text, write_json
 from coterie._read import read_matrix
 from coterie._show import short_repr
 from coterie._surface import known_arguments
@@ -107,7 +107,7 @@ class Affinity:
             [[np.nan if value is None else value for value in row] for row in data["values"]], dtype=float
         )
         counts = None if data.get("counts") is None else np.array(data["counts"], dtype=np.int64).reshape(size, size)
-        kind, method = data.get("kind", "gain"), data.get("method", "")
+        kind, method = data.get("kind", "gain"), text(data.get("method", ""))
         return Affinity(values.reshape(size, -1) if size else values, tuple(data["tasks"]), counts, kind, method)
 
     def save(self, path: str | Path) -> None:
