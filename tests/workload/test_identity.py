@@ -239,6 +239,26 @@ class Pinball(coterie.workload.losses.RegressionLoss):
         return self.by * super().value(margin, labels)
 
 
+def test_what_a_function_assigns_outside_itself_does_not_count():
+    names = run(
+        """
+        def make():
+            calls, seen = 0, []
+            def forward(m, b):
+                nonlocal calls
+                calls += 1
+                seen.append(calls)
+                return m(b)
+            return forward
+        forward = make()
+        """
+    )
+    workload = work(forward=names["forward"])
+    first = fingerprint(workload)
+    workload.outputs(workload.build_model(1), workload.batch(torch.arange(3)))
+    assert fingerprint(workload) == first
+
+
 def test_losses_count(monkeypatch):
     found = []
     for by in (1, 1, 2):

@@ -228,7 +228,9 @@ PARAMETRISED = {
 @pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
 @pytest.mark.parametrize("name", PARAMETRISED)
 def test_parametrised_layers_differ_by_seed(name):
-    torch.manual_seed(0)
+    for seed in range(3):  # whatever was drawn first, it is a fresh draw
+        torch.manual_seed(seed)
+        assert build(nn.Sequential(PARAMETRISED[name](nn.Linear(6, 8)), nn.Linear(8, 2)))[1] == []
     layer = PARAMETRISED[name](nn.Linear(6, 8))
     model = nn.Sequential(layer, nn.ReLU(), nn.Linear(8, 2))
     made, said = build(model)
@@ -242,6 +244,14 @@ def test_parametrised_layers_differ_by_seed(name):
         with torch.no_grad():
             weight = made(0)[0].weight
         assert float(torch.linalg.matrix_norm(weight, 2)) == pytest.approx(1, abs=0.05)
+
+
+def test_a_parametrised_recurrent_layer_differs_by_seed():
+    layer = parametrizations.weight_norm(nn.LSTM(6, 4, batch_first=True), "weight_hh_l0")
+    layer(torch.zeros(1, 3, 6))  # lists of weights are kept between passes, too
+    made, said = build(layer)
+    assert not said
+    assert not torch.equal(made(0).weight_hh_l0, made(1).weight_hh_l0)
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")

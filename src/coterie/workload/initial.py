@@ -50,7 +50,9 @@ def copied(model: nn.Module) -> nn.Module:
         >>> bool((copied(layer).last == layer.last).all())
         True
     """
-    held = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+    values = [value for module in model.modules() for value in vars(module).values()]
+    values += [part for value in values if isinstance(value, list | tuple) for part in cast("list[Any]", value)]
+    held = [value for value in values if isinstance(value, Tensor)]
     return copy.deepcopy(model, {id(value): value.detach().clone() for value in held if not value.is_leaf})
 
 
@@ -174,8 +176,9 @@ def _draws(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, int]]:
         written = written or {name: tensor._version - before[name] for name, tensor in tensors.items()}
         found.append({name: _sample(tensor) for name, tensor in tensors.items() if written[name]})
     indirect = _indirect(scratch)
-    counted = {name: n for name, n in written.items() if n and name not in indirect and name in found[0]}
-    return {name: torch.stack([draw[name] for draw in found]) for name in found[0]}, counted
+    counted = {name: n for name, n in written.items() if n and name not in indirect}
+    own = [name for name in found[0] if name not in indirect or tensors[name].requires_grad]
+    return {name: torch.stack([draw[name] for draw in found]) for name in own}, counted
 
 
 def _sample(tensor: Tensor) -> Tensor:
@@ -199,15 +202,16 @@ def _part(name: str, depth: int) -> str:
 
 
 def _indirect(model: nn.Module) -> set[str]:
-    """Names of parameters that a parametrisation or an older hook makes the weights of."""
+    """Names of parameters that a parametrisation or an older hook makes the weights of, and of its own buffers."""
     found: set[str] = set()
     for name, module in model.named_modules():
         prefix = f"{name}." if name else ""
         if parametrize.is_parametrized(module):
-            found |= {f"{prefix}parametrizations.{inner}" for inner, _ in module.parametrizations.named_parameters()}  # pyright: ignore
+            lists = cast("nn.Module", module.parametrizations)
+            found |= {f"{prefix}parametrizations.{inner}" for inner, _ in named_tensors(lists)}
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, WeightNorm | SpectralNorm):
-                found |= {f"{prefix}{hook.name}{end}" for end in ("_g", "_v", "_orig")}
+                found |= {f"{prefix}{hook.name}{end}" for end in ("_g", "_v", "_u", "_orig")}
     return found
 
 
