@@ -34,6 +34,7 @@ ORDER = (
 COMMON = {
     "errors",
     "executors",
+    "_bars",
     "_check",
     "_executor",
     "_files",

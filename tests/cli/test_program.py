@@ -16,9 +16,10 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import coterie as package
+from coterie import _bars
+from coterie._bars import Bars
 from coterie.cli.app import app
 from coterie.cli.options import parse_size, run_directory
-from coterie.cli.progress import Bars
 from coterie.errors import DataWarning, MissingDependencyError, SettingError
 
 VERBS = ("demo", "run", "affinity", "group", "compare", "benchmark", "diffusion", "report", "plan")
@@ -270,7 +271,35 @@ def test_progress_is_for_terminals_only():
         with Bars(console, visible=visible) as bars:
             bars("features [1]", 0, 3)
             bars("features [1]", 3, 3)
-        assert ("features [1]" in console.export_text()) == shown
+        told = console.export_text()
+        assert ("features [1]" in told) == ("left" in told) == shown
+
+
+def test_progress_in_a_notebook_is_one_line(monkeypatch):
+    lines = []
+
+    class Handle:
+        def update(self, data, raw):
+            lines.append((data["text/plain"], raw))
+
+    monkeypatch.setattr(_bars, "notebook_display", lambda: lambda data, raw, display_id: Handle())
+    monkeypatch.setattr(_bars.time, "monotonic", iter(range(100)).__next__)
+    with _bars.following(True) as tell:
+        tell("search", 0, 4)
+        tell("search", 1, 4)
+        tell("search", 4, 4)
+    assert lines == [(text, True) for text in ("search: 0 of 4", "search: 1 of 4, 3 s left", "search: 4 of 4", "")]
+
+
+def test_no_progress_where_nobody_looks(capfd):
+    with _bars.following(True) as tell:
+        tell("search", 1, 4)
+    told = []
+    with _bars.following(lambda *said: told.append(said)) as tell, _bars.following(None) as nobody:
+        tell("search", 1, 4)
+        nobody("search", 1, 4)
+    assert told == [("search", 1, 4)]
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(

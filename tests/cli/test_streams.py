@@ -13,8 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 import coterie as package
+from coterie._bars import shown
 from coterie.cli.app import app
-from coterie.cli.streams import plain_letter, shown
+from coterie.cli.streams import plain_letter
 from coterie.store import RunDirectory
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(package.__file__).parents[1]), "COLUMNS": "100"}

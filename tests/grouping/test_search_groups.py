@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import cache
 from math import erf, sqrt
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.reference import plain_search
 from tests.reference.partitions import set_partitions
 
 from coterie.affinity import Affinity, PairwiseGainModel
@@ -18,7 +20,7 @@ from coterie.grouping.objective import GainObjective
 from coterie.grouping.search.confidence import Cautious, advantage
 from coterie.grouping.search.groups import search_groups
 from coterie.grouping.search.moves import Limits, Partition, climb
-from coterie.grouping.search.reshape import Reshaper
+from coterie.grouping.search.reshape import Reshaper, ascend
 
 
 class Smooth:
@@ -330,6 +332,8 @@ def test_cautious_worth_of_one_group_is_zero():
         ({"caution": -1.0}, "caution"),
         ({"caution": np.nan}, "caution"),
         ({"seed": -1}, "seed"),
+        ({"time_limit": 0}, "time_limit"),
+        ({"time_limit": True}, "time_limit"),
         ({"starts": [[0, 1]]}, "labels"),
     ],
 )
@@ -341,3 +345,73 @@ def test_bad_settings_are_named(options, message):
 def test_a_matrix_is_no_model():
     with pytest.raises(SettingError, match="PairwiseGainModel"):
         search_groups(np.eye(3))
+
+
+def test_several_moves_at_once_end_as_high_as_one_by_one_and_ask_for_less():
+    ahead, asked = [], []
+    for seed in range(10):
+        model, start = Smooth(seed, 40), np.arange(40) % 4
+        objective = GainObjective(model, np.arange(40))
+        partition = plain_search.Partition(objective, start == np.arange(4)[:, None])
+        plain_search.climb(partition, Limits(4, 4))
+        other = Partition(GainObjective(model, np.arange(40)), start == np.arange(4)[:, None])
+        ascend(other, Limits(4, 4), Reshaper(other.objective))
+        ahead.append((other.worth - partition.worth) / 40)
+        asked.append(other.objective.asked / objective.asked)
+    assert np.mean(ahead) > 0
+    assert np.mean(asked) < 0.8
+
+
+def test_guesses_follow_from_the_values_of_single_tasks():
+    """Gains of pairs of moves between groups of equal sizes, from what single moves showed; exact without curvature."""
+    n = 9
+    values = np.random.default_rng(0).normal(size=(n, n))
+    np.fill_diagonal(values, 0.0)
+
+    class Additive:
+        tasks = tuple("abcdefghi")
+
+        def predict(self, subsets):
+            return np.where(subsets, np.asarray(subsets, dtype=float) @ values.T, np.nan)
+
+        def pairwise(self):
+            return values
+
+    model = Additive()
+    partition = Partition(GainObjective(model, np.arange(n)), np.arange(n) % 3 == np.arange(3)[:, None])
+    partition.promising(Limits(3, 3), n)
+    for moves in ([(0, 1)], [(0, 1), (4, 2)], [(0, 1), (3, 1)], [(1, 0), (4, 2), (5, 0)]):
+        guesses, labels = partition.guesses(), np.arange(n) % 3
+        for task, target in moves:
+            guesses.move(task, target)
+            labels[task] = target
+        groups = [np.flatnonzero(labels == g) for g in range(3)]
+        assert guesses.gain == pytest.approx(n * total(model, groups) - partition.worth)
+        assert [np.flatnonzero(g).tolist() for g in guesses.groups] == [g.tolist() for g in groups]
+
+
+def test_after_the_time_limit_the_best_so_far_is_returned():
+    class Slow(Smooth):
+        def predict(self, subsets):
+            time.sleep(0.05)
+            return super().predict(subsets)
+
+    model, start = Slow(0, 12), np.arange(12) % 3
+    begin = time.monotonic()
+    found = search_groups(model, 3, starts=[start], time_limit=0.3)
+    assert time.monotonic() - begin < 3
+    assert found.details["complete"] is False
+    assert found.n_groups == 3
+    assert found.objective >= total(model, [np.flatnonzero(start == g) for g in range(3)]) - 1e-9
+    assert search_groups(Smooth(0, 12), 3, time_limit=600).details["complete"] is True
+
+
+def test_progress_rises_and_ends():
+    told = []
+    search_groups(Smooth(0, 30), 3, progress=lambda *said: told.append(said))
+    stages, done, total_ = zip(*told, strict=True)
+    assert set(stages) == {"grouping: search"}
+    assert list(done) == sorted(done)
+    assert len(set(done)) > 5
+    assert done[-1] == total_[-1]
+    assert all(d < t for d, t in zip(done[:-1], total_[:-1], strict=True))

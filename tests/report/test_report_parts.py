@@ -113,12 +113,25 @@ def test_tally_counts_verdicts() -> None:
 def test_the_comparison_does_not_count_as_estimation() -> None:
     data = parse(sample_result())
     assert data.costs[-1].share == 0.21
-    assert text.estimation_share(data) == pytest.approx(0.031 + 0.0107 + 0.00002)
+    assert plain(text.key_figures(data)[3].value) == "4.2 %"
     estimation, everything = tables.cost_totals(data)
     assert plain(estimation.flops) == "4.3 TFLOP"
-    assert plain(estimation.share) == "4.2 %"
     assert plain(everything.flops) == "26.3 TFLOP"
-    assert plain(everything.share) == "25.2 %"
+
+
+def test_costs_are_told_in_ordinary_trainings() -> None:
+    result = sample_result()
+    for row in result["costs"]:
+        row["trainings"] = row["flops"] / 1e11
+    result["costs"].append({"stage": "search for groups", "flops": 0.0, "seconds": 9.0, "trainings": 0.0})
+    data = parse(result | {"training_flops": 1e11})
+    estimation, everything = tables.cost_totals(data)
+    assert (estimation.trainings, everything.trainings) == ("43.0", "263")
+    assert plain(everything.seconds) == "45.6 s"
+    assert plain(tables.cost_rows(data)[-1].trainings) == text.DASH
+    figure = text.key_figures(data)[3]
+    assert (figure.value, plain(figure.detail)) == ("43.0", "ordinary trainings (100 GFLOP each)")
+    assert "one model for a usual group (100" in plain(text.costs_meaning(data))
 
 
 def test_intervals_say_what_they_are() -> None:

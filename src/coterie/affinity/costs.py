@@ -47,6 +47,16 @@ class Costs:
         return sum(row[0] for row in self.entries.values())
 
     @property
+    def seconds(self) -> float:
+        """Everything so far, also what earlier processes of the same run took."""
+        return sum(row[1] for row in self.entries.values())
+
+    @property
+    def training(self) -> float | None:
+        """FLOPs of one ordinary training: of a usual subset, with the ordinary recipe; None until it is known."""
+        return self.reference / self.subsets if self.reference and self.subsets else None
+
+    @property
     def share(self) -> float | None:
         """FLOPs so far as a share of training each subset once; lower is cheaper."""
         return self.flops / self.reference if self.reference else None
@@ -59,6 +69,7 @@ class Costs:
                 "flops": flops,
                 "seconds": seconds,
                 "share": flops / self.reference if self.reference else None,
+                "trainings": flops / self.training if self.training else None,
             }
             for stage, (flops, seconds) in self.entries.items()
         ]

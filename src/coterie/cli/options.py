@@ -73,6 +73,15 @@ Worthwhile = Annotated[
         '"do not bother" is said only where it is excluded.',
     ),
 ]
+SearchLimit = Annotated[
+    float | None,
+    typer.Option(
+        "--search-limit",
+        metavar="SECONDS",
+        help="Time that the search for groups may take; the best groups so far then count.",
+        show_default="none",
+    ),
+]
 Balancing = Annotated[
     str | None,
     typer.Option(

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from coterie._bars import shown
 from coterie.cli.options import (
     GIBIBYTE,
     Balancing,
@@ -21,6 +22,7 @@ from coterie.cli.options import (
     Overwrite,
     Quiet,
     Runs,
+    SearchLimit,
     Seed,
     Seeds,
     Workers,
@@ -30,7 +32,6 @@ from coterie.cli.options import (
     run_directory,
 )
 from coterie.cli.session import Session, session
-from coterie.cli.streams import shown
 
 
 def run(
@@ -42,6 +43,7 @@ def run(
     worthwhile: Worthwhile = 0.01,
     method: Method = "fused",
     balancing: Balancing = None,
+    search_limit: SearchLimit = None,
     bases: Bases = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Run directory.", show_default="runs/NAME", file_okay=False)
@@ -79,7 +81,7 @@ def run(
                 seed=seed,
                 progress=s.progress,
                 executor=executor,
-                **given(bases=bases, compare_runs=runs, balancing=balancing),
+                **given(bases=bases, compare_runs=runs, balancing=balancing, search_limit=search_limit),
             )
         finish(s, result)
 

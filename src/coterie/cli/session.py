@@ -17,9 +17,9 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from coterie._bars import Bars, shown
 from coterie._files import absolute
-from coterie.cli.progress import Bars
-from coterie.cli.streams import INTERRUPTED, prepare_streams, shown
+from coterie.cli.streams import INTERRUPTED, prepare_streams
 from coterie.errors import CoterieError, CoterieWarning
 
 FAILED, CLOSED = 1, 141

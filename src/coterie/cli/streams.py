@@ -14,6 +14,8 @@ from typing import Any
 
 from typer.core import TyperGroup
 
+from coterie._bars import shown
+
 #: exit code of an interrupted program
 INTERRUPTED = 130
 _ERRORS = "coterie"
@@ -25,16 +27,6 @@ _PLAIN = {
     "\u201c": '"', "\u201d": '"', "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u2007": " ", "\u221e": "inf",
     "\u00b2": "^2", "\u00b3": "^3", "\u00b5": "micro", "\u221a": "sqrt", "\u2211": "sum", "\u00b0": " degrees",
 }  # fmt: skip
-
-
-def shown(text: object) -> str:
-    r"""Text of which nothing steers a terminal: what cannot be printed is shown as an escape.
-
-    Example:
-        >>> print(shown("runs/a\x1b[31m\n"))
-        runs/a\x1b[31m\n
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def plain_letter(letter: str) -> str:

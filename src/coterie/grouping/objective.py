@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import final
 
 import numpy as np
@@ -12,6 +13,8 @@ from coterie.grouping.density import membership, sum_of_densities
 from coterie.grouping.matrix import BoolArray, FloatArray, GainModelLike, IntArray, largest, shift_of
 
 _BATCH = 4096
+#: predicted gains that are remembered, so that memory stays bounded
+_REMEMBERED = 2**24
 
 
 class Objective(ABC):
@@ -27,8 +30,12 @@ class Objective(ABC):
         """Worth of a partition (T,) labels, less the constant."""
 
     @abstractmethod
+    def values(self, subsets: BoolArray) -> FloatArray:
+        """(m, T) what each task of each group (m, T) adds to the worth of its group; 0 outside of the group."""
+
     def totals(self, subsets: BoolArray) -> FloatArray:
         """(m,) worth of single groups (m, T); the worth of a partition is the sum over its groups, up to a factor."""
+        return self.values(subsets).sum(axis=1)
 
 
 @final
@@ -49,10 +56,10 @@ class DensityObjective(Objective):
         """The sum of densities, less the constant."""
         return sum_of_densities(self.matrix, labels)
 
-    def totals(self, subsets: BoolArray) -> FloatArray:
-        """Density of each group, less its share of the constant; 0 for an empty one."""
+    def values(self, subsets: BoolArray) -> FloatArray:
+        """Mean affinity of each task with its group, itself included, less the constant."""
         member = subsets.astype(np.float64)
-        return np.einsum("mi,mi->m", member @ self.matrix, member) / np.maximum(member.sum(axis=1), 1.0)
+        return member * (member @ self.matrix) / np.maximum(member.sum(axis=1, keepdims=True), 1.0)
 
 
 @final
@@ -65,27 +72,33 @@ class GainObjective(Objective):
     Args:
         model: see :class:`coterie.grouping.matrix.GainModelLike`.
         order: (T,) the model's index of each task of the labels that are scored.
+        tell: called with the number of groups that were asked for so far, whenever there are more.
     """
 
-    def __init__(self, model: GainModelLike, order: IntArray) -> None:
-        self.model, self.order = model, order
+    def __init__(self, model: GainModelLike, order: IntArray, tell: Callable[[int], None] | None = None) -> None:
+        self.model, self.order, self.tell = model, order, tell
         self.tolerance = 1e-9
-        self.known: dict[bytes, float] = {}
+        self.asked = 0
+        self._known: dict[bytes, FloatArray] = {}
 
     def score(self, labels: IntArray) -> float:
         """Mean predicted gain over the tasks."""
         return float(self.totals(membership(labels).T > 0).sum() / len(labels))
 
-    def totals(self, subsets: BoolArray) -> FloatArray:
-        """Sum over the tasks of each group of their predicted gains; 0 for an empty one."""
+    def values(self, subsets: BoolArray) -> FloatArray:
+        """Predicted gain of each task in its group; 0 for an empty one."""
         keys = [row.tobytes() for row in np.packbits(subsets, axis=1)]
-        fresh = {key: row for row, key in enumerate(keys) if key not in self.known}
-        rows = np.fromiter(fresh.values(), dtype=np.int64, count=len(fresh))
+        fresh = {key: row for row, key in enumerate(keys) if key not in self._known}
+        if (len(self._known) + len(fresh)) * subsets.shape[1] > _REMEMBERED:
+            self._known, fresh = {}, {key: row for row, key in enumerate(keys)}
+        found, rows = list(fresh), np.fromiter(fresh.values(), dtype=np.int64, count=len(fresh))
         for start in range(0, len(rows), _BATCH):
-            chosen = rows[start : start + _BATCH]
-            for row, total in zip(chosen, self._predict(subsets[chosen]), strict=True):
-                self.known[keys[int(row)]] = float(total)
-        return np.array([self.known[key] for key in keys])
+            part = slice(start, start + _BATCH)
+            self._known.update(zip(found[part], self._predict(subsets[rows[part]]), strict=True))
+            self.asked += len(rows[part])
+            if self.tell is not None:
+                self.tell(self.asked)
+        return np.array([self._known[key] for key in keys]).reshape(subsets.shape)
 
     def covariance(self, subsets: BoolArray) -> FloatArray | None:
         """(m, m) covariance of the errors of the groups' totals; None where the model does not tell."""
@@ -98,7 +111,7 @@ class GainObjective(Objective):
         return None if found is None else np.asarray(found, dtype=np.float64)
 
     def _predict(self, subsets: BoolArray) -> FloatArray:
-        """(m,) total predicted gain of groups given in the order of the labels."""
+        """(m, T) predicted gains in groups; groups and gains in the order of the labels."""
         asked = np.zeros_like(subsets)
         asked[:, self.order] = subsets
         filled = asked.any(axis=1)
@@ -115,4 +128,4 @@ class GainObjective(Objective):
                 f"{gains[row, task]} for task {self.model.tasks[task]!r} in the group {members}. The model was "
                 "probably fitted on too few subsets."
             )
-        return gains.sum(axis=1)
+        return gains[:, self.order]

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from typing import Any
+
 import numpy as np
 
 from coterie._progress import Progress
+from coterie._units import NoStore, Payload, UnitStore
 from coterie.affinity import Affinity, Estimate
+from coterie.affinity.costs import timed
 from coterie.grouping import Grouping, group
 from coterie.grouping.cover import select_groups
 from coterie.grouping.search.groups import search_groups
@@ -18,6 +24,8 @@ OVERLAP_UP_TO = 50
 COVERAGE = 20
 MOST_SUBSETS = 5000
 LEAST = 3
+#: stages of the costs
+AFFINITY, SEARCH = "affinity matrix", "search for groups"
 
 
 def typical_size(n_tasks: int, groups: int | None = None) -> int:
@@ -59,6 +67,23 @@ def _refer(estimate: Estimate, count: float) -> None:
     estimate.costs.refer(estimate.run_flops)
 
 
+def kept_affinity(estimate: Estimate, size: int, seed: int, store: UnitStore) -> Affinity:
+    """The higher-order affinity of an estimate as a unit of a run, see :func:`estimated_affinity`."""
+    tasks = estimate.model.tasks
+    count = subset_count(len(tasks), size)
+
+    def compute() -> Payload:
+        found = estimated_affinity(estimate, "higher", count, size, seed)
+        arrays: dict[str, Any] = {"values": found.values} | ({} if found.counts is None else {"counts": found.counts})
+        return Payload(arrays, {"kind": found.kind, "method": found.method})
+
+    key = {"size": size, "subsets": count, "seed": seed}
+    kept = timed(store, estimate.costs, AFFINITY, "affinity", key, compute)
+    _refer(estimate, count)
+    arrays = {name: np.asarray(array) for name, array in kept.arrays.items()}
+    return Affinity(arrays["values"], tasks, arrays.get("counts"), kept.meta["kind"], kept.meta["method"])
+
+
 def candidate_groupings(
     estimate: Estimate,
     affinity: Affinity,
@@ -66,29 +91,66 @@ def candidate_groupings(
     budget: int | None,
     seed: int,
     progress: Progress,
+    store: UnitStore | None = None,
+    time_limit: float | None = None,
 ) -> tuple[Grouping, dict[str, Grouping]]:
     """Groupings with the largest predicted total gain, searched from the SDP's on the affinity and from plain starts.
 
     With a budget of models, the best selection of groups that may share tasks is a candidate, too.
 
+    Args:
+        estimate: predicts gains, and keeps the books.
+        affinity: of its tasks.
+        groups: number of groups; None tries several.
+        budget: largest number of models.
+        seed: of the search.
+        progress: called as ``progress(stage, done, total)``.
+        store: where every grouping is kept as soon as it is found.
+        time_limit: seconds for all searches together, each of which has an equal share; what was found by then counts.
+
     Returns:
         The grouping that the estimate prefers (the given number of groups, or the best of several), and the candidates
         by name. All tasks in one group and every task alone are not among them: the comparison adds those itself.
     """
-    n = len(affinity.tasks)
+    n, model = len(affinity.tasks), estimate.model
     counts = group_counts(n, groups, budget)
+    shared = budget if budget is not None and has_overlapping(n, groups, budget) else None
+    limit = None if time_limit is None else time_limit / max(1, len(counts) + (shared is not None))
+    key = {"seed": seed, "time_limit": time_limit, "affinity": sha256(affinity.values.tobytes()).hexdigest()}
     found: list[Grouping] = []
-    for done, k in enumerate(counts):
-        progress("grouping", done, len(counts))
-        found.append(search_groups(estimate.model, k, starts=[group(affinity, k, seed=seed)], seed=seed))
-    progress("grouping", len(counts), len(counts))
-    if not found:
-        found = [search_groups(estimate.model, 1, seed=seed)]
+    for number, k in enumerate(reversed(counts or [1])):  # groups that were found are also merged into fewer
+        tell = _part(progress, number, len(counts or [1]))
+
+        def find(k: int = k, tell: Progress = tell) -> Grouping:
+            starts = [group(affinity, k, seed=seed), *found[:1]] if counts else []
+            return search_groups(model, k, starts=starts, seed=seed, time_limit=limit, progress=tell)
+
+        found.insert(0, _kept(estimate, store or NoStore(), {**key, "groups": k}, find))
+        tell(SEARCH, 1, 1)
     best = max(found, key=lambda grouping: grouping.objective or 0.0)
     real = [grouping for grouping in found if 1 < len(grouping.groups) < n]
     named = {f"grouped ({len(grouping.groups)})": grouping for grouping in real}
-    if budget is not None and has_overlapping(n, groups, budget):
-        shared = select_groups(estimate.model, budget, seed=seed, progress=progress)
-        if shared.overlaps:
-            named[f"overlapping ({len(shared.groups)})"] = shared
+    if shared is not None:
+
+        def select() -> Grouping:
+            return select_groups(model, shared, seed=seed, time_limit=limit, progress=progress)
+
+        overlapping = _kept(estimate, store or NoStore(), {**key, "budget": shared}, select)
+        if overlapping.overlaps:
+            named[f"overlapping ({len(overlapping.groups)})"] = overlapping
     return best, named
+
+
+def _kept(estimate: Estimate, store: UnitStore, key: Mapping[str, Any], find: Callable[[], Grouping]) -> Grouping:
+    """A grouping as a unit of a run."""
+    kept = timed(store, estimate.costs, SEARCH, "groups", key, lambda: Payload(meta={"grouping": find().to_dict()}))
+    return Grouping.from_dict(kept.meta["grouping"])
+
+
+def _part(progress: Progress, number: int, parts: int) -> Progress:
+    """The progress of one of several searches as that of all of them, in percent of one."""
+
+    def tell(_: str, done: int, total: int) -> None:
+        progress(SEARCH, 100 * number + 100 * done // max(1, total), 100 * parts)
+
+    return tell

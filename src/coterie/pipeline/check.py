@@ -44,6 +44,18 @@ def check_settings(
         raise SettingError(f"Parameter `groups`={groups} asks for more models than `budget`={budget} allows.")
 
 
+def check_seconds(value: object, name: str) -> None:
+    """A limit of time is a positive number of seconds, or None.
+
+    Raises:
+        SettingError: naming the parameter.
+    """
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise SettingError(f"Parameter `{name}` should be a positive number of seconds, or None. Found {value!r}.")
+
+
 def check_out(out: object) -> None:
     """A run directory is a path that says something.
 

@@ -71,7 +71,7 @@ def rehearse_page(
             warnings.simplefilter("ignore")
             advice = recommend(comparison)
             mix(comparison, advice.candidate)
-            found = describe(workload, {}, affinity, joint, joint, comparison, advice, estimate, [], 1.0)
+            found = describe(workload, {}, affinity, joint, joint, comparison, advice, estimate, [])
             return len(_text(to_plain(found))), len(render(found).encode())
 
     (result, report), took = timed(make)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +23,8 @@ class RecordingStore:
 
     def __init__(self, inner: UnitStore) -> None:
         self.inner = inner
+        #: seconds that computing units took in this process
+        self.spent = 0.0
 
     def folder(self, name: str) -> Path | None:
         """That of the store."""
@@ -31,9 +34,11 @@ class RecordingStore:
         """The unit, with its warnings."""
 
         def recorded() -> Payload:
+            start = time.perf_counter()
             with turn, warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 payload = compute()
+            self.spent += time.perf_counter() - start
             said = list(dict.fromkeys((item.category.__name__, str(item.message)) for item in caught))
             return Payload(payload.arrays, {**payload.meta, "warnings": [list(pair) for pair in said]})
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from coterie.affinity import Affinity, Estimate
+from coterie.affinity.costs import Costs
 from coterie.evaluation import Comparison, Recommendation
 from coterie.grouping import Grouping
 from coterie.workload import Workload
@@ -25,7 +26,6 @@ def describe(
     recommendation: Recommendation,
     estimate: Estimate,
     warnings: Sequence[str],
-    seconds: float,
 ) -> dict[str, Any]:
     """The content of ``result.json``, and what the report is made from."""
     return {
@@ -37,8 +37,7 @@ def describe(
         "grouping": grouping.to_dict(),
         "served": served.to_dict(),
         "comparison": comparison.to_dict(),
-        "costs": estimate.costs.rows(),
-        "reference_flops": estimate.costs.reference,
+        **priced(estimate.costs),
         "notes": [*estimate.notes, *(() if comparison.halving is None else comparison.halving.lines())],
         "warnings": list(dict.fromkeys(warnings)),
         "environment": {
@@ -47,8 +46,17 @@ def describe(
             "threads": torch.get_num_threads(),
             "device": str(workload.labels.device),
         },
-        "seconds": seconds,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def priced(costs: Costs) -> dict[str, Any]:
+    """What a run costs: a row a stage, and the seconds of all of them, also in earlier processes of the run."""
+    return {
+        "costs": costs.rows(),
+        "reference_flops": costs.reference,
+        "training_flops": costs.training,
+        "seconds": costs.seconds,
     }
 
 

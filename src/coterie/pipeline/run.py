@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
@@ -10,12 +9,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from coterie._progress import Progress, silent
+from coterie._bars import following
+from coterie._progress import Progress
 from coterie._show import brief
 from coterie._surface import known_arguments, once, said_once
 from coterie._units import NoStore, UnitStore
 from coterie.affinity import Affinity, Estimate, Estimator, GainModel, random_subsets
-from coterie.affinity.costs import training_flops
+from coterie.affinity.costs import Costs, training_flops
 from coterie.affinity.estimator import given
 from coterie.affinity.methods import estimator_of
 from coterie.affinity.table import table_bytes
@@ -31,11 +31,12 @@ from coterie.evaluation import (
 )
 from coterie.evaluation.verdict import WORTHWHILE, check_worthwhile
 from coterie.grouping import Grouping
-from coterie.pipeline.candidates import candidate_groupings, estimated_affinity, typical_size
-from coterie.pipeline.check import as_workload, check_out, check_settings
+from coterie.pipeline.accounts import COMPARISON, ESTIMATE, READING, REPORT, Accounts
+from coterie.pipeline.candidates import SEARCH, candidate_groupings, estimated_affinity, kept_affinity, typical_size
+from coterie.pipeline.check import as_workload, check_out, check_seconds, check_settings
 from coterie.pipeline.planning import check_runs
 from coterie.pipeline.recording import RecordingStore
-from coterie.pipeline.results import describe
+from coterie.pipeline.results import describe, priced
 from coterie.report.notebook import as_html
 from coterie.store import RunDirectory
 from coterie.workload import Workload, fingerprint, validate
@@ -105,11 +106,12 @@ def run(
     compare_runs: int | None = None,
     worthwhile: float = WORTHWHILE,
     balancing: Balancing | str | None = None,
+    search_limit: float | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     memory: int = 2**30,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     executor: Executor | None = None,
     **options: Any,
 ) -> RunResult:
@@ -130,12 +132,15 @@ def run(
             :data:`coterie.balancing.METHODS`, or a :class:`coterie.balancing.Balancing` with options. None for the
             recipe's loss, pooled over labels. The estimate keeps that loss: its short trainings and gradients are
             about a fixed objective, and what it proposes is decided by the comparison, with balancing.
+        search_limit: seconds that the search for groups may take; the best groups so far then count, and depend on the
+            machine. None searches to the end.
         out: run directory, which can be resumed after a kill, and goes on when it is asked for more `seeds`, a larger
             `budget` or more `compare_runs`: what was trained is used again. None writes nothing.
         overwrite: start anew in a run directory that holds another run.
         memory: working memory in bytes.
         seed: of everything random.
-        progress: called as ``progress(stage, done, total)``.
+        progress: called as ``progress(stage, done, total)``. True shows bars on a terminal, with the time that is left
+            at the rate so far, one line in a notebook, and nothing elsewhere.
         executor: where trainings and features are computed; None is this process. The result is the same with any
             executor; see docs/cluster.md.
         options: settings of the estimator, e.g. ``bases=2``.
@@ -155,8 +160,7 @@ def run(
         >>> len(result.grouping.groups), result.comparison.candidates
         (2, ('all-in-one', 'grouped (2)', 'single-task'))
     """
-    start = time.perf_counter()
-    progress = progress or silent
+    accounts = Accounts(executor=executor is not None)
     estimator = estimator_of(run, method, options)
     balancing = as_balancing(balancing)
     workload = as_workload(workload)
@@ -164,6 +168,7 @@ def run(
     check_runs(workload, groups, budget, seeds, compare_runs)
     check_out(out)
     check_worthwhile(worthwhile)
+    check_seconds(search_limit, "search_limit")
     settings = {
         "method": method if isinstance(method, str) else "custom",
         "estimator": estimator.to_dict(),
@@ -173,32 +178,47 @@ def run(
         "seed": seed,
         **({} if compare_runs is None else {"compare_runs": compare_runs}),
         **({} if worthwhile == WORTHWHILE else {"worthwhile": worthwhile}),
+        **({} if search_limit is None else {"search_limit": float(search_limit)}),
         **balancing_key(balancing),
     }
-    with once(workload) as caught:
+    with once(workload) as caught, following(progress) as tell:
         validate(workload)
         with _open(workload, settings, out, overwrite=overwrite) as directory:
             store = RecordingStore(directory)
-            found = _find(workload, estimator, groups, budget, seed, memory, store, progress, executor)
-            estimate, affinity, grouping, candidates = found
+            accounts.close(READING, None)
+            size = typical_size(workload.n_tasks, groups)
+            estimate = estimator.estimate(
+                workload, seed=seed, subset_size=size, memory=memory, store=store, progress=tell,
+                **given(estimator, executor),
+            )  # fmt: skip
+            costs = estimate.costs
+            accounts.close(ESTIMATE, costs, store)
+            affinity = kept_affinity(estimate, size, seed, store)
+            grouping, candidates = candidate_groupings(
+                estimate, affinity, groups, budget, seed, tell, store, search_limit
+            )
+            accounts.close(SEARCH, costs, store)
             trained = compare(
                 workload, affordable(candidates, seeds, compare_runs, budget), seeds=range(seed, seed + seeds),
-                runs=compare_runs, budget=budget, balancing=balancing, memory=memory, store=store, progress=progress,
+                runs=compare_runs, budget=budget, balancing=balancing, memory=memory, store=store, progress=tell,
                 executor=executor,
             )  # fmt: skip
             comparison, recommendation = conclude(trained.comparison, budget, worthwhile)
             trained = replace(trained, comparison=comparison)
             served = comparison.groupings[comparison.index(recommendation.candidate)]
             _book(trained, estimate)
+            accounts.close(COMPARISON, costs, store)
             result = describe(
                 workload, settings, affinity, grouping, served, trained.comparison, recommendation, estimate,
-                [str(w.message) for w in caught if issubclass(w.category, CoterieWarning)], time.perf_counter() - start,
+                [str(w.message) for w in caught if issubclass(w.category, CoterieWarning)],
             )  # fmt: skip
             result["notes"] += [] if balancing is None else [BALANCED.format(balancing)]
             path = None
             if isinstance(directory, RunDirectory):
                 path = directory.path  # absolute: the working directory may have changed
-                _write(directory, workload, trained, affinity, served, result, memory, store)
+                files = _files(workload, trained, affinity, served, memory, store)
+                accounts.close(REPORT, costs, store)
+                _write(directory, files, result, accounts, costs)
     return RunResult(path, affinity, grouping, served, trained.comparison, recommendation, result)
 
 
@@ -255,33 +275,6 @@ def estimate_affinity(
     return estimated_affinity(estimate, order, subsets, chosen, seed), estimate.model
 
 
-def _find(
-    workload: Workload,
-    estimator: Estimator,
-    groups: int | None,
-    budget: int | None,
-    seed: int,
-    memory: int,
-    store: UnitStore,
-    progress: Progress,
-    executor: Executor | None,
-) -> tuple[Estimate, Affinity, Grouping, dict[str, Grouping]]:
-    """Estimate, then the groupings that are worth a real training."""
-    size = typical_size(workload.n_tasks, groups)
-    estimate = estimator.estimate(
-        workload,
-        seed=seed,
-        subset_size=size,
-        memory=memory,
-        store=store,
-        progress=progress,
-        **given(estimator, executor),
-    )
-    affinity = estimated_affinity(estimate, "higher", None, size, seed)
-    grouping, candidates = candidate_groupings(estimate, affinity, groups, budget, seed, progress)
-    return estimate, affinity, grouping, candidates
-
-
 def _book(trained: TrainedComparison, estimate: Estimate) -> None:
     """Add the comparison to the costs. Its groups also tell what one ordinary training costs, if nothing else did."""
     costs = estimate.costs
@@ -293,32 +286,37 @@ def _book(trained: TrainedComparison, estimate: Estimate) -> None:
     costs.add("comparison: real trainings", sum(flops.values()), trained.seconds)
 
 
-def _write(
-    run: RunDirectory,
-    workload: Workload,
-    trained: TrainedComparison,
-    affinity: Affinity,
-    served: Grouping,
-    result: Mapping[str, Any],
-    memory: int,
-    store: UnitStore,
-) -> None:
-    from coterie.report.html import page_bytes, render
+def _files(
+    workload: Workload, trained: TrainedComparison, affinity: Affinity, served: Grouping, memory: int, store: UnitStore
+) -> dict[str, bytes]:
+    """What a run leaves behind beside its page and its result."""
     from coterie.serving.saved import served_files
     from coterie.store.files import json_bytes
 
     states = [dict(trained.best_state(group, memory, store)) for group in served.groups]
-    files = {
+    return {
         **served_files(workload, served, states),
         "comparison.safetensors": trained.comparison.to_bytes(),
         "affinity.csv": table_bytes(affinity.values, affinity.tasks),
         "groups.json": json_bytes(served.to_dict()),
-        run.report_path.name: page_bytes(render(result)),
-        # last: a run with a result has all of its files
-        run.result_path.name: json_bytes(result),
     }
+
+
+def _write(
+    run: RunDirectory, files: Mapping[str, bytes], result: dict[str, Any], accounts: Accounts, costs: Costs
+) -> None:
+    """All files, and last the result, which knows what the page took: a run with a result has all of its files."""
+    from coterie.report.html import page_bytes, render
+    from coterie.store.files import json_bytes
+
     for name, data in files.items():
         run.write(name, data)
+    accounts.close(REPORT, costs)
+    result.update(priced(costs))
+    run.write(run.report_path.name, page_bytes(render(result)))
+    accounts.close(REPORT, costs)
+    result.update(priced(costs))
+    run.write(run.result_path.name, json_bytes(result))
 
 
 def _open(

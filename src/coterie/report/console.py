@@ -67,9 +67,9 @@ def _costs(data: ReportData) -> Table | None:
 
     if not data.costs:
         return None
-    table = _table("Cost (share: of training each subset once)", "stage", ">FLOPs", ">time", ">share")
+    table = _table(f"Cost. {text.costs_meaning(data)}", "stage", ">FLOPs", ">time", ">trainings")
     for row in (*tables.cost_rows(data), *tables.cost_totals(data)):
-        table.add_row(Text(row.stage), row.flops, row.seconds, row.share)
+        table.add_row(Text(row.stage), row.flops, row.seconds, row.trainings)
     return table
 
 

@@ -93,11 +93,12 @@ class Cost:
     flops: float | None
     seconds: float | None
     share: float | None
+    trainings: float | None = None
 
     @property
     def estimates(self) -> bool:
-        """Whether the stage is part of estimating the affinity; the comparison is needed with any method."""
-        return not self.stage.lower().startswith("comparison")
+        """Whether the stage is part of estimating the affinity; what follows is needed with any method."""
+        return not self.stage.lower().startswith(("comparison", "reading", "search", "report"))
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,7 @@ class ReportData:
     candidates: tuple[Candidate, ...]
     costs: tuple[Cost, ...]
     reference_flops: float | None
+    training_flops: float | None
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
     environment: tuple[tuple[str, str], ...]
@@ -286,7 +288,7 @@ def _candidate(value: object) -> Candidate:
 
 def _cost(value: object) -> Cost:
     entry = _mapping(value)
-    numbers = (_number(entry.get(key)) for key in ("flops", "seconds", "share"))
+    numbers = (_number(entry.get(key)) for key in ("flops", "seconds", "share", "trainings"))
     return Cost(clean(entry.get("stage", "")), *numbers)
 
 
@@ -351,6 +353,7 @@ def parse(result: Json) -> ReportData:
         candidates=tuple(_candidate(c) for c in _items(comparison.get("candidates"))),
         costs=tuple(_cost(c) for c in _items(result.get("costs"))),
         reference_flops=_number(result.get("reference_flops")),
+        training_flops=_number(result.get("training_flops")),
         notes=tuple(clean(n) for n in _items(result.get("notes"))),
         warnings=tuple(clean(w) for w in _items(result.get("warnings"))),
         environment=tuple((clean(k), _setting(v)) for k, v in _mapping(result.get("environment")).items()),

@@ -52,6 +52,17 @@ def share(value: float | None) -> str:
     return percent(value)
 
 
+def amount(value: float | None) -> str:
+    """How many of something, not a whole number; a dash for none.
+
+    >>> amount(0.0312), amount(12.34), amount(1234.5)
+    ('0.03', '12.3', '1,234')
+    """
+    if not value or not math.isfinite(value):
+        return DASH
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 1 else f"{value:.2g}"
+
+
 def span(low: float | None, high: float | None) -> str:
     """An interval of gains in percent, without the unit; empty when either end is missing.
 

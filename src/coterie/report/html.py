@@ -9,7 +9,7 @@ from markupsafe import Markup
 from coterie._files import user_path
 from coterie.report import palette, tables, text
 from coterie.report.data import Groups, Json, ReportData, parse
-from coterie.report.formats import DASH, flops, plural
+from coterie.report.formats import DASH, plural
 from coterie.report.heatmap import heatmap
 from coterie.report.templates import page_template
 from coterie.store.files import atomic_write, make_directory, reading
@@ -68,7 +68,7 @@ def _render(data: ReportData) -> str:
         found_cards=tables.cards(data, other),
         costs=tables.cost_rows(data),
         cost_totals=tables.cost_totals(data),
-        reference=flops(data.reference_flops),
+        costs_meaning=text.costs_meaning(data),
         facts=tables.facts(data),
         environment=(("coterie", data.version or DASH), *data.environment),
         palette={mode: Markup(palette.css(mode)) for mode in ("light", "dark")},

@@ -47,8 +47,10 @@ def as_html(result: Json, report: object = None) -> str:
         more = f"{len(groups) - _MODELS} more models." if len(groups) > _MODELS else ""
         parts.append(html_table(("model", "trained on", "tasks"), rows, more, left=2))
     if data.costs:
-        rows = [(r.stage, r.flops, r.seconds, r.share) for r in (*tables.cost_rows(data), *tables.cost_totals(data))]
-        parts.append(html_table(("stage", "FLOPs", "time", "share"), rows))
+        rows = [
+            (r.stage, r.flops, r.seconds, r.trainings) for r in (*tables.cost_rows(data), *tables.cost_totals(data))
+        ]
+        parts.append(html_table(("stage", "FLOPs", "time", "trainings"), rows, text.costs_meaning(data)))
     parts += [f"<p>Warning: {escape(warning)}</p>" for warning in data.warnings]
     if report is not None:
         parts.append(f"<p>Page: <code>{escape(clean(report))}</code></p>")

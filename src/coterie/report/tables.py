@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from coterie.report import forest
 from coterie.report.data import Candidate, Cost, Groups, Interval, ReportData
-from coterie.report.formats import count, duration, flops, number, percent, plural, share, span
+from coterie.report.formats import amount, count, duration, flops, number, percent, plural, span
 
 #: most tasks shown at once in the plot of gains per task; with more, this many of the best and of the worst
 ROWS = 60
@@ -26,7 +26,7 @@ class CostRow:
     stage: str
     flops: str
     seconds: str
-    share: str
+    trainings: str
     bar: float
     sort: tuple[float, float, float]
 
@@ -94,19 +94,19 @@ def cost_rows(data: ReportData) -> tuple[CostRow, ...]:
             stage=c.stage,
             flops=flops(c.flops),
             seconds=duration(c.seconds),
-            share=share(c.share),
+            trainings=amount(c.trainings),
             bar=round(100.0 * max(c.flops or 0.0, 0.0) / total, 2),
-            sort=(_key(c.flops), _key(c.seconds), _key(c.share)),
+            sort=(_key(c.flops), _key(c.seconds), _key(c.trainings)),
         )
         for c in data.costs
     )
 
 
 def _total(stage: str, costs: Sequence[Cost]) -> CostRow:
-    columns = ([c.flops for c in costs], [c.seconds for c in costs], [c.share for c in costs])
+    columns = ([c.flops for c in costs], [c.seconds for c in costs], [c.trainings for c in costs])
     known = [[value for value in column if value is not None] for column in columns]
     operations, seconds, part = (sum(column) if column else None for column in known)
-    return CostRow(stage, flops(operations), duration(seconds), share(part), 0.0, (0.0, 0.0, 0.0))
+    return CostRow(stage, flops(operations), duration(seconds), amount(part), 0.0, (0.0, 0.0, 0.0))
 
 
 def cost_totals(data: ReportData) -> tuple[CostRow, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coterie.report.data import Candidate, Interval, Json, ReportData, parse
-from coterie.report.formats import DASH, count, duration, flops, number, percent, plural, share, span
+from coterie.report.formats import DASH, amount, count, duration, flops, number, percent, plural, share, span
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,25 @@ def interval_sentence(data: ReportData) -> str:
     return "One training seed, so no intervals." if data.seeds == 1 else f"Lines: {interval_name(data)}."
 
 
-def estimation_share(data: ReportData) -> float | None:
-    """Cost of estimating the affinity over that of training each subset once; None when no stage has a share."""
-    shares = [cost.share for cost in data.costs if cost.estimates and cost.share is not None]
-    return sum(shares) if shares else None
+def _cost_figure(data: ReportData) -> KeyFigure:
+    """What estimating the affinity took: in ordinary trainings, or as older results have it."""
+    label, own = "cost of the affinity", [cost for cost in data.costs if cost.estimates]
+    trainings = [cost.trainings for cost in own if cost.trainings is not None]
+    if trainings:
+        each = f" ({flops(data.training_flops)} each)" if data.training_flops else ""
+        return KeyFigure(amount(sum(trainings)), label, f"ordinary trainings{each}")
+    shares = [cost.share for cost in own if cost.share is not None]
+    reference = f" ({flops(data.reference_flops)})" if data.reference_flops else ""
+    return KeyFigure(share(sum(shares) if shares else None), label, f"of training each subset once{reference}")
+
+
+def costs_meaning(data: ReportData) -> str:
+    """What the columns of the costs are."""
+    each = f" ({flops(data.training_flops)})" if data.training_flops else ""
+    return (
+        f"Times add up to the run's. Trainings: the FLOPs in ordinary trainings, one model for a usual group{each}"
+        "; reading, searching and writing have none that are counted. The comparison is needed with any method."
+    )
 
 
 def _mood(interval: Interval) -> str:
@@ -105,13 +120,11 @@ def key_figures(data: ReportData) -> tuple[KeyFigure, ...]:
     """The four numbers below the recommendation."""
     chosen = data.recommended
     models = data.models if data.models is not None else chosen.models if chosen else None
-    cost = estimation_share(data)
-    reference = f" ({flops(data.reference_flops)})" if data.reference_flops else ""
     return (
         KeyFigure(count(models), "models to serve", f"for {plural(len(data.tasks), 'task')}"),
         _gain_figure(data),
         _task_figure(data, chosen),
-        KeyFigure(share(cost), "cost of the affinity", f"of training each subset once{reference}"),
+        _cost_figure(data),
     )
 
 
@@ -189,9 +202,9 @@ def definitions(data: ReportData) -> Sequence[tuple[str, str]]:
         ),
         (
             "Cost",
-            "Floating point operations of everything that was done, also as a share of training one model for each of "
-            "the subsets that the estimate covers. The comparison trains the candidates for real; it is needed with "
-            "any method and does not count as estimating.",
+            "Time and floating point operations of everything that was done, these also in ordinary trainings: of one "
+            "model for one usual group. The comparison trains the candidates for real; it is needed with any method "
+            "and does not count as estimating.",
         ),
     )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from coterie.grouping.improve import random_labels
 from coterie.grouping.matrix import BoolArray, GainModelLike, IntArray, check_count, check_seed
 from coterie.grouping.objective import GainObjective
 from coterie.grouping.search.confidence import Cautious, confidence
-from coterie.grouping.search.moves import Limits, Partition
+from coterie.grouping.search.moves import Limits, Partition, never
 from coterie.grouping.search.reshape import Reshaper, ascend
 
 #: random partitions among the starts, up to so many tasks; with more tasks plain and given starts are enough
@@ -37,6 +38,7 @@ def search_groups(
     starts: Sequence[Grouping | ArrayLike] = (),
     caution: float = 0.0,
     seed: int = 0,
+    time_limit: float | None = None,
     progress: Progress | None = None,
 ) -> Grouping:
     """The partition with the largest gain that a model predicts, by moves, exchanges, merges and splits.
@@ -54,7 +56,10 @@ def search_groups(
         caution: standard errors of the gain over all-in-one that are taken off it; the result is the best of that.
             0 goes by the mean. Counts only for models that have a ``total_covariance``.
         seed: of the random starts.
-        progress: called as ``progress(stage, done, total)`` after each start.
+        time_limit: seconds after which the best partition so far is returned; results then depend on the machine, and
+            `details` say ``"complete": False``. None searches to the end.
+        progress: called as ``progress(stage, done, total)`` with the groups that were asked for and about how many
+            will be.
 
     Returns:
         A partition; `objective` is its mean predicted gain over tasks. `details` say, where the model knows how sure
@@ -89,27 +94,46 @@ def search_groups(
         )
     say, n = progress or silent, len(model.tasks)
     limits = _check(n, k, max_groups, caution, seed)
-    order = _order(model)
-    objective = GainObjective(model, order)
+    stop = _clock(time_limit)
+    objective = GainObjective(model, order := _order(model))
     chosen = _starts(starts, order, limits, seed)
-    reshaper = Reshaper(objective)
+    expected = _expected(n, limits, len(chosen))
+    objective.tell = lambda asked: say("grouping: search", min(asked, expected - 1), expected)
+    reshaper = Reshaper(objective, stop=stop)
     ends: list[Partition] = []
-    for done, groups in enumerate(chosen):
-        say("grouping: search", done, len(chosen))
-        partition = Partition(objective, groups)
-        ascend(partition, limits, reshaper)
-        ends.append(partition)
+    for groups in chosen:
+        if stop() and ends:
+            break
+        ends.append(Partition(objective, groups))
+        ascend(ends[-1], limits, reshaper)
     if caution > 0:
         ends = _cautious(objective, ends, [g for g in chosen if limits.least <= len(g) <= limits.most], limits, caution)
-    say("grouping: search", len(chosen), len(chosen))
+    say("grouping: search", expected, expected)
     best = ends[0] if caution > 0 else _largest(ends, objective.tolerance)
     labels = np.empty(n, dtype=np.int64)
     labels[order] = best.labels
-    details: dict[str, float | str] = {"k_given": k is not None, "starts": len(chosen), "asked": len(objective.known)}
+    details: dict[str, float | str] = {"k_given": k is not None, "starts": len(chosen), "asked": objective.asked}
+    details |= {"complete": not stop()} if time_limit is not None else {}
     details |= {"caution": float(caution), **confidence(objective, best.groups, seed)}
     return Grouping.from_labels(
         [str(task) for task in model.tasks], labels, objective=best.worth / n, method="search", details=details
     )
+
+
+def _clock(time_limit: float | None) -> Callable[[], bool]:
+    """Whether the time is up."""
+    if time_limit is None:
+        return never
+    if isinstance(time_limit, bool) or not isinstance(time_limit, int | float) or not time_limit > 0:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise SettingError(f"Parameter `time_limit` should be a positive number of seconds. Found {time_limit!r}.")
+    until = time.monotonic() + time_limit
+    return lambda: time.monotonic() >= until
+
+
+def _expected(n: int, limits: Limits, starts: int) -> int:
+    """About how many groups will be asked for."""
+    pairs = n * n if n <= PAIRS_UP_TO else 0
+    return pairs + starts * n * (10 + 2 * min(limits.most, 10))
 
 
 def _cautious(

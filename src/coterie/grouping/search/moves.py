@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from coterie.grouping.matrix import BoolArray, FloatArray, IntArray
 from coterie.grouping.objective import Objective
+from coterie.grouping.search.guesses import Guesses
 
 #: moves whose gains are brought up to date at a time, most promising first
 BATCH = 32
@@ -27,8 +28,10 @@ class Limits:
 class Partition:
     """Disjoint groups, what they are worth, and what it gains to move a task.
 
-    The gain of a move is what the old group gains by the leaving plus what the new group gains by the joining. Both
-    are kept after other moves as guesses; :meth:`best_move` asks for the most promising ones first.
+    The gain of a move is what the old group gains by the leaving plus what the new group gains by the joining. When a
+    group is asked for, each task's own value in it tells how the task that came or went acts on each of the others.
+    From these effects follows what a move gains after other moves: exactly to first order, and to second order as if
+    effects were the same in every group. Such guesses say which moves are asked for next, and which are tried together.
 
     Args:
         objective: what groups are worth.
@@ -38,11 +41,16 @@ class Partition:
     def __init__(self, objective: Objective, groups: BoolArray) -> None:
         self.objective = objective
         self.groups = groups.copy()
-        self.totals: FloatArray = objective.totals(groups)
         k, n = groups.shape
+        values = objective.values(groups)
+        self.totals: FloatArray = values.sum(1)
         self.alone: FloatArray = objective.totals(np.eye(n, dtype=bool))
-        self._leave, self._join = np.zeros(n), np.zeros((n, k))
+        #: [t, s] what the company of t adds to the value of s
+        self._effects = np.zeros((n, n))
+        #: (T, K) value of each task in each group, itself included, and what its company adds to the others there
+        self._own, self._adds = np.where(groups, values, self.alone).T.copy(), np.zeros((n, k))
         self._left, self._joined = np.zeros(n, dtype=bool), np.zeros((n, k), dtype=bool)
+        self._guessed = False
 
     @property
     def worth(self) -> float:
@@ -58,7 +66,8 @@ class Partition:
         """(T, K + 1) gains of moving a task into a group, last a new one; -inf where not allowed; which are known."""
         (k, n), labels = self.groups.shape, self.labels
         single = self.groups.sum(1)[labels] == 1
-        gain = np.hstack([self._join, self.alone[:, None]]) + self._leave[:, None]
+        joining = self._own + self._adds
+        gain = np.hstack([joining, self.alone[:, None]]) - joining[np.arange(n), labels][:, None]
         gain[np.arange(n), labels] = -np.inf
         gain[labels < 0] = -np.inf
         if k <= limits.least:
@@ -80,16 +89,27 @@ class Partition:
         without, joined = self.groups[labels[leaving]], self.groups[target]
         without[np.arange(len(leaving)), leaving] = False
         joined[np.arange(len(task)), task] = True
-        totals = self.objective.totals(np.concatenate([without, joined]))
-        self._leave[leaving] = totals[: len(leaving)] - self.totals[labels[leaving]]
-        self._join[task, target] = totals[len(leaving) :] - self.totals[target]
+        values = self.objective.values(np.concatenate([without, joined]))
+        self._learn(leaving, labels[leaving], values[: len(leaving)], -1.0)
+        self._learn(task, target, values[len(leaving) :], 1.0)
+        self._own[task, target] = values[len(leaving) + np.arange(len(task)), task]
         self._left[leaving], self._joined[task, target] = True, True
+
+    def _learn(self, tasks: IntArray, groups: IntArray, values: FloatArray, sign: float) -> None:
+        """Effects of tasks[i] on the others of groups[i], from their values (m, T) after it came (1) or went (-1)."""
+        for task, group, found in zip(tasks, groups, values, strict=True):
+            others = self.groups[group].copy()
+            others[task] = False
+            effects = sign * (found[others] - self._own[others, group])
+            self._effects[task, others] = effects
+            self._adds[task, group] = effects.sum()
 
     def promising(self, limits: Limits, count: int) -> tuple[IntArray, IntArray, FloatArray]:
         """The moves with the largest gains, as far as guesses tell, up to date: tasks, targets, gains (falling)."""
-        if not self._left.any():  # nothing to guess from yet
+        if not self._guessed:  # nothing to guess from yet
             gain, _ = self.gains(limits)
             self.refresh(*np.nonzero(np.isfinite(gain)))
+            self._guessed = True
         gain, _ = self.gains(limits)
         tasks, targets = _largest(gain, count)
         self.refresh(tasks, targets)
@@ -97,41 +117,80 @@ class Partition:
         order = np.argsort(-gain[tasks, targets], kind="stable")
         return tasks[order], targets[order], gain[tasks, targets][order]
 
-    def best_move(self, limits: Limits) -> bool:
-        """Make the best of the most promising moves that gains anything; False where none does."""
+    def best_move(self, limits: Limits, *, thorough: bool = True) -> bool:
+        """Make the best of the most promising moves, or several at once, if that gains anything; False where none does.
+
+        Where it is `thorough`, False means that every allowed move was asked for.
+        """
         count = BATCH
         while True:
             tasks, targets, gain = self.promising(limits, count)
             if len(gain) and gain[0] > self.objective.tolerance:
-                self.move(int(tasks[0]), int(targets[0]))
+                if not self._several(float(gain[0])):
+                    self.move(int(tasks[0]), int(targets[0]))
                 return True
             value, known = self.gains(limits)
-            if not (np.isfinite(value) & ~known).any():
+            if not thorough or not (np.isfinite(value) & ~known).any():
                 return False
             count *= 4
 
+    def _several(self, least: float) -> bool:
+        """Make the first of a way of guessed moves, as many as are worth most, if that gains more than `least`."""
+        ways = [groups.copy() for groups in self.guesses().climb(self.objective.tolerance)]
+        tried = [ways[number - 1] for number in (2**power for power in range(1, 20)) if number < len(ways)]
+        return self._best_of([*tried, ways[-1]], least) if len(ways) > 1 else False
+
+    def guesses(self) -> Guesses:
+        """The partition as far as guesses tell."""
+        return Guesses(self.groups, self._own + self._adds, self._effects)
+
+    def _best_of(self, ways: Sequence[BoolArray], least: float) -> bool:
+        """Put the best of several partitions (K, T) in the place of this one if that gains more than `least`."""
+        stacked = np.stack(ways)
+        worth = self.objective.totals(stacked.reshape(-1, stacked.shape[2])).reshape(len(ways), -1).sum(1)
+        best = int(np.argmax(worth))
+        if worth[best] - self.worth <= max(least, self.objective.tolerance):
+            return False
+        changed = (ways[best] != self.groups).any(1)
+        self.replace({int(index): ways[best][index] for index in np.flatnonzero(changed)})
+        return True
+
     def best_swap(self, limit: int) -> bool:
-        """Exchange two tasks where that gains anything, most promising pairs first, at most `limit` pairs."""
-        labels = self.labels
+        """Exchange two tasks where that gains anything, most promising pairs first, at most `limit` pairs.
+
+        It ends sooner where a pair would have to be better than its guess by more than guesses were ever off.
+        """
+        labels, value = self.labels, self._own + self._adds
         first, second = np.nonzero(np.triu((labels[:, None] != labels) & (labels >= 0) & (labels[:, None] >= 0)))
         if not len(first):
             return False
-        moved = self._leave[:, None] + self._join
-        guess = moved[first, labels[second]] + moved[second, labels[first]]
-        order = np.argsort(-guess, kind="stable")[:limit]
+        moved = value[:, labels] - value[np.arange(len(labels)), labels][:, None]
+        both = self._effects + self._effects.T
+        guess = moved[first, second] + moved[second, first] - 2 * both[first, second]
+        order, off = np.argsort(-guess, kind="stable")[:limit], np.inf
         for start in range(0, len(order), PAIRS):
-            i, j = first[order[start : start + PAIRS]], second[order[start : start + PAIRS]]
-            changed, before = np.zeros((2, len(i), len(labels)), dtype=bool), np.zeros(len(i))
-            for side, (leaves, stays) in enumerate(((i, j), (j, i))):
-                changed[side] = self.groups[labels[leaves]]
-                changed[side, np.arange(len(i)), leaves], changed[side, np.arange(len(i)), stays] = False, True
-                before += self.totals[labels[leaves]]
-            totals = self.objective.totals(changed.reshape(-1, len(labels))).reshape(2, -1).sum(0)
-            best = int(np.argmax(totals - before))
-            if totals[best] - before[best] > self.objective.tolerance:
-                self.replace({int(labels[i[best]]): changed[0, best], int(labels[j[best]]): changed[1, best]})
+            pairs = order[start : start + PAIRS]
+            if guess[pairs[0]] < -off:
+                return False
+            gain, changed = self._exchanged(first[pairs], second[pairs])
+            best = int(np.argmax(gain))
+            if gain[best] > self.objective.tolerance:
+                i, j = first[pairs[best]], second[pairs[best]]
+                self.replace({int(labels[i]): changed[0, best], int(labels[j]): changed[1, best]})
                 return True
+            off = max(off if start else 0.0, float(np.abs(gain - guess[pairs]).max()))
         return False
+
+    def _exchanged(self, first: IntArray, second: IntArray) -> tuple[FloatArray, BoolArray]:
+        """(m,) what it gains to exchange first[i] and second[i], and (2, m, T) the groups of both after that."""
+        labels, rows = self.labels, np.arange(len(first))
+        changed, before = np.zeros((2, len(first), len(labels)), dtype=bool), np.zeros(len(first))
+        for side, (leaves, comes) in enumerate(((first, second), (second, first))):
+            changed[side] = self.groups[labels[leaves]]
+            changed[side, rows, leaves], changed[side, rows, comes] = False, True
+            before += self.totals[labels[leaves]]
+        totals = self.objective.totals(changed.reshape(-1, len(labels))).reshape(2, -1).sum(0)
+        return totals - before, changed
 
     def move(self, task: int, target: int) -> None:
         """Move a task into a group; number K is a new one."""
@@ -139,8 +198,6 @@ class Partition:
         without = self.groups[source].copy()
         joined = self.groups[target].copy() if target < len(self.groups) else np.zeros_like(without)
         without[task], joined[task] = False, True
-        back = -self._leave[task], -(self._join[task, target] if target < len(self.groups) else self.alone[task])
-        self._join[task, source], self._leave[task] = back  # the way back would undo the gain: a good guess
         self.replace({source: without, target: joined})
 
     def replace(self, changed: Mapping[int, BoolArray]) -> None:
@@ -149,32 +206,53 @@ class Partition:
         if k in changed:
             self.groups = np.vstack([self.groups, np.zeros((1, n), dtype=bool)])
             self.totals = np.append(self.totals, 0.0)
-            self._join = np.hstack([self._join, self.alone[:, None]])
+            self._own = np.hstack([self._own, self.alone[:, None]])
+            self._adds = np.hstack([self._adds, np.zeros((n, 1))])
             self._joined = np.hstack([self._joined, np.zeros((n, 1), dtype=bool)])
         for index, members in changed.items():
             self._left[self.groups[index] | members] = False
             self._joined[:, index] = False
+            came, went = members & ~self.groups[index], self.groups[index] & ~members
+            self._own[:, index] += self._effects[came].sum(0) - self._effects[went].sum(0)
+            self._adds[:, index] += self._effects[:, came].sum(1) - self._effects[:, went].sum(1)
             self.groups[index] = members
         index = list(changed)
-        self.totals[index] = self.objective.totals(self.groups[index])
+        values = self.objective.values(self.groups[index])
+        self.totals[index] = values.sum(1)
+        self._own[:, index] = np.where(self.groups[index], values, self._own[:, index].T).T
         full = self.groups.any(1)
         if not full.all():
             self.groups, self.totals = self.groups[full], self.totals[full]
-            self._join, self._joined = self._join[:, full], self._joined[:, full]
+            self._own, self._adds, self._joined = self._own[:, full], self._adds[:, full], self._joined[:, full]
 
 
-def climb(partition: Partition, limits: Limits, swaps: int | None = None) -> int:
+def never() -> bool:
+    """The time is not up."""
+    return False
+
+
+def climb(
+    partition: Partition,
+    limits: Limits,
+    swaps: int | None = None,
+    *,
+    thorough: bool = True,
+    stop: Callable[[], bool] = never,
+) -> int:
     """Move and exchange tasks until nothing of that gains; returns the number of steps.
 
     Args:
         partition: changed in place.
         limits: of the number of groups.
         swaps: exchanges that are tried when no move gains, most promising first; None for four a task, 200 at least.
+        thorough: False asks for the most promising moves and exchanges only.
+        stop: whether the time is up.
     """
     n = partition.groups.shape[1]
     tried = max(200, 4 * n) if swaps is None else swaps
+    tried = tried if thorough else min(tried, PAIRS)
     for step in range(100 * n):  # every step raises the objective; the limit only guards against rounding
-        if not partition.best_move(limits) and not (tried and partition.best_swap(tried)):
+        if stop() or not (partition.best_move(limits, thorough=thorough) or (tried and partition.best_swap(tried))):
             return step
     return 100 * n
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from coterie.grouping.matrix import BoolArray, FloatArray, IntArray
 from coterie.grouping.objective import Objective
-from coterie.grouping.search.moves import Limits, Partition, climb
+from coterie.grouping.search.moves import Limits, Partition, climb, never
 
 #: steps in which half of a group leaves for the second part, and tasks that are tried for each place of a step
 STEPS, TRIED = 6, 4
@@ -22,10 +24,11 @@ class Reshaper:
     Args:
         objective: what groups are worth.
         swaps: see :func:`coterie.grouping.search.moves.climb`.
+        stop: whether the time is up.
     """
 
-    def __init__(self, objective: Objective, swaps: int | None = None) -> None:
-        self.objective, self.swaps = objective, swaps
+    def __init__(self, objective: Objective, swaps: int | None = None, stop: Callable[[], bool] = never) -> None:
+        self.objective, self.swaps, self.stop = objective, swaps, stop
         self._splits: dict[bytes, tuple[float, BoolArray]] = {}
 
     def improve(self, partition: Partition, limits: Limits) -> bool:
@@ -139,9 +142,13 @@ def fit_number(partition: Partition, limits: Limits, reshaper: Reshaper) -> None
 
 
 def ascend(partition: Partition, limits: Limits, reshaper: Reshaper) -> None:
-    """Moves and exchanges, then merges and splits, until nothing gains."""
+    """Moves and exchanges, then merges and splits, until nothing gains or the time is up."""
     fit_number(partition, limits, reshaper)
     for _ in range(10 * partition.groups.shape[1]):
-        climb(partition, limits, reshaper.swaps)
-        if not reshaper.improve(partition, limits):
+        climb(partition, limits, reshaper.swaps, thorough=False, stop=reshaper.stop)
+        if reshaper.stop():
+            return
+        if reshaper.improve(partition, limits):
+            continue
+        if not climb(partition, limits, reshaper.swaps, stop=reshaper.stop):
             return

@@ -1,0 +1,142 @@
+"""The search for groups as units of a run, and costs that add up to the time of the run."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coterie.affinity import Affinity, Estimate, PairwiseGainModel
+from coterie.affinity.costs import Costs
+from coterie.errors import SettingError
+from coterie.pipeline import candidates, run
+from coterie.pipeline.accounts import Accounts
+from coterie.pipeline.candidates import AFFINITY, SEARCH, candidate_groupings, kept_affinity, subset_count
+from coterie.pipeline.recording import RecordingStore
+from coterie.store.memory import MemoryRun
+from coterie.training import UnitCost
+from coterie.workload import Workload
+
+
+def estimate(n: int = 12) -> tuple[Estimate, Affinity]:
+    kinds = np.arange(n) % 3
+    values = 0.3 * (kinds[:, None] == kinds) - 0.1 + 0.05 * np.random.default_rng(0).normal(size=(n, n))
+    affinity = Affinity(values, tuple(f"t{i}" for i in range(n)), None, "gain", "made up")
+    return Estimate(PairwiseGainModel(affinity), Costs(UnitCost(1.0, 1.0, 1.0))), affinity
+
+
+def search(store: Any, told: list[tuple[str, int, int]], budget: int = 4, limit: float | None = None) -> Any:
+    found, affinity = estimate()
+    groupings = candidate_groupings(found, affinity, None, budget, 0, lambda *said: told.append(said), store, limit)
+    return groupings, found.costs
+
+
+def test_a_search_that_was_finished_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    store: Any = MemoryRun()
+    (best, named), costs = search(store, told := [])
+    bars = [(done, total) for stage, done, total in told if stage == SEARCH]
+    assert bars == sorted(bars)
+    assert bars[-1] == (300, 300)
+    monkeypatch.setattr(candidates, "search_groups", None)
+    monkeypatch.setattr(candidates, "select_groups", None)
+    (again, other), booked = search(store, [])
+    assert again.to_dict() == best.to_dict()
+    assert {name: one.to_dict() for name, one in other.items()} == {name: one.to_dict() for name, one in named.items()}
+    assert booked.entries[SEARCH] == costs.entries[SEARCH]
+    with pytest.raises(TypeError):  # another limit, another search
+        search(store, [], limit=100.0)
+
+
+def test_an_interrupted_search_keeps_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    store: Any = MemoryRun()
+    real, asked = candidates.search_groups, []
+
+    def searched(model: Any, k: int, **options: Any) -> Any:
+        asked.append(k)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return real(model, k, **options)
+
+    monkeypatch.setattr(candidates, "search_groups", searched)
+    with pytest.raises(KeyboardInterrupt):
+        search(store, [])
+    search(store, [])
+    assert asked == [4, 3, 3, 2]
+
+
+def test_fewer_groups_are_also_sought_by_merging_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, starts = candidates.search_groups, {}
+
+    def searched(model: Any, k: int, **options: Any) -> Any:
+        starts[k] = [len(start.groups) for start in options["starts"]]
+        return real(model, k, **options)
+
+    monkeypatch.setattr(candidates, "search_groups", searched)
+    search(None, [])
+    assert starts == {4: [4], 3: [3, 4], 2: [2, 3]}
+
+
+def test_the_affinity_is_a_unit() -> None:
+    store: Any = MemoryRun()
+    first, _ = estimate()
+    found = kept_affinity(first, 4, 0, store)
+    second, _ = estimate()
+    second.model.predict = None  # type: ignore[method-assign, assignment]
+    again = kept_affinity(second, 4, 0, store)
+    assert again.to_dict() == found.to_dict()
+    np.testing.assert_array_equal(again.values, first.model.higher_order(subset_count(12, 4), 4).values)
+    assert second.costs.subsets == first.costs.subsets
+    assert AFFINITY in second.costs.entries
+
+
+def test_what_no_unit_took_is_booked_on_the_stage() -> None:
+    store = RecordingStore(MemoryRun())
+    accounts, costs = Accounts(), Costs(UnitCost(1.0, 1.0, 1.0))
+    time.sleep(0.02)
+    accounts.close("before", None)
+    from coterie._units import Payload
+    from coterie.affinity.costs import timed
+
+    def work() -> Payload:
+        time.sleep(0.05)
+        return Payload(meta={})
+
+    timed(store, costs, "unit", "name", {}, work)
+    time.sleep(0.02)
+    accounts.close("rest", costs, store)
+    timed(store, costs, "again", "name", {}, work)  # was finished: booked, but not spent
+    accounts.close("nothing", costs, store)
+    accounts.close("nothing", costs)
+    seconds = {row["stage"]: row["seconds"] for row in costs.rows()}
+    assert list(seconds) == ["unit", "before", "rest", "again", "nothing"]
+    assert seconds["unit"] == seconds["again"] >= 0.05
+    assert min(seconds["before"], seconds["rest"]) >= 0.02 > seconds["nothing"]
+
+
+def test_costs_add_up_and_a_finished_run_searches_no_more(
+    tiny: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = time.perf_counter()
+    first = run(tiny, out=tmp_path / "run", budget=3, seeds=1, bases=1)
+    wall = time.perf_counter() - begin
+    rows = first.result["costs"]
+    assert first.result["seconds"] == sum(row["seconds"] for row in rows) == pytest.approx(wall, rel=0.05)
+    assert {AFFINITY, SEARCH, "reading and checking", "report and served models"} <= {row["stage"] for row in rows}
+    trainings = {row["stage"]: row["trainings"] for row in rows}
+    assert trainings["comparison: real trainings"] > 1
+    for name in ("search_groups", "select_groups", "estimated_affinity"):
+        monkeypatch.setattr(candidates, name, None)
+    again = run(tiny, out=tmp_path / "run", budget=3, seeds=1, bases=1)
+    assert again.grouping.to_dict() == first.grouping.to_dict()
+    assert {row["stage"]: row["seconds"] for row in again.result["costs"]}[AFFINITY] == next(
+        row["seconds"] for row in rows if row["stage"] == AFFINITY
+    )
+
+
+@pytest.mark.parametrize("limit", [0, -1.0, True, "1", float("inf"), float("nan")])
+def test_limits_that_are_none_are_named(tiny: Workload, limit: object) -> None:
+    with pytest.raises(SettingError, match="search_limit"):
+        run(tiny, search_limit=limit)  # type: ignore[arg-type]
