@@ -37,7 +37,8 @@ def test_run_directory_has_everything(finished: RunResult) -> None:
     result = json.loads((finished.path / "result.json").read_text())
     assert result["recommendation"]["text"] == str(finished)
     assert {row["stage"] for row in result["costs"]} >= {"base models", "task vectors", "secant features"}
-    assert all(row["flops"] > 0 for row in result["costs"])
+    assert all(row["flops"] >= 0 and row["seconds"] >= 0 for row in result["costs"])
+    assert result["seconds"] == sum(row["seconds"] for row in result["costs"])
     assert finished.recommendation.text.split(":")[0] in finished.report.read_text()  # type: ignore[union-attr]
 
 
