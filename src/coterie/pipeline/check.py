@@ -26,7 +26,13 @@ def as_workload(workload: Workload | str) -> Workload:
 
 
 def check_settings(
-    workload: Workload, groups: int | None, budget: int | None, seeds: int, seed: int = 0, memory: int = 2**30
+    workload: Workload,
+    groups: int | None,
+    budget: int | None,
+    seeds: int,
+    seed: int = 0,
+    memory: int = 2**30,
+    search_limit: float | None = None,
 ) -> None:
     """Refuse numbers that are out of range or contradict each other.
 
@@ -40,6 +46,7 @@ def check_settings(
     whole_number(seeds, "seeds", low=1)
     whole_number(seed, "seed", low=0, high=2**31 - 1)
     whole_number(memory, "memory", low=1)
+    check_seconds(search_limit, "search_limit")
     if groups is not None and budget is not None and groups > budget:
         raise SettingError(f"Parameter `groups`={groups} asks for more models than `budget`={budget} allows.")
 

@@ -33,7 +33,7 @@ from coterie.evaluation.verdict import WORTHWHILE, check_worthwhile
 from coterie.grouping import Grouping
 from coterie.pipeline.accounts import COMPARISON, ESTIMATE, READING, REPORT, Accounts
 from coterie.pipeline.candidates import SEARCH, candidate_groupings, estimated_affinity, kept_affinity, typical_size
-from coterie.pipeline.check import as_workload, check_out, check_seconds, check_settings
+from coterie.pipeline.check import as_workload, check_out, check_settings
 from coterie.pipeline.planning import check_runs
 from coterie.pipeline.recording import RecordingStore
 from coterie.pipeline.results import describe, priced
@@ -164,23 +164,18 @@ def run(
     estimator = estimator_of(run, method, options)
     balancing = as_balancing(balancing)
     workload = as_workload(workload)
-    check_settings(workload, groups, budget, seeds, seed, memory)
+    check_settings(workload, groups, budget, seeds, seed, memory, search_limit)
     check_runs(workload, groups, budget, seeds, compare_runs)
     check_out(out)
     check_worthwhile(worthwhile)
-    check_seconds(search_limit, "search_limit")
     settings = {
-        "method": method if isinstance(method, str) else "custom",
-        "estimator": estimator.to_dict(),
-        "groups": groups,
-        "budget": budget,
-        "seeds": seeds,
-        "seed": seed,
+        "method": method if isinstance(method, str) else "custom", "estimator": estimator.to_dict(),
+        "groups": groups, "budget": budget, "seeds": seeds, "seed": seed,
         **({} if compare_runs is None else {"compare_runs": compare_runs}),
         **({} if worthwhile == WORTHWHILE else {"worthwhile": worthwhile}),
         **({} if search_limit is None else {"search_limit": float(search_limit)}),
         **balancing_key(balancing),
-    }
+    }  # fmt: skip
     with once(workload) as caught, following(progress) as tell:
         validate(workload)
         with _open(workload, settings, out, overwrite=overwrite) as directory:
@@ -191,15 +186,12 @@ def run(
                 workload, seed=seed, subset_size=size, memory=memory, store=store, progress=tell,
                 **given(estimator, executor),
             )  # fmt: skip
-            costs = estimate.costs
-            accounts.close(ESTIMATE, costs, store)
+            accounts.close(ESTIMATE, estimate.costs, store)
             affinity = kept_affinity(estimate, size, seed, store)
-            grouping, candidates = candidate_groupings(
-                estimate, affinity, groups, budget, seed, tell, store, search_limit
-            )
-            accounts.close(SEARCH, costs, store)
+            grouping, named = candidate_groupings(estimate, affinity, groups, budget, seed, tell, store, search_limit)
+            accounts.close(SEARCH, estimate.costs, store)
             trained = compare(
-                workload, affordable(candidates, seeds, compare_runs, budget), seeds=range(seed, seed + seeds),
+                workload, affordable(named, seeds, compare_runs, budget), seeds=range(seed, seed + seeds),
                 runs=compare_runs, budget=budget, balancing=balancing, memory=memory, store=store, progress=tell,
                 executor=executor,
             )  # fmt: skip
@@ -207,7 +199,7 @@ def run(
             trained = replace(trained, comparison=comparison)
             served = comparison.groupings[comparison.index(recommendation.candidate)]
             _book(trained, estimate)
-            accounts.close(COMPARISON, costs, store)
+            accounts.close(COMPARISON, estimate.costs, store)
             result = describe(
                 workload, settings, affinity, grouping, served, trained.comparison, recommendation, estimate,
                 [str(w.message) for w in caught if issubclass(w.category, CoterieWarning)],
@@ -215,10 +207,8 @@ def run(
             result["notes"] += [] if balancing is None else [BALANCED.format(balancing)]
             path = None
             if isinstance(directory, RunDirectory):
-                path = directory.path  # absolute: the working directory may have changed
                 files = _files(workload, trained, affinity, served, memory, store)
-                accounts.close(REPORT, costs, store)
-                _write(directory, files, result, accounts, costs)
+                path = _write(directory, files, result, accounts, estimate.costs)
     return RunResult(path, affinity, grouping, served, trained.comparison, recommendation, result)
 
 
@@ -304,7 +294,7 @@ def _files(
 
 def _write(
     run: RunDirectory, files: Mapping[str, bytes], result: dict[str, Any], accounts: Accounts, costs: Costs
-) -> None:
+) -> Path:
     """All files, and last the result, which knows what the page took: a run with a result has all of its files."""
     from coterie.report.html import page_bytes, render
     from coterie.store.files import json_bytes
@@ -317,6 +307,7 @@ def _write(
     accounts.close(REPORT, costs)
     result.update(priced(costs))
     run.write(run.result_path.name, json_bytes(result))
+    return run.path  # absolute: the working directory may have changed
 
 
 def _open(
