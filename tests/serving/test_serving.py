@@ -11,6 +11,7 @@ from coterie.errors import ModelError, SettingError, StoreError, StoreWarning, W
 from coterie.grouping import Grouping
 from coterie.serving import Predictor, export_adapters, load, save_served
 from coterie.store.files import digest
+from coterie.store.pair import read_pair, sealed_pair
 from coterie.workload import Task, from_arrays
 from coterie.workload.mlp import mlp_spec
 
@@ -348,6 +349,7 @@ def test_a_description_without_names_still_loads(tmp_path):
         (lambda text: text.pop("tasks"), "'tasks' is missing"),
         (lambda text: text.pop("sha256"), "is damaged: its checksum"),
         (lambda text: text["tasks"][0].update(scale="1"), "entry 0 of 'tasks' is no task"),
+        (lambda text: text["tasks"][2].update(center=10**30), "entry 2 of 'tasks' is no task"),
         (lambda text: text["tasks"][0].update(center=10**400), "entry 0 of 'tasks' is no task"),
         (lambda text: text["model_spec"].update(hidden=5), "description of its models"),
         (lambda text: text["model_spec"].update(hidden=[10**30]), "other models than the saved one"),
@@ -374,6 +376,18 @@ def test_a_damaged_description_is_named(tmp_path, change, words):
     saved(tmp_path)
     reseal(tmp_path, change)
     with pytest.raises(StoreError, match=words):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.int64, torch.bool])
+def test_a_standardisation_of_another_type_is_refused(tmp_path, kind):
+    saved(tmp_path)
+    names = ("serve.json", "serve.safetensors")
+    description, tensors = read_pair(tmp_path, names, 2)
+    tensors["input_scale"] = tensors["input_scale"].to(kind)
+    for name, data in sealed_pair(names, description, tensors).items():
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(StoreError, match="'input_scale' has the"):
         load(tmp_path)
 
 

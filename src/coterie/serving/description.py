@@ -25,7 +25,8 @@ _ENTRIES: dict[str, type | tuple[type, ...]] = {
     "forward": bool,
 }
 #: types that inputs may have
-_TYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
+_FLOATS = ("float64", "float32", "float16", "bfloat16")
+_TYPES = (*_FLOATS, "int64", "int32", "int16", "int8", "uint8", "bool")
 
 
 def check_description(description: Mapping[str, Any], file: str) -> None:
@@ -56,8 +57,9 @@ def check_tensors(description: Mapping[str, Any], tensors: Mapping[str, Tensor],
         if value is None or shape is None:
             continue
         whole = (1,) * len(shape)  # images are standardised as a whole
-        if not value.is_floating_point() or tuple(value.shape) not in (tuple(shape), (1, *shape), whole):
-            raise _damaged(file, f"{name!r} has the shape {tuple(value.shape)}, the inputs have {tuple(shape)}")
+        found, kind = tuple(value.shape), str(value.dtype).removeprefix("torch.")
+        if kind not in _FLOATS or found not in (tuple(shape), (1, *shape), whole):
+            raise _damaged(file, f"{name!r} has the shape {found} and the type {kind}, the inputs {tuple(shape)}")
     if description["model_spec"] is None:
         return
     with reading(file, "the description of its models"):
@@ -76,8 +78,9 @@ def _task_names(tasks: list[Any], file: str) -> list[str]:
     for index, task in enumerate(tasks):
         try:
             found = Task.from_dict(task)
-            if not math.isfinite(real(found.center)) or not math.isfinite(real(found.scale)):
-                raise ValueError("`center` and `scale` should be finite")
+            for number in (found.center, found.scale):
+                if not math.isfinite(real(number)) or (isinstance(number, int) and abs(number) >= 2**53):
+                    raise ValueError("`center` and `scale` should be finite, and no huge whole numbers")
             names.append(text(found.name))
         except (CoterieError, LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise _damaged(file, f"entry {index} of 'tasks' is no task ({error})") from error
