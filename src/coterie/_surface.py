@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
+from coterie._check import plain
 from coterie._turn import turn
 from coterie.errors import CoterieWarning, DataWarning, FallbackWarning, ModelModeWarning, SettingError
 
@@ -48,7 +49,7 @@ _told: WeakKeyDictionary[object, set[tuple[type[Warning], str]]] = WeakKeyDictio
 
 
 def known_arguments(what: Named) -> Named:
-    """Make a function or a class refuse keyword arguments that it does not have with a SettingError.
+    """Make a function or a class refuse keyword arguments that it does not have, and read numbers of NumPy as Python's.
 
     Python's own TypeError names neither the parameter that was meant nor those that there are. Signature, annotations
     and docstring stay as they are. What takes ``**options`` has to look at them itself, with :func:`refuse_unknown`.
@@ -79,7 +80,7 @@ def _checked(call: Callable[..., Any], name: str) -> Callable[..., Any]:
     def checked(*args: Any, **given: Any) -> Any:
         if not given.keys() <= known:
             refuse_unknown(name, given, names_of(call))
-        return call(*args, **given)
+        return call(*map(plain, args), **{key: plain(value) for key, value in given.items()})
 
     return checked
 

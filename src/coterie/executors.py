@@ -16,6 +16,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
+from coterie._check import is_whole
 from coterie._executor import LostWorkerError
 from coterie._spawn import refuse_unguarded, stdout_on_stderr, why_none_starts
 from coterie._surface import known_arguments
@@ -49,7 +50,7 @@ class LocalExecutor(Executor):
     """
 
     def __init__(self, workers: int) -> None:
-        if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:  # pyright: ignore
+        if not is_whole(workers) or workers < 1:
             raise SettingError(f"Parameter `workers` should be a number of processes, at least 1. Found {workers!r}.")
         refuse_unguarded()
         self.workers = workers

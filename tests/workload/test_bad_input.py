@@ -31,7 +31,7 @@ def good() -> dict[str, Any]:
     """Arguments of from_arrays that are fine: one binary and two regression tasks."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(ROWS, WIDTH))
-    y = np.stack([(x[:, 0] > 0).astype(float), x[:, 1], x[:, 2]], axis=1)
+    y = np.stack([(x[:, 0] > 0).astype(float), 2 * x[:, 1], 2 * x[:, 2]], axis=1)
     rows = {"train": np.arange(40), "validation": np.arange(40, 50), "test": np.arange(50, 60)}
     return {"x": x, "y": y, "tasks": ["a", "b", "c"], "split": rows, "hidden": (8,)}
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from coterie._check import is_whole
 from coterie._random import random_numbers
 from coterie._surface import known_arguments
 from coterie.adapters.adapted import AdaptedModel
@@ -66,7 +67,7 @@ def grow(
     """
     adapted.need_attached()
     _check(adapted, task, head, similarities)
-    if not isinstance(neighbours, int) or neighbours < 1 or not 0 < own <= 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not is_whole(neighbours) or neighbours < 1 or not 0 < own <= 1:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise SettingError(f"`neighbours` should be from 1 on, `own` in (0, 1]. Found {neighbours!r}, {own!r}.")
     embeddings, n = adapted.embeddings, len(adapted.tasks)
     near = sorted(similarities, key=lambda name: -similarities[name])[:neighbours]

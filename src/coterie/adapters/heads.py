@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from coterie._check import is_whole
 from coterie._surface import known_arguments
 from coterie.errors import SettingError
 
@@ -48,7 +49,7 @@ KINDS: dict[str, type[Dense] | type[Image]] = {"dense": Dense, "image": Image}
 
 
 def _check(name: str, value: object) -> None:
-    if not isinstance(value, int) or value < 1:
+    if not is_whole(value) or value < 1:
         raise SettingError(f"Parameter `{name}` of a head should be a whole number from 1 on. Found {value!r}.")
 
 

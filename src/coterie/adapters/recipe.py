@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from coterie._check import is_number, is_whole
 from coterie._surface import known_arguments
 from coterie.errors import SettingError
 
@@ -49,14 +50,15 @@ class DenseRecipe:
     def __post_init__(self) -> None:
         betas: Any = self.betas
         pair = isinstance(betas, tuple | list) and len(betas) == 2
+        rate, decay = self.learning_rate, self.weight_decay
         wanted = {
-            "steps": (_whole(self.steps), "a whole number from 1 on"),
-            "batch_size": (_whole(self.batch_size), "a whole number from 1 on"),
-            "learning_rate": (_number(self.learning_rate) and 0 < self.learning_rate < math.inf, "above 0 and finite"),
-            "weight_decay": (_number(self.weight_decay) and 0 <= self.weight_decay < math.inf, "from 0 on and finite"),
-            "betas": (pair and all(_number(b) and 0 <= b < 1 for b in betas), "two numbers from 0 to below 1"),
-            "warm_up": (_number(self.warm_up) and 0 < self.warm_up < 1, "between 0 and 1"),
-            "max_norm": (_number(self.max_norm) and self.max_norm > 0, "above 0; infinity clips nothing"),
+            "steps": (is_whole(self.steps) and self.steps >= 1, "a whole number from 1 on"),
+            "batch_size": (is_whole(self.batch_size) and self.batch_size >= 1, "a whole number from 1 on"),
+            "learning_rate": (is_number(rate) and 0 < rate < math.inf, "above 0 and finite"),
+            "weight_decay": (is_number(decay) and 0 <= decay < math.inf, "from 0 on and finite"),
+            "betas": (pair and all(is_number(b) and 0 <= b < 1 for b in betas), "two numbers from 0 to below 1"),
+            "warm_up": (is_number(self.warm_up) and 0 < self.warm_up < 1, "between 0 and 1"),
+            "max_norm": (is_number(self.max_norm) and self.max_norm > 0, "above 0; infinity clips nothing"),
         }
         for name, (good, words) in wanted.items():
             if not good:
@@ -112,11 +114,3 @@ def one_cycle(adam: torch.optim.Optimizer, recipe: DenseRecipe) -> Any:
     return torch.optim.lr_scheduler.OneCycleLR(
         adam, recipe.learning_rate, total_steps=total, pct_start=recipe.warm_up, cycle_momentum=False
     )
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) >= 1
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from coterie._check import whole_number
 from coterie._progress import Progress
 from coterie._surface import known_arguments
 from coterie._units import UnitStore
@@ -37,7 +38,6 @@ from coterie.features.storage import STORED
 from coterie.training import Fit
 from coterie.training.job import State
 from coterie.workload import Workload
-from coterie.workload.checks import whole_number
 
 DIRECTIONS = ("secants", "task-vectors", "task-gradients", "random")
 HEADS = ("exact", "projected")

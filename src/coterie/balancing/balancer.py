@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
+from coterie._check import is_whole
 from coterie.balancing.replay import Replay
 from coterie.balancing.watch import Watch
 from coterie.errors import SettingError
@@ -46,7 +47,7 @@ class Balancer(nn.Module, ABC):
     def __init__(self, tasks: int, members: int | None = None) -> None:
         super().__init__()
         for name, value in (("tasks", tasks), ("members", 1 if members is None else members)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+            if not is_whole(value) or value < 1:
                 raise SettingError(f"Parameter `{name}` should be a whole number of at least 1. Found {value!r}.")
         self.tasks = tasks
         self.members: int | None = members

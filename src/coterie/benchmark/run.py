@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import coterie
+from coterie._check import whole_number
 from coterie._progress import Progress, silent
 from coterie._surface import known_arguments
 from coterie._units import UnitStore
@@ -25,7 +26,6 @@ from coterie.pipeline.candidates import typical_size
 from coterie.store import RunDirectory, open_run
 from coterie.store.files import json_bytes
 from coterie.workload import Workload, fingerprint, load_workload, validate
-from coterie.workload.checks import whole_number
 
 FILE = "benchmark.json"
 FORMAT = 1

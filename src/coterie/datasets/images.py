@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from coterie._check import whole_number
 from coterie._files import user_path
 from coterie._show import short_repr
 from coterie.errors import SettingError, WorkloadError, require
-from coterie.workload.checks import whole_number
 
 NAMES = ("digits", "fashion-mnist")
 #: where Debian's package dataset-fashion-mnist puts the files

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from coterie._check import whole_number
 from coterie._files import atomic_write
 from coterie._json import reading, text, whole
 from coterie._progress import Progress, silent
@@ -23,7 +24,6 @@ from coterie.diffusion.sketch import LONGEST, CountSketch
 from coterie.errors import SettingError, require
 from coterie.grouping.intervals import Intervals
 from coterie.grouping.matrix import FloatArray, IntArray
-from coterie.workload.checks import whole_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -2,32 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from numbers import Real
 from typing import Any
 
 from torch import Tensor, nn
 
 from coterie.errors import SettingError
-
-
-def positive(value: Any, name: str) -> float:
-    """A finite number above 0 (numpy's too).
-
-    Raises:
-        SettingError: when it is something else.
-
-    Example:
-        >>> positive(1, "learning_rate")
-        1.0
-    """
-    number = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
-    if not (math.isfinite(number) and number > 0):
-        raise SettingError(
-            f"Parameter `{name}` should be a finite number above 0. Found {value!r} ({type(value).__name__}). A number "
-            "that was read from a file as text is a likely cause: convert it with float()."
-        )
-    return number
 
 
 def check_images(images: Any, *, ndim: int | None = None) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from coterie._check import is_number
 from coterie.errors import SettingError
 
 
@@ -34,7 +34,7 @@ def moving_average(model: nn.Module, decay: float) -> AveragedModel:
         >>> int(averaged.n_averaged)
         1
     """
-    if isinstance(decay, bool) or not isinstance(decay, Real) or not 0 <= decay < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not is_number(decay) or not 0 <= decay < 1:
         raise SettingError(f"Parameter `ema` should be a decay of at least 0 and below 1. Found {decay!r}.")
 
     def follow(averages: Any, current: Any, updates: Tensor | int) -> None:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from coterie._check import whole_number
 from coterie._surface import known_arguments
 from coterie.diffusion.checks import check_denoiser, check_images
 from coterie.diffusion.denoising import denoising_losses
@@ -18,7 +19,6 @@ from coterie.errors import SettingError
 from coterie.evaluation.bootstrap import Figure, resample, weighted_mean
 from coterie.evaluation.intervals import Interval, Noise, t_interval
 from coterie.grouping.intervals import Intervals
-from coterie.workload.checks import whole_number
 
 Floats = NDArray[np.float64]
 _RESAMPLES = 2000

@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from coterie._check import whole_number
 from coterie._random import random_numbers
 from coterie._units import NoStore, Payload, UnitStore
 from coterie.affinity.digest import digest
 from coterie.datasets.images import Images
 from coterie.diffusion.train import batches
-from coterie.workload.checks import whole_number
 
 
 @dataclass(frozen=True, eq=False)

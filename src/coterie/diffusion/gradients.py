@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from coterie._check import whole_number
 from coterie._random import random_numbers
 from coterie.diffusion.checks import check_denoiser, check_images
 from coterie.diffusion.denoising import denoising_losses
@@ -17,7 +18,6 @@ from coterie.diffusion.modes import evaluating
 from coterie.diffusion.schedule import NoiseSchedule
 from coterie.errors import ModelError, SettingError
 from coterie.grouping.matrix import IntArray
-from coterie.workload.checks import whole_number
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from coterie._check import positive
 from coterie._progress import Progress, silent
 from coterie._surface import known_arguments
 from coterie.diffusion.affinity import StepAffinity
-from coterie.diffusion.checks import positive
 from coterie.diffusion.gradients import Probe, check_gradient, probed_steps, probing
 from coterie.diffusion.schedule import NoiseSchedule
 from coterie.errors import ModelError

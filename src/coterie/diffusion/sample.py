@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from coterie._check import whole_number
 from coterie._surface import known_arguments
 from coterie.diffusion.checks import check_denoiser
 from coterie.diffusion.denoising import as_output
 from coterie.diffusion.modes import evaluating
 from coterie.diffusion.schedule import NoiseSchedule
 from coterie.errors import SettingError
-from coterie.workload.checks import whole_number
 
 
 @known_arguments

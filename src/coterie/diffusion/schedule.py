@@ -11,9 +11,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from coterie._check import whole_number
 from coterie._surface import known_arguments
 from coterie.errors import SettingError
-from coterie.workload.checks import whole_number
 
 #: what a network may predict
 PREDICTIONS = ("epsilon", "v", "sample", "flow")

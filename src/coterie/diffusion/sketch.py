@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from coterie._check import whole_number
 from coterie.features.random_directions import _key
-from coterie.workload.checks import whole_number
 
 #: most buckets: bucket and sign of an entry have four bytes
 LONGEST = 2**30 - 1

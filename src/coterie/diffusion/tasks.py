@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
+from coterie._check import whole_number
 from coterie._surface import known_arguments
 from coterie.balancing import Balancer, Balancing, Weighting, task_means
 from coterie.errors import SettingError
 from coterie.grouping.intervals import Intervals
-from coterie.workload.checks import whole_number
 
 #: optimiser steps between two solutions of NashMTL's problem, and the norm that it clips to
 _NASH = {"update_weights_every": 25, "max_norm": 1.0}

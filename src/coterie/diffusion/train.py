@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from coterie._check import positive, whole_number
 from coterie._progress import Progress, silent
 from coterie._random import random_numbers
 from coterie._show import short_repr
@@ -21,13 +22,12 @@ from coterie._surface import known_arguments, warn
 from coterie._units import Payload, UnitStore
 from coterie.affinity.digest import digest
 from coterie.balancing import Weighting
-from coterie.diffusion.checks import check_denoiser, check_images, positive
+from coterie.diffusion.checks import check_denoiser, check_images
 from coterie.diffusion.denoising import denoising_losses
 from coterie.diffusion.ema import moving_average
 from coterie.diffusion.schedule import NoiseSchedule
 from coterie.diffusion.tasks import IntervalTasks
 from coterie.errors import NumericsWarning, SettingError
-from coterie.workload.checks import whole_number
 
 State = dict[str, Tensor]
 

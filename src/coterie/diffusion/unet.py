@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from coterie._check import whole_number
 from coterie._surface import known_arguments
 from coterie.errors import SettingError, require
-from coterie.workload.checks import whole_number
 
 _GROUPS = 8
 

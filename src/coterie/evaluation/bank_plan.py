@@ -8,9 +8,9 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
+from coterie._check import whole_number
 from coterie.errors import SettingError
 from coterie.evaluation.bank import draw_subsets
-from coterie.workload.checks import whole_number
 
 Mask = NDArray[np.bool_]
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from coterie._check import whole_number
 from coterie.evaluation.intervals import Interval
-from coterie.workload.checks import whole_number
 
 Floats = NDArray[np.float64]
 LEVEL = 0.95

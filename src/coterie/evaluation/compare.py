@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from coterie._check import whole_number
 from coterie._progress import Progress, silent
 from coterie._show import short_repr
 from coterie._surface import known_arguments, said_once, warn
@@ -28,7 +29,6 @@ from coterie.grouping import Grouping
 from coterie.training import Fit, fit
 from coterie.training.archive import pack_fits, unpack_fits
 from coterie.workload import Workload
-from coterie.workload.checks import whole_number
 
 #: trained parameters are kept between stages up to this many bytes; beyond it, what is served is trained again
 STATE_BYTES = 2**30

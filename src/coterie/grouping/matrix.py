@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from coterie._check import is_whole
 from coterie._read import is_frame, read_array, read_frame
 from coterie.errors import SettingError
 
@@ -189,7 +190,7 @@ def check_size(matrix: FloatArray, tasks: Sequence[str]) -> None:
 
 def check_count(name: str, value: Any, n: int) -> None:
     """A number of groups is a whole number from 1 to the number of tasks."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value <= n:
+    if not is_whole(value) or not 1 <= value <= n:
         raise SettingError(
             f"Parameter `{name}` should be a whole number of groups from 1 to the number of tasks, {n}. Found "
             f"{value!r}. Every group needs at least one task."
@@ -198,7 +199,7 @@ def check_count(name: str, value: Any, n: int) -> None:
 
 def check_seed(value: Any) -> None:
     """A seed is a whole number from 0."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < 2**32:
+    if not is_whole(value) or not 0 <= value < 2**32:
         raise SettingError(
             f"Parameter `seed` should be a whole number from 0 to {2**32 - 1}. Found {value!r}. The same seed gives "
             "the same groups: any small number will do, such as seed=0."

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from coterie._check import is_number, whole_number
 from coterie.errors import SettingError
 from coterie.workload import Workload, load_workload
-from coterie.workload.checks import whole_number
 
 
 def as_workload(workload: Workload | str) -> Workload:
@@ -33,22 +33,20 @@ def check_settings(
     seed: int = 0,
     memory: int = 2**30,
     search_limit: float | None = None,
-) -> None:
-    """Refuse numbers that are out of range or contradict each other.
+) -> tuple[int | None, int | None, int, int, int]:
+    """The first five numbers, as Python's own; what is out of range or contradicts another one is refused.
 
     Raises:
         SettingError: naming the parameter.
     """
-    if groups is not None:
-        whole_number(groups, "groups", low=1, high=workload.n_tasks)
-    if budget is not None:
-        whole_number(budget, "budget", low=1)
-    whole_number(seeds, "seeds", low=1)
-    whole_number(seed, "seed", low=0, high=2**31 - 1)
-    whole_number(memory, "memory", low=1)
+    groups = None if groups is None else whole_number(groups, "groups", low=1, high=workload.n_tasks)
+    budget = None if budget is None else whole_number(budget, "budget", low=1)
+    seeds, seed = whole_number(seeds, "seeds", low=1), whole_number(seed, "seed", low=0, high=2**31 - 1)
+    memory = whole_number(memory, "memory", low=1)
     check_seconds(search_limit, "search_limit")
     if groups is not None and budget is not None and groups > budget:
         raise SettingError(f"Parameter `groups`={groups} asks for more models than `budget`={budget} allows.")
+    return groups, budget, seeds, seed, memory
 
 
 def check_seconds(value: object, name: str) -> None:
@@ -59,7 +57,7 @@ def check_seconds(value: object, name: str) -> None:
     """
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+    if not is_number(value) or not 0 < value < float("inf"):
         raise SettingError(f"Parameter `{name}` should be a positive number of seconds, or None. Found {value!r}.")
 
 

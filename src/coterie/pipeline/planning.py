@@ -7,6 +7,7 @@ import sys
 import warnings
 from typing import Any
 
+from coterie._check import whole_number
 from coterie._progress import Progress, silent
 from coterie._surface import known_arguments
 from coterie._turn import turn
@@ -21,7 +22,6 @@ from coterie.pipeline.planned import Plan
 from coterie.pipeline.planning_draft import Draft, Wish
 from coterie.pipeline.planning_rows import notes, rows_of, totals
 from coterie.workload import Workload, validate
-from coterie.workload.checks import whole_number
 
 #: what the numbers do not cover
 NOTES = (
@@ -82,7 +82,7 @@ def plan(
     estimator = estimator_of(plan, method, options)
     balancing = as_balancing(balancing)
     workload = as_workload(workload)
-    check_settings(workload, groups, budget, seeds, 0, memory)
+    groups, budget, seeds, _, memory = check_settings(workload, groups, budget, seeds, 0, memory)
     check_runs(workload, groups, budget, seeds, compare_runs)
     validate(workload)
     base = base_of(estimator)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from coterie._bars import following
+from coterie._check import whole_number
 from coterie._progress import Progress
 from coterie._show import brief
 from coterie._surface import known_arguments, once, said_once
@@ -40,7 +41,6 @@ from coterie.pipeline.results import describe, priced
 from coterie.report.notebook import as_html
 from coterie.store import RunDirectory
 from coterie.workload import Workload, fingerprint, validate
-from coterie.workload.checks import whole_number
 
 #: a note of a run with balancing
 BALANCED = (
@@ -164,7 +164,7 @@ def run(
     estimator = estimator_of(run, method, options)
     balancing = as_balancing(balancing)
     workload = as_workload(workload)
-    check_settings(workload, groups, budget, seeds, seed, memory, search_limit)
+    groups, budget, seeds, seed, memory = check_settings(workload, groups, budget, seeds, seed, memory, search_limit)
     check_runs(workload, groups, budget, seeds, compare_runs)
     check_out(out)
     check_worthwhile(worthwhile)
@@ -250,12 +250,11 @@ def estimate_affinity(
         raise SettingError(f"Parameter `order` should be 'pairwise' or 'higher'. Found {order!r}.")
     estimator = estimator_of(estimate_affinity, method, options)
     workload = as_workload(workload)
-    check_settings(workload, None, None, 1, seed, memory)
+    *_, seed, memory = check_settings(workload, None, None, 1, seed, memory)
     validate(workload)
     chosen = 2 if order == "pairwise" else size or typical_size(workload.n_tasks)
-    whole_number(chosen, "size", low=2, high=workload.n_tasks)
-    if subsets is not None:
-        whole_number(subsets, "subsets", low=1)
+    chosen = whole_number(chosen, "size", low=2, high=workload.n_tasks)
+    subsets = None if subsets is None else whole_number(subsets, "subsets", low=1)
     if order == "higher" and subsets is not None:
         random_subsets(workload.n_tasks, subsets, chosen, seed=seed)  # too few to hold every pair: say so now
     estimate = estimator.estimate(

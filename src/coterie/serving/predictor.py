@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from coterie._check import whole_number
 from coterie._files import user_path
 from coterie._surface import known_arguments
 from coterie.errors import ModelError, StoreError, require
@@ -21,7 +22,7 @@ from coterie.serving.saved import read_served
 from coterie.workload import Split, Task, Workload
 from coterie.workload.arrays import Inputs
 from coterie.workload.build import n_rows
-from coterie.workload.checks import as_device, whole_number
+from coterie.workload.checks import as_device
 from coterie.workload.text import TextEncoder
 
 if TYPE_CHECKING:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 from torch import Tensor
 
+from coterie._check import whole_number
 from coterie._show import short_repr
 from coterie._surface import known_arguments
 from coterie.balancing import Balancing, as_balancing
@@ -63,20 +63,20 @@ class Job:
     balancing: Balancing | None = None
 
     def __post_init__(self) -> None:
-        subset = tuple(sorted(_whole("subset", task) for task in self.subset))
+        subset = tuple(sorted(whole_number(task, "subset", low=0) for task in self.subset))
         if not subset or subset[0] < 0 or len(set(subset)) < len(subset):
             raise SettingError(
                 "Parameter `subset` of a job should name at least one task, each once, by numbers from 0. "
                 f"Found {subset}."
             )
         object.__setattr__(self, "subset", subset)
-        object.__setattr__(self, "seed", _whole("seed", self.seed))
+        object.__setattr__(self, "seed", whole_number(self.seed, "seed", low=0))
         balancing = as_balancing(self.balancing)
         object.__setattr__(self, "balancing", balancing if len(subset) > 1 else None)
         for name in ("order_seed", "max_steps"):
             value = getattr(self, name)
             if value is not None:
-                object.__setattr__(self, name, _whole(name, value))
+                object.__setattr__(self, name, whole_number(value, name, low=0))
         if self.max_steps is not None and self.max_steps < 0:
             raise SettingError(f"Parameter `max_steps` of a job should be at least 0. Found {self.max_steps}.")
         if not self.checks and (self.early_stopping or self.stop_below is not None):
@@ -188,12 +188,3 @@ def diverged(workload: Workload, job: Job, step: int, what: str, position: int |
         "targets are not standardised, or the model divides by or takes the logarithm of 0. "
         "Try a learning rate ten times smaller, or standardize=True."
     )
-
-
-def _whole(name: str, value: object) -> int:
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return operator.index(value)  # pyright: ignore[reportArgumentType]
-    except TypeError:
-        raise SettingError(f"Parameter `{name}` of a job should hold whole numbers. Found {value!r}.") from None

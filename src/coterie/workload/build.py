@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from coterie._check import whole_number
 from coterie._read import read_array
 from coterie._surface import known_arguments
 from coterie.errors import SettingError, WorkloadError
 from coterie.workload.arrays import Inputs, as_inputs, as_labels
 from coterie.workload.builders import fresh_copies, seeded
-from coterie.workload.checks import as_groups, as_name, as_recipe, as_widths, whole_number
+from coterie.workload.checks import as_groups, as_name, as_recipe, as_widths
 from coterie.workload.frames import aligned, input_names, paired, row_labels
 from coterie.workload.infer import TasksLike, columns_as_named, in_training_units, infer_tasks
 from coterie.workload.leaks import warn_labels_among_inputs

@@ -2,38 +2,15 @@
 
 from __future__ import annotations
 
-import operator
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import torch
 
+from coterie._check import is_whole, plain
 from coterie.errors import SettingError, WorkloadError
 from coterie.workload.recipe import Recipe
-
-
-def whole_number(value: Any, name: str, *, low: int, high: int | None = None) -> int:
-    """A whole number (numpy's too) of at least `low` and, where it is given, at most `high`.
-
-    Raises:
-        SettingError: when it is something else.
-
-    Example:
-        >>> whole_number(3, "seed", low=0)
-        3
-    """
-    try:
-        number = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or number < low or (high is not None and number > high):
-        limits = f"of at least {low}" if high is None else f"from {low} to {high}"
-        raise SettingError(
-            f"Parameter `{name}` should be a whole number {limits}. Found {value!r} "
-            f"({type(value).__name__}). For example {name}={low}."
-        )
-    return number
 
 
 def as_device(device: Any) -> torch.device:
@@ -61,14 +38,14 @@ def as_device(device: Any) -> torch.device:
 
 def as_widths(hidden: Any) -> tuple[Any, ...]:
     """Widths of hidden layers: a sequence, or one whole number for one layer. The numbers are checked by mlp_spec."""
-    if isinstance(hidden, int) and not isinstance(hidden, bool):
-        return (hidden,)
+    if is_whole(hidden):
+        return (int(hidden),)
     if isinstance(hidden, str) or not isinstance(hidden, Iterable):
         raise SettingError(
             f"Parameter `hidden` should be the widths of the hidden layers. Found {hidden!r} "
             f"({type(hidden).__name__}). For example hidden=(64, 32), or hidden=() for a linear model."
         )
-    return tuple(cast("Iterable[Any]", hidden))
+    return tuple(plain(width) for width in cast("Iterable[Any]", hidden))
 
 
 def as_recipe(recipe: Any) -> Recipe:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch._functorch.pyfunctorch import VmapInterpreter, retrieve_all_functorch_interpreters
 
+from coterie._check import is_whole
 from coterie.errors import ModelError, SettingError, require
 
 #: name in ``torch_geometric.nn`` of each kind of layer
@@ -110,7 +111,7 @@ class GraphNet(nn.Module):
         super().__init__()
         if layer not in LAYERS:
             raise SettingError(f"Parameter `layer` should be one of {sorted(LAYERS)}. Found {layer!r}.")
-        if not hidden or any(not isinstance(width, int) or width < 1 for width in hidden):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not hidden or any(not is_whole(width) or width < 1 for width in hidden):
             raise SettingError(
                 "Parameter `hidden` should hold the width of each message-passing layer, at least one, each a whole "
                 f"number of at least 1. Found {hidden!r}. For example hidden=(32, 32)."

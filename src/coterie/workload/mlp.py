@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from coterie._check import is_whole
 from coterie._random import random_numbers
 from coterie._surface import known_arguments
 from coterie.errors import SettingError
@@ -82,7 +83,7 @@ def mlp_spec(n_inputs: int, hidden: Sequence[int], n_outputs: int) -> dict[str, 
     """
     for name, sizes in (("n_inputs", [n_inputs]), ("hidden", list(hidden)), ("n_outputs", [n_outputs])):
         for size in sizes:
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:  # pyright: ignore
+            if not is_whole(size) or size < 1:
                 raise SettingError(
                     f"Parameter `{name}` of the built-in model should be made of whole numbers of at least 1. Found "
                     f"{size!r}. For example hidden=(64, 32)."

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from coterie._check import is_number, is_whole
 from coterie._surface import known_arguments
 from coterie.errors import SettingError
 
@@ -47,7 +48,7 @@ class Recipe:
             raise SettingError(f"Parameter `optimizer` should be one of {OPTIMIZERS}. Found {self.optimizer!r}.")
         for name, positive in (("learning_rate", True), ("weight_decay", False), ("momentum", False)):
             value: Any = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            number = is_number(value) and math.isfinite(value)
             if not number or value < 0 or (positive and value == 0):
                 bound = "greater than 0" if positive else "at least 0"
                 raise SettingError(
@@ -58,7 +59,7 @@ class Recipe:
             optional = name in ("check_every", "patience")
             if value is None and optional:
                 continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            if not is_whole(value) or value < 1:
                 raise SettingError(
                     f"Parameter `{name}` of the recipe should be a whole number of at least 1. Found {value!r}."
                 )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from coterie._check import is_whole
 from coterie._surface import known_arguments
 from coterie.adapters.scenes.labels import contours, relief_normals, smooth
 from coterie.adapters.scenes.scenes import Scenes
@@ -108,7 +108,7 @@ def _cover(garment: Tensor) -> Tensor:
 
 
 def _check(garments: Tensor, labels: Tensor, count: object, classes: int | None) -> None:
-    if not isinstance(count, int | np.integer) or isinstance(count, bool) or count < 1:
+    if not is_whole(count) or count < 1:
         raise SettingError(f"Parameter `count` should be a whole number of scenes from 1 on. Found {count!r}.")
     if garments.ndim != 3 or garments.shape[1] != garments.shape[2] or len(garments) != len(labels):
         raise SettingError(

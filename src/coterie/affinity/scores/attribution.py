@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from coterie._check import whole_number
 from coterie._progress import Progress
 from coterie._surface import known_arguments
 from coterie._turn import turn
@@ -27,7 +28,6 @@ from coterie.affinity.scores.single_tasks import (
 from coterie.errors import ModelError
 from coterie.training import Fit
 from coterie.workload import Workload
-from coterie.workload.checks import whole_number
 
 STAGE = "similarity of attributions"
 PURPOSE = "Input attribution"

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from coterie._check import whole_number
 from coterie._progress import Progress, silent
 from coterie._surface import known_arguments, warn
 from coterie._units import UnitStore
@@ -19,7 +20,6 @@ from coterie.affinity.scores.single_tasks import as_estimate
 from coterie.errors import DataWarning, SettingError
 from coterie.training import UnitCost
 from coterie.workload import Workload
-from coterie.workload.checks import whole_number
 
 STAGE = "correlation of labels"
 

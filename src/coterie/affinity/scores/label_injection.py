@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from coterie._check import whole_number
 from coterie._progress import Progress
 from coterie._surface import known_arguments
 from coterie._units import UnitStore
@@ -24,7 +25,6 @@ from coterie.training import FitUnit, Job, fit_units
 from coterie.training.archive import pack_fits, unpack_fits
 from coterie.training.stream import derive
 from coterie.workload import Workload
-from coterie.workload.checks import whole_number
 from coterie.workload.workload import Batch
 
 STAGE = "label injection"

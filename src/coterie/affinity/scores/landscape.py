@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from coterie._check import whole_number
 from coterie._progress import Progress, silent
 from coterie._surface import known_arguments
 from coterie._units import NoStore, Payload, UnitStore
@@ -39,7 +40,6 @@ from coterie.errors import SettingError
 from coterie.features.modes import differentiable
 from coterie.training import measure_cost
 from coterie.workload import Workload, find_structure
-from coterie.workload.checks import whole_number
 
 EMBEDDINGS = ("gat", "spectral")
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coterie._check import whole_number
 from coterie._turn import turn
-from coterie.workload.checks import whole_number
 
 #: added to the variances, in units of the variance of all points
 _FLOOR = 1e-3

@@ -15,6 +15,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from coterie._check import whole_number
 from coterie._progress import Progress
 from coterie._units import NoStore, Payload, UnitStore
 from coterie.affinity.affinity import Affinity
@@ -28,7 +29,6 @@ from coterie.errors import SettingError
 from coterie.training import Job
 from coterie.training.archive import pack_fits, unpack_fits
 from coterie.workload import Workload
-from coterie.workload.checks import whole_number
 
 AVERAGES = ("ratios", "pooled")
 _UNIT = "probe-scores"

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor
 
+from coterie._check import whole_number
 from coterie._progress import Progress
 from coterie._surface import known_arguments
 from coterie._units import Payload, UnitStore
@@ -27,7 +28,6 @@ from coterie.affinity.scores.single_tasks import (
 from coterie.errors import ResourceError
 from coterie.training import Fit
 from coterie.workload import Workload
-from coterie.workload.checks import whole_number
 
 STAGE = "similarity of representations"
 #: dissimilarities that agree to so many digits are ties; equal examples differ by rounding only

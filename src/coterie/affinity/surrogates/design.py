@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from coterie._check import whole_number
 from coterie.affinity.surrogates.covariance import Floats
 from coterie.affinity.surrogates.process import SubsetProcess, combine, lucky
 from coterie.errors import SettingError
-from coterie.workload.checks import whole_number
 
 
 def choose_subsets(process: SubsetProcess, subsets: NDArray[np.bool_], estimates: Floats, count: int) -> list[int]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coterie._check import whole_number
 from coterie._progress import Progress
 from coterie._surface import known_arguments
 from coterie._turn import turn
@@ -37,7 +38,6 @@ from coterie.affinity.surrogates.real_runs import (
 from coterie.errors import DataWarning, ResourceError, SettingError
 from coterie.training.stream import derive
 from coterie.workload import Workload
-from coterie.workload.checks import whole_number
 
 #: sizes of the reference subsets, around that of a usual subset
 SPREAD = (-1, 0, 1)

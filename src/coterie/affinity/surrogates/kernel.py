@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from coterie._check import whole_number
 from coterie._progress import Progress
 from coterie._surface import known_arguments
 from coterie._units import UnitStore
@@ -19,7 +20,6 @@ from coterie.affinity.surrogates.real_runs import balanced_runs
 from coterie.affinity.surrogates.task_ridge import TaskRidgeModel, fit_tasks
 from coterie.errors import SettingError
 from coterie.workload import Workload
-from coterie.workload.checks import whole_number
 
 Floats = NDArray[np.float64]
 

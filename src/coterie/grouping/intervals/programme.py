@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from coterie._check import is_whole
 from coterie._show import short_repr
 from coterie._surface import known_arguments
 from coterie.errors import SettingError
@@ -133,7 +134,7 @@ def _checked(cost: ArrayLike, minimum: int) -> FloatArray:
 
 def _check_minimum(value: Any, n: int) -> None:
     """A least length is a whole number from 1 to the number of items."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value <= n:
+    if not is_whole(value) or not 1 <= value <= n:
         raise SettingError(
             f"Parameter `minimum` should be a whole number of items from 1 to the number of items, {n}. Found "
             f"{value!r}. Leave it out to allow any length."

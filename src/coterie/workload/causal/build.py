@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from coterie._check import whole_number
 from coterie._random import random_numbers
 from coterie._surface import known_arguments
 from coterie.errors import SettingError, WorkloadError
@@ -20,7 +21,6 @@ from coterie.workload.causal.rows import Row, fit_rows, pack
 from coterie.workload.causal.scorer import CausalScorer, Layout
 from coterie.workload.causal.tokens import Template, Tokens
 from coterie.workload.causal.words import class_numbers, word_tokens, words_in_order
-from coterie.workload.checks import whole_number
 from coterie.workload.frames import paired, row_labels
 from coterie.workload.recipe import Recipe
 from coterie.workload.split import SplitLike

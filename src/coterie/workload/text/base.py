@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from coterie._check import whole_number
 from coterie._files import user_path
 from coterie._surface import warn
 from coterie.errors import FallbackWarning, SettingError, require
-from coterie.workload.checks import whole_number
 
 #: ways of computing attention that can be differentiated forwards and stacked
 _ATTENTION = ("eager", "sdpa")

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from coterie._check import whole_number
 from coterie._show import short_repr
 from coterie._surface import warn
 from coterie.errors import DataWarning, SettingError, WorkloadError
-from coterie.workload.checks import whole_number
 
 #: what encoders read, as tokenizers name it
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
