@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,6 +117,16 @@ def test_settings_of_modules_count(name):
     found = prints()
     assert len(set(found)) == len(found)
     assert prints() == found
+
+
+def test_the_order_of_named_parts_counts():
+    parts = {"first": nn.ReLU(), "second": nn.Tanh()}
+    texts = []
+    for names in (("first", "second"), ("second", "first")):
+        found = Description(weights=False)
+        found.add("model", nn.Sequential(OrderedDict((name, parts[name]) for name in names)))
+        texts.append(found.entries)
+    assert texts[0] != texts[1]
 
 
 def test_tied_parameters_count():
