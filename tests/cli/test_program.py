@@ -197,22 +197,50 @@ def test_unknown_workloads_get_a_suggestion(monkeypatch):
         assert result.stdout == ""
 
 
-def test_demo_takes_yeast_or_says_that_it_takes_digits(pipeline, monkeypatch, tmp_path):
+class Told:
+    text = "Do not bother."
+    comparison = None
+
+
+def test_demo_has_data_where_groups_pay_and_a_line_where_they_do_not(pipeline, monkeypatch, tmp_path):
+    import coterie.workload as room
+    from coterie import evaluation
+
+    fake = pipeline()
+    asked = []
+
+    def compare(workload, candidates, **options):
+        asked.append((workload, candidates))
+        return Told
+
+    monkeypatch.setattr(room, "load_workload", lambda name: name)
+    monkeypatch.setattr(evaluation, "compare", compare)
+    monkeypatch.setattr(evaluation, "recommend", lambda comparison: Told)
+    result = coterie("demo", "--out", tmp_path)
+    assert result.exit_code == 0, result.stderr
+    workload, options = fake.calls[0]
+    assert workload.name == "marks"
+    assert workload.n_tasks == 7
+    assert options["out"] == tmp_path
+    assert asked == [("yeast", {})]
+    assert "report.html" in "".join(result.stdout.split())
+    assert result.stdout.splitlines()[-1].endswith("Do not bother.")
+    asked.clear()
+    json.loads(coterie("demo", "--out", tmp_path, "--json").stdout)
+    assert not asked
+
+
+def test_demo_says_what_its_second_line_needs(pipeline, monkeypatch, tmp_path):
     import coterie.workload as room
 
     def load(name):
-        if name == "yeast":
-            raise MissingDependencyError("river")
-        return name
+        raise MissingDependencyError(name)
 
-    fake = pipeline()
+    pipeline()
     monkeypatch.setattr(room, "load_workload", load)
     result = coterie("demo", "--out", tmp_path)
     assert result.exit_code == 0, result.stderr
-    assert "coterie[data]" in result.stdout.splitlines()[0]
-    assert fake.calls[0][0] == "digits"
-    assert fake.calls[0][1]["out"] == tmp_path
-    assert "report.html" in "".join(result.stdout.split())
+    assert "coterie[data]" in result.stdout.splitlines()[-1]
 
 
 def test_plan(pipeline):
