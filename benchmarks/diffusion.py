@@ -1,7 +1,7 @@
 """Do intervals of time steps as tasks help a denoiser? Vanilla training against ANT, with intervals over seeds.
 
     python benchmarks/diffusion.py [--fashion FOLDER] [--size 16] [--steps 2000] [--seeds 3]
-                                   [--methods equal,uncertainty,pcgrad,nash-mtl,marigold] [--criterion snr]
+                                   [--methods equal,uncertainty,pcgrad,nash-mtl,marigold-log] [--criterion snr]
                                    [--experts equal-examples,equal-batch]
 
 Data are the images of Fashion-MNIST (Debian's package dataset-fashion-mnist puts its four files where --fashion looks
@@ -69,7 +69,7 @@ from coterie.evaluation.intervals import t_interval
 from coterie.store import open_run
 
 HERE = Path(__file__).resolve().parent
-METHODS = "equal,uncertainty,pcgrad,nash-mtl,marigold"
+METHODS = "equal,uncertainty,pcgrad,nash-mtl,marigold-log"
 CHANNELS, LEARNING_RATE, EMA = (16, 32, 32), 2e-3, 0.995
 FAIRGRAD = "fairgrad (alpha=1) for nash-mtl"
 #: a multiple of the periods of Nash-MTL (25) and MARIGOLD (10), so that all blocks of a method cost the same
@@ -135,6 +135,8 @@ class Study:
         """Intervals balanced by a method of :func:`available`."""
         if name == FAIRGRAD:
             return IntervalTasks(self.intervals, "fairgrad", alpha=1.0)
+        if name == "marigold-log":
+            return IntervalTasks(self.intervals, "marigold", phi="log")
         return IntervalTasks(self.intervals, name)
 
     def validation(self, state, only=None):

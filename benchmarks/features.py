@@ -18,6 +18,7 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
+import argparse
 import copy
 import json
 import platform
@@ -244,6 +245,8 @@ def report(result: dict[str, Any], sizes: list[dict[str, float]], comparisons: l
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.parse_args()
     torch.set_num_threads(1)
     sizes = [memory(tasks) for tasks in (40, 100)]  # before any dense matrix exists in this process
     comparisons = [compare(tasks) for tasks in (40, 100)]

@@ -6,8 +6,8 @@ one thread. Run: ``python benchmarks/graphs.py [method ...]`` (default: fused an
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import tempfile
 import time
 import warnings
@@ -82,6 +82,9 @@ def end_to_end(workload: Workload, method: str) -> dict[str, object]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("methods", nargs="*", default=["fused", "grad-tag"])
+    options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=coterie.errors.FallbackWarning)
     workload = umls.load()
@@ -96,7 +99,7 @@ def main() -> None:
         "features": features(workload),
     }
     print(json.dumps(results["features"], indent=1), flush=True)
-    results["runs"] = {method: end_to_end(workload, method) for method in sys.argv[1:] or ("fused", "grad-tag")}
+    results["runs"] = {method: end_to_end(workload, method) for method in options.methods}
     path = Path(__file__).parent / "results" / "graphs.json"
     path.write_text(json.dumps(results, indent=1) + "\n")
     print(path)

@@ -6,6 +6,7 @@ Adjusted Rand index (1 is the same partition, 0 is chance) for several numbers o
 affinities, both methods. Writes benchmarks/results/known_groups.json and prints a table.
 """
 
+import argparse
 import json
 from pathlib import Path
 
@@ -17,6 +18,7 @@ COUNTS = (2, 3, 5, 12)
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0]).parse_args()
     torch.set_num_threads(1)
     workload = coterie.load_workload("water")
     assert workload.known_groups is not None

@@ -6,6 +6,7 @@ docs/figures/offset.svg and benchmarks/results/offset.json. Run: ``python benchm
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -62,6 +63,7 @@ def draw(result: dict[str, object], path: Path) -> None:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0]).parse_args()
     result = measure()
     out = ROOT / "benchmarks" / "results" / "offset.json"
     out.parent.mkdir(exist_ok=True)

@@ -7,9 +7,9 @@ and ratios are over repetitions. "naive" measures one task at a time with copies
 formulas say. FLOPs are those on the books of the estimates. Writes benchmarks/results/probe.json and prints a table.
 """
 
+import argparse
 import copy
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -127,8 +127,11 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("sets", nargs="*", default=["yeast"])
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    results = {name: measure(name) for name in sys.argv[1:] or ("yeast",)}
+    results = {name: measure(name) for name in options.sets}
     settings = {"every": EVERY, "repetitions": REPETITIONS, "threads": 1}
     path = Path(__file__).parent / "results" / "probe.json"
     path.parent.mkdir(exist_ok=True)

@@ -7,8 +7,8 @@ all parts work.
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import tempfile
 import time
 import warnings
@@ -175,9 +175,11 @@ def tables(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--toy", action="store_true", help="a small model and few rows")
+    small = parser.parse_args().toy
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=coterie.errors.CoterieWarning)
-    small = "--toy" in sys.argv[1:]
     workload = toy(texts.load()) if small else texts.load()
     results: dict[str, Any] = {
         "settings": {"groups": GROUPS, "seeds": SEEDS, "threads": 1, "torch": torch.__version__},

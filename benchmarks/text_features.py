@@ -26,10 +26,10 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
+import argparse
 import json
 import platform
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -254,11 +254,13 @@ def _of(features: Any, pair: int, task: int) -> bool:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("rows", nargs="?", type=int, default=256)
+    parser.add_argument("slow", nargs="?", type=int, help="rows for the slow ways; 64, or 32 where rows are given")
+    options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    rows, slow = (
-        (int(value) for value in (*sys.argv[1:], 256, 64)[:2]) if len(sys.argv) != 2 else (int(sys.argv[1]), 32)
-    )
+    rows, slow = options.rows, options.slow or (64 if options.rows == parser.get_default("rows") else 32)
     result = measure(rows, slow)
     result |= {
         "torch": torch.__version__,

@@ -8,8 +8,8 @@ bank is that of `coterie benchmark`, which goes on from where this script stops,
 those on which constants were chosen. Writes benchmarks/results/ablations.json and prints a table.
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -74,8 +74,10 @@ def measure(name: str) -> dict[str, list[float]]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("beds", nargs="*", default=["yeast", "chemicals"])
+    beds = parser.parse_args().beds
     torch.set_num_threads(1)
-    beds = sys.argv[1:] or ["yeast", "chemicals"]
     results = {name: measure(name) for name in beds}
     path = Path(__file__).parent.parent / "results" / "ablations.json"
     path.write_text(json.dumps({"seeds": SEEDS, "beds": results}, indent=1) + "\n")

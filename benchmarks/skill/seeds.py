@@ -8,8 +8,8 @@ made with five seeds on every bank: within-task correlation (mean, smallest), sh
 interval (mean, smallest, largest), cost in ordinary trainings. Writes benchmarks/results/seeds.json, prints a table.
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -54,11 +54,14 @@ def line(name: str, trainings: int, found: dict[str, list[float]]) -> str:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("beds", nargs="*", default=list(BEDS))
+    beds = parser.parse_args().beds
     torch.set_num_threads(1)
     print("| bed | trainings | correlation | smallest | inside the 90 % interval | cost |\n|---|---|---|---|---|---|")
     path = Path(__file__).parent.parent / "results" / "seeds.json"
     known = json.loads(path.read_text())["beds"] if path.exists() else {}
-    known |= {name: runs_of(name) for name in sys.argv[1:] or BEDS}
+    known |= {name: runs_of(name) for name in beds}
     path.write_text(json.dumps({"seeds": list(SEEDS), "beds": known}, indent=1) + "\n")
     print(path)
 

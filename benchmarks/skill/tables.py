@@ -6,7 +6,7 @@ Results that are named are copied to benchmarks/results/benchmark-NAME.json; the
 written between the markers of docs/benchmark.md, or printed when there is no such page.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +58,10 @@ def summary(results: list[dict]) -> str:
 
 
 def main() -> None:
-    for path in sys.argv[1:]:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("results", nargs="*", help="files that a benchmark has written")
+    options = parser.parse_args()
+    for path in options.results:
         result = read_result(path)
         RESULTS.mkdir(exist_ok=True)
         write_json(RESULTS / f"benchmark-{result['bed']['name']}.json", result)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from coterie.balancing import get_balancer
+from coterie.balancing.shares import SoftmaxShares, complete, everyone
 from coterie.errors import SettingError
 from reference.balancing_problems import Quadratics, setting
 from reference.famo import NaiveFamo
@@ -190,3 +191,17 @@ def test_the_losses_of_the_amortised_form_are_named():
 
     with pytest.raises(SettingError, match="next"):
         MarigoldAmortised(3, losses="last")
+
+
+def test_the_short_way_without_missing_tasks_gives_the_same_numbers():
+    """`everyone` is recognised by identity; any other tensor goes through the masks."""
+    torch.manual_seed(0)
+    short, masked = SoftmaxShares((7,), 0.025, 1e-3), SoftmaxShares((7,), 0.025, 1e-3)
+    for _ in range(12):
+        gradient = torch.randn(7)
+        short.descend(gradient, everyone((7,)))
+        masked.descend(gradient, torch.ones(7, dtype=torch.bool))
+        torch.testing.assert_close(short.logits, masked.logits, rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(short(everyone((7,))), masked(torch.ones(7, dtype=torch.bool)))
+    assert not complete(torch.tensor([1.0, torch.nan]))
+    assert complete(torch.tensor([1.0, 2.0], requires_grad=True))

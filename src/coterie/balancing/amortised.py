@@ -98,7 +98,7 @@ class MarigoldAmortised(Weighting):
 
     def begin(self, values: Tensor, present: Tensor) -> None:
         """Learn from this batch about the steps before it, or remember it."""
-        self.lower.criterion.check(torch.where(present, values, torch.inf))
+        self.lower.criterion.check(values, present)
         phi = self.lower.criterion(values)
         if self.looks_again:
             self.baseline.copy_(phi)

@@ -12,6 +12,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from coterie._check import is_whole
 from coterie.balancing.replay import Replay
+from coterie.balancing.shares import complete
 from coterie.balancing.watch import Watch
 from coterie.errors import SettingError
 
@@ -153,11 +154,12 @@ class Balancer(nn.Module, ABC):
         replay = Replay(stacked, model, keep=self.due)
         values = replay()
         self.check(values)
-        missing = values.isnan()
-        if bool(missing.any()) and self.members is None:  # whoever stacks models looks after each of them
-            self._watch(missing, parameters)
-        if bool(missing.all()):  # a batch without any label has nothing to teach
-            return values.detach()
+        if not complete(values):
+            missing = values.isnan()
+            if bool(missing.any()) and self.members is None:  # whoever stacks models looks after each of them
+                self._watch(missing, parameters)
+            if bool(missing.all()):  # a batch without any label has nothing to teach
+                return values.detach()
         optimizer.zero_grad()
         self.backward(tuple(apart) or values, parameters, shared=shared, scaler=scaler)
         if scaler is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from coterie.balancing.shares import everyone
 from coterie.errors import SettingError
 
 PHIS = ("identity", "log")
@@ -37,15 +38,17 @@ class Criterion:
             raise SettingError(f"Parameter `phi` should be one of {PHIS}. Found {phi!r}.")
         self.log, self.floor = phi == "log", floor
 
-    def check(self, values: Tensor) -> None:
+    def check(self, values: Tensor, present: Tensor) -> None:
         """Raise SettingError for losses below the floor."""
         if self.log:
+            if present is not everyone(present.shape):
+                values = torch.where(present, values, torch.inf)
             otherwise = "or take a method without logarithms, such as 'equal' or MARIGOLD with phi='identity'"
             check_floor(values, self.floor, "Where logarithms are balanced, every", otherwise)
 
     def __call__(self, values: Tensor) -> Tensor:
         """phi of the losses."""
-        return torch.log(values - self.floor + EPSILON) if self.log else values
+        return self._distance(values).log_() if self.log else values
 
     def weights(self, shares: Tensor, values: Tensor) -> Tensor:
         """Factors of the losses whose weighted sum has the gradient of the shared-out phi, scaled to add up to one.
@@ -55,5 +58,9 @@ class Criterion:
         """
         if not self.log:
             return shares
-        factors = shares / (values - self.floor + EPSILON)
-        return factors / factors.sum(-1, keepdim=True)
+        factors = shares / self._distance(values)
+        return factors.div_(factors.sum(-1, keepdim=True))
+
+    def _distance(self, values: Tensor) -> Tensor:
+        """From the floor, never 0."""
+        return (values - self.floor if self.floor else values) + EPSILON

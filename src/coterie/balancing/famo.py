@@ -9,7 +9,7 @@ from torch import Tensor
 
 from coterie._surface import known_arguments
 from coterie.balancing.criterion import Criterion
-from coterie.balancing.shares import SoftmaxShares
+from coterie.balancing.shares import SoftmaxShares, complete, everyone
 from coterie.balancing.weighting import Weighting
 
 
@@ -64,12 +64,12 @@ class Famo(Weighting):
 
     def begin(self, values: Tensor, present: Tensor) -> None:
         """Remember the losses before the step."""
-        self.criterion.check(torch.where(present, values, torch.inf))
+        self.criterion.check(values, present)
         self._seen = values, present
 
     def weigh(self, values: Tensor, present: Tensor) -> Tensor:
         """Softmax of the logits over the loss, scaled to add up to one."""
-        return self.criterion.weights(self.shares(present), values)
+        return self.criterion.weights(self.shares.forward(present), values)
 
     @torch.no_grad()
     def after_step(self, again: Callable[[], Tensor]) -> None:
@@ -78,4 +78,6 @@ class Famo(Weighting):
             return
         (values, present), self._seen = self._seen, None
         fell = self.criterion(values) - self.criterion(again().to(values))
-        self.shares.descend(fell, present & fell.isfinite())
+        if present is not everyone(self.shape) or not complete(fell):
+            present = present & fell.isfinite()
+        self.shares.descend(fell, present)

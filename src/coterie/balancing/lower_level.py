@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from coterie.balancing.criterion import Criterion
-from coterie.balancing.shares import make_shares
+from coterie.balancing.shares import complete, everyone, make_shares
 from coterie.errors import SettingError
 
 
@@ -63,16 +63,17 @@ class LowerLevel(nn.Module):
 
     def weights(self, values: Tensor, present: Tensor) -> Tensor:
         """(..., tasks) factors of the losses, see :meth:`Criterion.weights`."""
-        return self.criterion.weights(self.shares(present), values)
+        return self.criterion.weights(self.shares.forward(present), values)
 
     def descend(self, slopes: Tensor, present: Tensor) -> None:
         """Move the shares of the tasks that are present and whose slope is finite."""
-        present = present & slopes.isfinite()
+        if present is not everyone(present.shape) or not complete(slopes):
+            present = present & slopes.isfinite()
         if self.smoothing:
             new = torch.where(self.mean.isnan(), slopes, torch.lerp(slopes, self.mean, self.smoothing))
             self.mean.copy_(torch.where(present, new, self.mean))
             slopes = self.mean
         if self.rho:
             number = present.sum(-1, keepdim=True)
-            slopes = slopes + self.rho * (self.shares(present) - 1 / number)
+            slopes = slopes + self.rho * (self.shares.forward(present) - 1 / number)
         self.shares.descend(slopes, present)

@@ -128,7 +128,7 @@ class Marigold(Weighting):
 
     def begin(self, values: Tensor, present: Tensor) -> None:
         """Remember the losses when a probe is due."""
-        self.lower.criterion.check(torch.where(present, values, torch.inf))
+        self.lower.criterion.check(values, present)
         self._seen = (values, present) if self.due else None
 
     def weigh(self, values: Tensor, present: Tensor) -> Tensor:

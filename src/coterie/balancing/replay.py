@@ -41,7 +41,8 @@ class Replay:
             self._called = True
             self._states = _random_states() if self._keep else None
             return self._losses()
-        with torch.no_grad(), _random_numbers(self._states), still_statistics(self._model):
+        quiet = contextlib.nullcontext() if self._model is None else still_statistics(self._model)
+        with torch.no_grad(), _random_numbers(self._states), quiet:
             return self._losses()
 
 

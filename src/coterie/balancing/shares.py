@@ -6,6 +6,9 @@ that are not present keep what they have, down to the moments of the optimiser.
 
 from __future__ import annotations
 
+import math
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +16,18 @@ from coterie.errors import SettingError
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 FORMS = ("softmax", "simplex")
+
+
+@cache
+def everyone(shape: tuple[int, ...]) -> Tensor:
+    """Marks that all tasks are present, on the CPU: always the same tensor, so that asking takes no time."""
+    with torch.inference_mode(False):
+        return torch.ones(shape, dtype=torch.bool, device="cpu")
+
+
+def complete(values: Tensor) -> bool:
+    """Whether all are finite numbers; asked on the CPU only, as devices would have to wait."""
+    return values.device.type == "cpu" and math.isfinite(float(values.detach().sum()))
 
 
 class Moments(nn.Module):
@@ -37,15 +52,25 @@ class Moments(nn.Module):
             self.register_buffer(name, torch.zeros(shape))
 
     def step(self, values: Tensor, gradient: Tensor, present: Tensor) -> None:
-        """Change `values` in place."""
-        gradient = gradient + self.decay * values
-        self.count += present
-        self.first.copy_(torch.where(present, BETA1 * self.first + (1 - BETA1) * gradient, self.first))
-        self.second.copy_(torch.where(present, BETA2 * self.second + (1 - BETA2) * gradient.square(), self.second))
-        first = self.first / (1 - BETA1**self.count)
-        second = self.second / (1 - BETA2**self.count)
-        moved = values - self.learning_rate * first / (second.sqrt() + EPSILON)
-        values.copy_(torch.where(present, moved, values))
+        """Change `values` in place; the same numbers, sooner, when it is known that all are present."""
+        if self.decay:
+            gradient = gradient.add(values, alpha=self.decay)
+        count, first, second = self.count, self.first, self.second
+        whole = present is everyone(present.shape)
+        if whole:
+            count += 1
+            first.lerp_(gradient, 1 - BETA1)
+            second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
+        else:
+            count += present
+            first.copy_(torch.where(present, first.lerp(gradient, 1 - BETA1), first))
+            second.copy_(torch.where(present, (BETA2 * second).addcmul_(gradient, gradient, value=1 - BETA2), second))
+        size = (second / (1 - BETA2**count)).sqrt_().add_(EPSILON)
+        step = first / (1 - BETA1**count)
+        if whole:
+            values.addcdiv_(step, size, value=-self.learning_rate)
+        else:
+            values.copy_(torch.where(present, values.addcdiv(step, size, value=-self.learning_rate), values))
 
 
 class SoftmaxShares(nn.Module):
@@ -69,12 +94,14 @@ class SoftmaxShares(nn.Module):
 
     def forward(self, present: Tensor) -> Tensor:
         """(..., tasks) shares of the tasks that are present, which add up to one; 0 for the others."""
-        return torch.softmax(self.logits.masked_fill(~present, -torch.inf), -1)
+        whole = present is everyone(present.shape)
+        return torch.softmax(self.logits if whole else self.logits.masked_fill(~present, -torch.inf), -1)
 
     def descend(self, gradient: Tensor, present: Tensor) -> None:
         """Move against the gradient of a criterion with respect to the shares of the present tasks."""
-        share = self(present)
-        gradient = torch.where(present, gradient, 0.0)
+        share = self.forward(present)
+        if present is not everyone(present.shape):
+            gradient = torch.where(present, gradient, 0.0)
         gradient = share * (gradient - (share * gradient).sum(-1, keepdim=True))
         if self.moments is not None:
             self.moments.step(self.logits, gradient, present)

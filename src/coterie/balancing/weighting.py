@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
 from coterie.balancing.balancer import Balancer
+from coterie.balancing.shares import complete, everyone
 
 
 class Weighting(Balancer):
@@ -49,15 +50,17 @@ class Weighting(Balancer):
         values = losses.detach()
         with torch.no_grad():
             self._follow(values)
-            present = ~values.isnan()
-            values = torch.where(present, values, 1.0)
+            whole = complete(values)
+            present = everyone(self.shape) if whole else ~values.isnan()
+            values = values if whole else torch.where(present, values, 1.0)
             learns = losses.requires_grad
             if learns:
                 self.begin(values, present)
-            # without any task, weights and total are NaN
+            weights = self.weigh(values, present)
+        if not whole:  # without any task, weights and total are NaN
             counts = present | ~present.any(-1, keepdim=True)
-            weights = torch.where(counts, self.weigh(values, present), 0.0)
-        total = self.objective((weights * torch.where(counts, losses, 0.0)).sum(-1), present)
+            weights, losses = torch.where(counts, weights, 0.0), torch.where(counts, losses, 0.0)
+        total = self.objective((weights * losses).sum(-1), present)
         if learns:
             self.last = weights
             self.steps += 1
@@ -75,7 +78,8 @@ class Weighting(Balancer):
     ) -> None:
         """Differentiate the weighted sum of the losses; see :meth:`Balancer.backward`."""
         del parameters, shared
-        total = self.total(losses if isinstance(losses, Tensor) else torch.stack(list(losses))).sum()
+        total = self.total(losses if isinstance(losses, Tensor) else torch.stack(list(losses)))
+        total = total.sum() if total.ndim else total
         (total if scaler is None else scaler.scale(total)).backward()
 
     def begin(self, values: Tensor, present: Tensor) -> None:
