@@ -3,8 +3,9 @@
 The tasks ask for pixels and for sets of digits, each with a label on 12 % of the examples, so that all have different
 examples, as in a table with many holes. The estimate is that of ``coterie.run``. The plain search is that of
 ``tests/reference/plain_search.py``: one move at a time, gains of earlier steps as guesses, exchanges in the end; it
-starts from the same groups. One thread; times are those of the processor. Then a run is made and made again: seconds of
-the second one, and the sum of the costs over the seconds of the first.
+starts from the groups of the matrix only, where the other also has plain starts, those found for more groups, and up to
+50 tasks the search for groups that share tasks. One thread; times are those of the processor. Then a run is made and
+made again: seconds of the second one, and the sum of the costs over the seconds of the first.
 
 Run: ``python benchmarks/search.py``; smaller: ``--tasks 40``. Writes ``benchmarks/results/search.json``.
 """
