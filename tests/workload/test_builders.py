@@ -124,3 +124,15 @@ def test_mlp_is_a_trunk_and_one_head():
     assert [type(layer).__name__ for layer in model.trunk] == ["Linear", "ReLU", "Linear", "ReLU"]
     assert model.head.weight.shape == (5, 4)
     assert Mlp(3, (), 2)(torch.zeros(1, 3)).shape == (1, 2)
+
+
+def test_a_part_that_cannot_be_drawn_anew_is_named():
+    class Stubborn(nn.Linear):
+        def reset_parameters(self):
+            if hasattr(self, "weight") and hasattr(self, "made"):
+                raise ValueError("only once")
+            super().reset_parameters()
+            self.made = True
+
+    with pytest.raises(ModelError, match=r"a Stubborn in it cannot be drawn anew.*ValueError: only once.*build_model"):
+        fresh_copies(nn.Sequential(Stubborn(3, 2)))

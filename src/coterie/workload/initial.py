@@ -15,6 +15,8 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from coterie.errors import ModelError
+
 #: numbers of a tensor that are looked at
 _SAMPLE = 4096
 #: numbers that are drawn, over all draws of a module; and how many draws there are at least and at most
@@ -66,11 +68,18 @@ def draw_anew(model: nn.Module) -> None:
         reset = _reset_method(module)
         if reset is None or _is_frozen(module):
             continue
-        if parametrize.is_parametrized(module):
-            _draw_parametrized(module)
-        else:
-            reset()
-            _through_hooks(module)
+        try:
+            if parametrize.is_parametrized(module):
+                _draw_parametrized(module)
+            else:
+                reset()
+                _through_hooks(module)
+        except Exception as error:
+            raise ModelError(
+                f"Parameter `model`: a {type(module).__name__} in it cannot be drawn anew: `reset_parameters` raised "
+                f"{type(error).__name__}: {error}. Pass `build_model=lambda seed: ...`, which makes a new model for "
+                "each seed."
+            ) from error
 
 
 def decide(model: nn.Module, how: str) -> Initial:
