@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+import coterie
 from coterie.errors import ModelError, SettingError, StoreError, StoreWarning, WorkloadError
 from coterie.grouping import Grouping
 from coterie.serving import Predictor, export_adapters, load, save_served
@@ -434,3 +435,24 @@ def test_a_predictor_knows_the_devices(tmp_path):
     saved(tmp_path)
     with pytest.raises(SettingError, match="`device`"):
         load(tmp_path).to("warp")
+
+
+def test_a_run_without_a_directory_serves_what_one_with_a_directory_serves(tmp_path):
+    """Also a module of one's own, which a directory needs to be told about."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(120, 4)).astype("float32")
+    y = (x[:, :3] > 0).astype(float)
+
+    def build(seed):
+        torch.manual_seed(seed)
+        return torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3))
+
+    work = coterie.from_arrays(x, y, build_model=build, recipe=coterie.Recipe(epochs=2, batch_size=32))
+    options = {"groups": 2, "seeds": 2, "bases": 1}
+    kept = coterie.run(work, **options)
+    written = coterie.run(work, out=tmp_path / "run", **options)
+    assert kept.path is None
+    assert written.files == {}
+    found = coterie.load(kept).predict(x)
+    expected = coterie.load(written, build_model=build).predict(x)
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)

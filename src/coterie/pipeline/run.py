@@ -64,6 +64,8 @@ class RunResult:
         comparison: the candidates, trained for real.
         recommendation: what to do, in one line.
         result: everything, JSON-ready, as in ``result.json``.
+        workload: what was run, for :func:`coterie.load` of a run without a directory; None with one.
+        files: the served models of such a run, as they would have been written.
     """
 
     path: Path | None
@@ -73,6 +75,8 @@ class RunResult:
     comparison: Comparison
     recommendation: Recommendation
     result: Mapping[str, Any] = field(repr=False)
+    workload: Workload | None = field(default=None, repr=False)
+    files: Mapping[str, bytes] = field(default_factory=dict[str, bytes], repr=False)
 
     @property
     def report(self) -> Path | None:
@@ -205,11 +209,11 @@ def run(
                 [str(w.message) for w in caught if issubclass(w.category, CoterieWarning)],
             )  # fmt: skip
             result["notes"] += [] if balancing is None else [BALANCED.format(balancing)]
-            path = None
+            files, path = _files(workload, trained, affinity, served, memory, store), None
             if isinstance(directory, RunDirectory):
-                files = _files(workload, trained, affinity, served, memory, store)
                 path = _write(directory, files, result, accounts, estimate.costs)
-    return RunResult(path, affinity, grouping, served, trained.comparison, recommendation, result)
+    found = RunResult(path, affinity, grouping, served, trained.comparison, recommendation, result)
+    return found if path else replace(found, workload=workload, files=files)
 
 
 @known_arguments

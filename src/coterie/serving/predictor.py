@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from coterie.errors import ModelError, StoreError, require
 from coterie.serving.inputs import no_rows, prepare
 from coterie.serving.models import build_with, find_source
 from coterie.serving.probe import check_probe
-from coterie.serving.saved import read_served
+from coterie.serving.saved import Saved, read_served
 from coterie.workload import Split, Task, Workload
 from coterie.workload.arrays import Inputs
 from coterie.workload.build import n_rows
@@ -157,7 +159,8 @@ def load(
     """The recommended models of a run as one predictor.
 
     Args:
-        run: the run directory, or the result of :func:`coterie.run`.
+        run: the run directory, or the result of :func:`coterie.run`, which brings its models and its workload along
+            where it was made without a directory.
         build_model: makes the module, where it is your own: a run holds numbers, never code.
         workload: in place of it, the workload or its reference (``"file.py:workload"``), a file that is then run.
         forward: ``forward(model, batch)`` -> outputs, where the workload had one.
@@ -175,8 +178,10 @@ def load(
     """
     path = getattr(run, "path", run)
     if path is None:
-        raise StoreError("Parameter `run`: this run was not written to a directory. Run again with `out=`.")
-    saved = read_served(user_path(path))
+        saved = _in_memory(run)
+        workload = run.workload if workload is None and build_model is None and model is None else workload
+    else:
+        saved = read_served(user_path(path))
     text = saved.description
     source = find_source(text, build_model, workload, forward, model, tokenizer)
     tasks = tuple(Task.from_dict(task) for task in text["tasks"])
@@ -202,3 +207,14 @@ def load(
         saved.input_scale,
         None if text.get("input_names") is None else tuple(text["input_names"]),
     )
+
+
+def _in_memory(run: Any) -> Saved:
+    """The served models of a result without a directory: read as from one, so that both serve the same."""
+    files: Mapping[str, bytes] = getattr(run, "files", {})
+    if not files:
+        raise StoreError("Parameter `run`: this run was not written to a directory. Run again with `out=`.")
+    with TemporaryDirectory() as folder:
+        for name, data in files.items():
+            (Path(folder) / name).write_bytes(data)
+        return read_served(Path(folder))
