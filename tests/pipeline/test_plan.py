@@ -143,6 +143,27 @@ def test_a_process_that_was_larger_before_is_not_the_pilot(tiny: Workload, monke
     assert found["totals"]["peak_memory_bytes"] == 2**33
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ((2**28, 2**28), (2**28, 2**28)),  # at its peak, and the pilot fits into what was freed but not given back
+        ((2**28, 2**28), (2**28, 2**28 + 4096)),  # all but a page of it does
+        ((2**28, 2**28 + 4096), (2**28, 2**28 + 4096)),
+        (None, None),  # the system does not tell
+    ],
+)
+def test_the_past_of_the_process_does_not_make_trainings_small(
+    draft: Draft, before: tuple[int, int] | None, after: tuple[int, int] | None
+) -> None:
+    shapes = min(len(draft.members), draft.prices.at_once) * draft.footprint.member
+    assert shapes > 2**16
+    rows = {row["stage"]: row for row in planning_rows.rows_of(replace(draft, before=before, after=after))}
+    assert rows["base models"]["memory_bytes"] == shapes
+    assert rows["comparison"]["memory_bytes"] >= shapes
+    grown = planning_rows.rows_of(replace(draft, before=(2**28, 2**28), after=(2**28, 2**29)))
+    assert {row["stage"]: row for row in grown}["base models"]["memory_bytes"] == 2**28
+
+
 @pytest.mark.parametrize("method", ["secants", "grad-tag"])
 def test_what_a_run_refuses_is_refused_before_anything_is_trained(
     tiny: Workload, method: str, monkeypatch: pytest.MonkeyPatch

@@ -237,15 +237,15 @@ def _compared(draft: Draft, sizes: Sequence[int], *, most: bool = False) -> Took
 
 
 def _population(draft: Draft) -> float:
-    """Bytes by which the pilot's largest population, or its model, made the process grow, checks included.
+    """Bytes of the pilot's largest population, or its model, checks included.
 
-    Where the process had been larger before, by work of others, the pilot's peak is not seen: its bound, or shapes.
+    At least by shapes: how far the process grew leaves out what fits into memory that it had freed but not given back.
+    Where its peak stayed where it was, by work of others, its growth says nothing.
     """
     shapes = float(min(len(draft.members), draft.prices.at_once) * draft.footprint.member)
-    if draft.before is None or draft.after is None:
+    if draft.before is None or draft.after is None or draft.after[1] <= draft.before[1]:
         return shapes
-    grown = float(max(0, draft.after[1] - draft.before[0]))
-    return grown if draft.after[1] > draft.before[1] else min(grown, shapes)
+    return max(shapes, float(draft.after[1] - draft.before[0]))
 
 
 def _why(draft: Draft) -> str:
