@@ -307,3 +307,74 @@ class Graph(nn.Module):
 
     def forward(self, x, edge_index):
         return self.layer(x)
+
+
+class Old(nn.Module):
+    """Draws through ``.data``, which torch does not count as writing."""
+
+    def __init__(self, low=-0.4, high=0.4):
+        super().__init__()
+        self.low, self.high = low, high
+        self.weight, self.bias = nn.Parameter(torch.empty(6, 8)), nn.Parameter(torch.empty(8))
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        self.weight.data.uniform_(self.low, self.high)
+        self.bias.data.zero_()
+
+    def forward(self, x):
+        return x @ self.weight + self.bias
+
+
+@pytest.mark.parametrize("copied_first", [False, True])
+def test_draws_that_torch_does_not_count_are_seen(copied_first):
+    model = Parts(nn.Sequential(Old(), nn.Linear(8, 2)))
+    names, said = changed(copy.deepcopy(model) if copied_first else model)
+    assert (names, said) == ({n for n, _ in model.named_parameters()} - {"body.0.bias"}, [])
+
+
+@pytest.mark.parametrize("what", ["loaded", "trained", "fresh numbers loaded", "set"])
+def test_what_was_given_to_layers_that_draw_uncounted_is_kept(what):
+    model = Parts(Old())
+    if what == "trained":
+        trained(model.body)
+    elif what == "set":
+        nn.init.eye_(model.body.weight)
+    else:
+        other = Old()
+        if what == "loaded":
+            other.weight.data.mul_(3)
+        model.body.load_state_dict(other.state_dict())
+    made, said = build(model)
+    assert torch.equal(made(3).body.weight, model.body.weight)
+    assert "body.weight" in said[0].split("Drawn anew")[0]
+
+
+@pytest.mark.parametrize("kind", ["SAGEConv", "GATConv", "TransformerConv", "GCNConv"])
+def test_graph_layers_are_drawn_without_a_word_and_kept_when_they_were_loaded(kind):
+    make = getattr(pytest.importorskip("torch_geometric.nn"), kind)
+    model, other = make(4, 8), make(4, 8)
+    names, said = changed(model)
+    assert (names, said) == ({n for n, p in model.named_parameters() if p.unique().numel() > 1}, [])
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(3)
+    model.load_state_dict(other.state_dict())
+    made, said = build(model)
+    assert all(torch.equal(p, model.get_parameter(n)) for n, p in made(1).named_parameters())
+    assert "parameters keep the values" in said[0]
+
+
+@pytest.mark.parametrize("wrap", [parametrizations.spectral_norm, parametrizations.orthogonal, utils.spectral_norm])
+@pytest.mark.parametrize("factor", [1, 3])
+def test_the_weight_of_a_parametrised_layer_that_was_loaded_stays(wrap, factor):
+    layer, other = wrap(nn.Linear(6, 6)), wrap(nn.Linear(6, 6))
+    state = other.state_dict()
+    layer.load_state_dict(
+        {n: v * (factor if n.endswith(("original", "_orig", "bias")) else 1) for n, v in state.items()}
+    )
+    x = torch.randn(5, 6)
+    made, said = build(Parts(nn.Sequential(layer, nn.Linear(6, 2))))
+    with torch.no_grad():
+        torch.testing.assert_close(made(0).body[0].eval()(x), layer.eval()(x))
+    assert "body.0." in said[0].split("Drawn anew")[0]

@@ -63,6 +63,9 @@ def draw_anew(model: nn.Module) -> None:
 
     Parametrised weights (``torch.nn.utils.parametrizations`` and the older hooks) are drawn as those of the plain
     module and handed through the parametrisation. Wholly frozen modules are left alone. The caller seeds torch.
+
+    Raises:
+        ModelError: when one of these methods fails.
     """
     for module in reversed(list(model.modules())):
         reset = _reset_method(module)
@@ -105,13 +108,18 @@ def decide(model: nn.Module, how: str) -> Initial:
         depth = _common([name.split(".") for name in parameters])
         brought = _brought(model, written)
         verdicts: dict[str, str] = {}
+        given: set[str] = set()  # written to after they were made, and with more than a constant
         for name, tensor in tensors.items():
             if name not in frozen and name in draws:
                 more = name in brought or tensor._version > written.get(name, tensor._version)
                 verdicts[name] = _verdict(_sample(tensor), draws[name], touched=more)
+                given |= {name} if more and not _constant(_sample(tensor)) else set()
         loaded = {_part(name, depth) for name, verdict in verdicts.items() if verdict == "loaded"}
         kept |= {name for name, verdict in verdicts.items() if verdict != "fresh" or _part(name, depth) in loaded}
+        kept |= _with_layers(model, given) & tensors.keys()
     drawn = tuple(name for name in trained if name in draws and _varies(draws[name]) and name not in kept)
+    for names in _indirect(model).values():
+        kept |= _estimates(names & tensors.keys(), parameters, kept)
     fixed = {name for name in trained if name in draws and not _varies(draws[name]) and name not in kept}
     return Initial(frozenset(kept), tuple(name for name in trained if name not in drawn and name not in fixed), drawn)
 
@@ -122,7 +130,7 @@ def _brought(model: nn.Module, written: Mapping[str, int]) -> set[str]:
     So do those of a model that was copied as a whole, and of layers that are copies of each other, as
     ``nn.TransformerEncoder`` makes them; these say nothing about where the values are from.
     """
-    parameters = {name: p for name, p in model.named_parameters() if name in written}
+    parameters = {name: p for name, p in model.named_parameters() if written.get(name)}
     found = {name for name, p in parameters.items() if p._version == 0}
     if len(found) == len(parameters):
         return set()
@@ -178,16 +186,32 @@ def _draws(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, int]]:
     tensors = {name: tensor for name, tensor in named_tensors(scratch) if not is_lazy(tensor) and tensor.numel()}
     before = {name: tensor._version for name, tensor in tensors.items()}
     size = sum(tensor.numel() for tensor in tensors.values())
+    indirect = {name for names in _indirect(scratch).values() for name in names}
+    draw_anew(scratch)
+    written = {name: tensor._version - before[name] for name, tensor in tensors.items()}
+    unseen = {n: t for n, t in tensors.items() if t.requires_grad and not written[n] and n not in indirect}
+    reached = {name for name, n in written.items() if n} | _reached(scratch, unseen)
+    own = [name for name in tensors if name in reached and (name not in indirect or tensors[name].requires_grad)]
     found: list[dict[str, Tensor]] = []
-    written: dict[str, int] = {}
     for _ in range(min(max(_BUDGET // max(size, 1), _DRAWS[0]), _DRAWS[1])):
         draw_anew(scratch)
-        written = written or {name: tensor._version - before[name] for name, tensor in tensors.items()}
-        found.append({name: _sample(tensor) for name, tensor in tensors.items() if written[name]})
-    indirect = _indirect(scratch)
-    counted = {name: n for name, n in written.items() if n and name not in indirect}
-    own = [name for name in found[0] if name not in indirect or tensors[name].requires_grad]
+        found.append({name: _sample(tensors[name]) for name in own})
+    counted = {name: n for name, n in written.items() if name in reached and name not in indirect}
     return {name: torch.stack([draw[name] for draw in found]) for name in own}, counted
+
+
+def _reached(model: nn.Module, unseen: Mapping[str, Tensor]) -> set[str]:
+    """Names of those parameters that a draw writes to although torch counts no writing, as through ``.data``."""
+    if not unseen:
+        return set()
+    before = {name: tensor.detach().clone() for name, tensor in unseen.items()}
+    for tensor in unseen.values():
+        tensor.data.fill_(torch.nan)
+    draw_anew(model)
+    found = {name for name, tensor in unseen.items() if not bool(tensor.isnan().any())}
+    for name in unseen.keys() - found:
+        unseen[name].data.copy_(before[name])
+    return found
 
 
 def _sample(tensor: Tensor) -> Tensor:
@@ -210,18 +234,31 @@ def _part(name: str, depth: int) -> str:
     return ".".join(name.split(".")[: depth + 1])
 
 
-def _indirect(model: nn.Module) -> set[str]:
-    """Names of parameters that a parametrisation or an older hook makes the weights of, and of its own buffers."""
-    found: set[str] = set()
+def _indirect(model: nn.Module) -> dict[tuple[str, str], set[str]]:
+    """What a parametrisation or an older hook makes a weight of, parameters and buffers, by layer and weight."""
+    found: dict[tuple[str, str], set[str]] = {}
     for name, module in model.named_modules():
         prefix = f"{name}." if name else ""
         if parametrize.is_parametrized(module):
-            lists = cast("nn.Module", module.parametrizations)
-            found |= {f"{prefix}parametrizations.{inner}" for inner, _ in named_tensors(lists)}
+            for weight, parts in cast("nn.Module", module.parametrizations).named_children():
+                inner = {f"{prefix}parametrizations.{weight}.{inner}" for inner, _ in named_tensors(parts)}
+                found[prefix, weight] = inner
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, WeightNorm | SpectralNorm):
-                found |= {f"{prefix}{hook.name}{end}" for end in ("_g", "_v", "_u", "_orig")}
+                found[prefix, hook.name] = {f"{prefix}{hook.name}{end}" for end in ("_g", "_v", "_u", "_orig")}
     return found
+
+
+def _with_layers(model: nn.Module, given: set[str]) -> set[str]:
+    """What the weights of layers are made of of which another parameter, as the bias, was given its numbers."""
+    layers = {name.rpartition(".")[0] for name in given}
+    return {name for (prefix, _), names in _indirect(model).items() if prefix[:-1] in layers for name in names}
+
+
+def _estimates(names: set[str], parameters: Mapping[str, Tensor], kept: set[str]) -> set[str]:
+    """Buffers of a weight all of whose parameters are kept: they belong to these values."""
+    own = names & parameters.keys()
+    return names - own if own and own <= kept else set()
 
 
 def _draw_parametrized(module: nn.Module) -> None:
