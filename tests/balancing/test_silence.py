@@ -79,6 +79,45 @@ def test_long_silence_is_said_once() -> None:
         watch(torch.tensor([False, True]), [x])
 
 
+def test_only_steps_in_a_row_are_silence() -> None:
+    """Every second batch has no label of the second task, or none at all; the others have all of them."""
+    x = torch.ones(2, requires_grad=True)
+    optimizer, balancer = torch.optim.SGD([x], lr=1e-4), get_balancer("equal", tasks=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for step in range(2 * ONE_MISSING + 10):
+            observed = torch.tensor([[True, step % 2 == 1]])
+            balancer.step(lambda observed=observed: task_means(bowl(x)[None], observed), optimizer)
+        for step in range(2 * ALL_MISSING + 10):
+            observed = torch.tensor([[step % 2 == 1] * 2])
+            balancer.step(lambda observed=observed: task_means(bowl(x)[None], observed), optimizer)
+
+
+@pytest.mark.parametrize("other", [torch.zeros(0, 3), torch.zeros(2, dtype=torch.cfloat), torch.zeros(2).bfloat16()])
+def test_batches_without_labels_pass_whatever_the_parameters_are(other: torch.Tensor) -> None:
+    x = torch.ones(2, requires_grad=True)
+    optimizer = torch.optim.SGD([x, torch.nn.Parameter(other)], lr=0.01)
+    losses = get_balancer("equal", tasks=2).step(lambda: bowl(x) * torch.nan, optimizer)
+    assert bool(losses.isnan().all())
+    empty = torch.optim.SGD([torch.nn.Parameter(torch.zeros(0))], lr=0.01)
+    assert bool(get_balancer("equal", tasks=2).step(lambda: bowl(x) * torch.nan, empty).isnan().all())
+
+
+@pytest.mark.parametrize("name", RATIOS)
+@pytest.mark.parametrize("floor", [0.0, -300.0])
+def test_losses_below_their_floor_by_rounding_count_as_the_floor(name: str, floor: float) -> None:
+    """One minus the cosine of two equal vectors is often -1.2e-7."""
+    x = torch.tensor([1.0, 2.0], requires_grad=True)
+    optimizer = torch.optim.SGD([x], lr=1e-3)
+    found = []
+    for below in (0.0, 1.2e-7 * max(1.0, -floor)):
+        balancer = get_balancer(name, tasks=2, floor=floor, **RATIOS[name])
+        for _ in range(12):
+            balancer.step(lambda below=below: torch.stack([x[0] * 0 - below, x[0] * 0 + 1.0]) + floor, optimizer)
+        found.append(balancer.weights)
+    assert torch.allclose(*found, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", RATIOS)
 def test_negative_losses_are_refused_or_measured_from_their_floor(name: str) -> None:
     x = torch.tensor([1.0, -1.0], requires_grad=True)

@@ -154,9 +154,11 @@ class Balancer(nn.Module, ABC):
         replay = Replay(stacked, model, keep=self.due)
         values = replay()
         self.check(values)
-        if not complete(values):
+        if complete(values):
+            self._watch.clear()
+        else:
             missing = values.isnan()
-            if bool(missing.any()) and self.members is None:  # whoever stacks models looks after each of them
+            if self.members is None:  # whoever stacks models looks after each of them
                 self._watch(missing, parameters)
             if bool(missing.all()):  # a batch without any label has nothing to teach
                 return values.detach()

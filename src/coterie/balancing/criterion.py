@@ -10,11 +10,14 @@ from coterie.errors import SettingError
 
 PHIS = ("identity", "log")
 EPSILON = 1e-8
+#: how far below its floor a loss may lie by rounding, in units of the larger of one and the floor: as one minus a
+#: cosine similarity, or a divergence, in float32
+ROUNDING = 1e-5
 
 
 def check_floor(values: Tensor, floor: float, which: str, otherwise: str) -> None:
-    """Raise SettingError unless all losses are at least the floor: their ratios or logarithms would mean nothing."""
-    if bool((values < floor).any()):
+    """Raise SettingError where losses are below the floor by more than rounding: ratios or logarithms mean nothing."""
+    if bool((values < floor - ROUNDING * max(1.0, abs(floor))).any()):
         raise SettingError(
             f"{which} loss should be at least `floor`, {floor:g}. Found {float(values.min()):g}. Set `floor` to the "
             f"lowest value that a loss can take, {otherwise}."
@@ -63,4 +66,4 @@ class Criterion:
 
     def _distance(self, values: Tensor) -> Tensor:
         """From the floor, never 0."""
-        return (values - self.floor if self.floor else values) + EPSILON
+        return (values - self.floor if self.floor else values).clamp(min=0).add_(EPSILON)

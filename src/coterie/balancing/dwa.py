@@ -89,7 +89,7 @@ class DynamicWeightAverage(Weighting):
             self.sums.masked_fill_(close, 0.0)
             self.counts.masked_fill_(close, 0.0)
         finite = present & values.isfinite()
-        self.sums += torch.where(finite, values - self.floor, 0.0)
+        self.sums += torch.where(finite, values - self.floor, 0.0).clamp(min=0)
         self.counts += finite
 
     def weigh(self, values: Tensor, present: Tensor) -> Tensor:

@@ -25,6 +25,12 @@ class Watch:
 
     def __init__(self, tasks: int) -> None:
         self._rows, self._empty, self._since = [0] * tasks, 0, PATIENCE
+        self._counts = False
+
+    def clear(self) -> None:
+        """Start anew after a step in which every task had a loss."""
+        if self._counts:
+            self._rows, self._empty, self._counts = [0] * len(self._rows), 0, False
 
     def __call__(self, missing: Tensor, parameters: Sequence[Tensor]) -> None:
         """Look at the losses of a step.
@@ -37,6 +43,7 @@ class Watch:
             ModelError: when a parameter is NaN or infinite.
         """
         gone: list[bool] = missing.tolist()
+        self._counts = True
         self._rows = [row + 1 if one else 0 for row, one in zip(self._rows, gone, strict=True)]
         self._since += 1
         if all(gone) or (max(self._rows) >= PATIENCE and self._since >= PATIENCE):
@@ -50,7 +57,8 @@ class Watch:
 
 
 def _check(parameters: Sequence[Tensor]) -> None:
-    lengths = list(torch._foreach_norm(list(parameters), float("inf")))  # pyright: ignore[reportPrivateImportUsage]
+    some = [parameter for parameter in parameters if parameter.numel()]  # nothing has no largest number
+    lengths = list(torch._foreach_norm(some, float("inf"))) if some else []  # pyright: ignore[reportPrivateImportUsage]
     if lengths and not bool(torch.stack([length.float() for length in lengths]).isfinite().all()):
         raise ModelError(
             "Losses are NaN because parameters of the model are NaN or infinite: the training has diverged. Frequent "
