@@ -112,6 +112,61 @@ def test_a_forked_process_does_not_wait_for_threads_that_it_has_not() -> None:
     assert ended(thread)
 
 
+def test_an_interrupted_wait_takes_the_turn_from_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while a thread waits to have its turn back."""
+    lock, go, hold = Turn(), threading.Event(), threading.Event()
+
+    def keep() -> None:
+        with lock, lock:
+            go.set()
+            hold.wait()
+
+    def wait_and_interrupt() -> None:
+        with lock, lock, lock.away():
+            threads.append(start(keep))
+            go.wait()
+            monkeypatch.setattr(lock._change, "wait", interrupt)
+
+    def interrupt() -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    threads: list[threading.Thread] = []
+    with pytest.raises(KeyboardInterrupt):
+        wait_and_interrupt()
+    assert not lock.held
+    assert lock._depth == 2  # of the other thread
+    hold.set()
+    assert ended(*threads)
+    with lock:  # free again
+        assert lock.held
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_process_forked_by_who_has_the_turn_waits_for_nobody() -> None:
+    with turn:
+        thread = start(turn.__enter__)  # waits in the parent only
+        while not turn._queue:
+            time.sleep(0.001)
+        child = os.fork()
+        if not child:
+            turn.offer()
+            os._exit(0 if turn.held else 3)
+        for _ in range(500):
+            found, status = os.waitpid(child, os.WNOHANG)
+            if found:
+                break
+            time.sleep(0.01)
+        else:
+            os.kill(child, 9)
+            status = 9
+            os.waitpid(child, 0)
+    assert ended(thread)
+    assert status == 0
+    turn.after_fork()  # what the thread has taken and not given back
+
+
 def work_for(seed: int = 0, dropout: float = 0.0) -> Workload:
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(90, 4))

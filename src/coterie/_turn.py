@@ -49,6 +49,8 @@ class Turn:
         self._depth += 1
 
     def __exit__(self, *error: object) -> None:
+        if not self.held:  # interrupted while it waited to have its turn back
+            return
         self._depth -= 1
         if not self._depth:
             self._leave()
@@ -98,8 +100,11 @@ class Turn:
                 pass
 
     def after_fork(self) -> None:
-        """In a forked process no other thread is left that could hand it on."""
-        if not self.held:
+        """In a forked process no other thread is left that could hand it on, or waits for it."""
+        if self.held:
+            self._change = threading.Condition()
+            self._queue.clear()
+        else:
             self._begin()
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from coterie.errors import ModelError
+from coterie.errors import ModelError, NonDeterministicModelError
 from coterie.training import Job, evaluate, fit
 from coterie.training.stackable import is_stackable
 from coterie.workload import Recipe, Workload, from_arrays, validate
@@ -106,6 +106,58 @@ def test_a_counter_that_matters_late_is_found_after_training() -> None:
         fit(work, [Job((0,), 0), Job((0, 1), 0)])
     short = fit(work, [Job((0,), 0, max_steps=3)])[0]  # nothing has come of it yet
     assert short.test[0] == pytest.approx(evaluate(work, short.state, "test")[0])
+
+
+class Stage:
+    """A number that no list of attributes shows."""
+
+    def __init__(self) -> None:
+        self.passes = 0.0
+
+
+class Stages(nn.Module):
+    """Leaves the first stage after a few passes in training mode; `how` the passes are counted is what is tested."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.count: Any = {"tensor": torch.zeros(1), "dict": {"passes": 0.0}, "object": Stage()}[how]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.count, Tensor):
+            self.count += self.training
+            return x * (1 + (self.count > 5).float())
+        facts = self.count if isinstance(self.count, dict) else vars(self.count)
+        facts["passes"] += self.training
+        return x * 2 if facts["passes"] > 5 else x
+
+
+@pytest.mark.parametrize("how", ["tensor", "dict", "object"])
+@pytest.mark.parametrize("backend", ["loop", "population"])
+def test_what_models_share_while_they_are_trained_together_is_found(how: str, backend: str) -> None:
+    build = seeded(lambda: nn.Sequential(Stages(how), nn.Linear(4, 2)))
+    work = replace(work_for("buffer"), build_model=build)
+    jobs = [Job((0,), 0), Job((0, 1), 0)]
+    with pytest.raises(ModelError, match=r"after training.*the attribute `0\.count`"):
+        fit(work, jobs, backend=backend)
+    short = fit(work, [replace(job, max_steps=3) for job in jobs], backend=backend)[0]  # before it matters
+    assert short.test[0] == pytest.approx(evaluate(work, short.state, "test")[0])
+
+
+class Noisy(nn.Module):
+    """Random in evaluation mode, too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(x, 0.2)
+
+
+@pytest.mark.filterwarnings("ignore::coterie.errors.CoterieWarning")
+def test_a_random_model_keeps_nothing_outside() -> None:
+    """It is no model for a run, for another reason; trained by itself it is what its state says."""
+    work = replace(work_for("buffer"), build_model=seeded(lambda: nn.Sequential(Noisy(), nn.Linear(4, 2))))
+    assert "two training passes over the same rows differ" in is_stackable(work)[1]
+    assert np.isfinite(fit(work, [Job((0, 1), 0)])[0].test).all()
+    with pytest.raises(NonDeterministicModelError, match="without training=self"):
+        validate(work)
 
 
 class Projected(nn.Module):

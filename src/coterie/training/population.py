@@ -320,6 +320,9 @@ class _Chunk:
         """The fits of all members."""
         everyone = np.arange(len(self.jobs))
         test = self.evaluate(self.test, self.best, everyone)
+        # all members were trained through one module, which may have kept something beside their tensors
+        load_state(self.architecture.model, self.state(0))
+        check_kept(self.workload, self.architecture.model, "after training")
         for member, job in enumerate(self.jobs if self.architecture.loses else []):
             model = build(self.workload, job)
             load_state(model, self.state(member))
