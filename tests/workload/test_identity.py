@@ -242,6 +242,59 @@ def test_records_and_counters_do_not_count():
     assert fingerprint(workload) == first
 
 
+KEPT = {
+    "item": "kept[len(b)] = m",
+    "item of a default": "times[len(b)] += 1",
+    "item of an item": "kept['deep'][len(b)] = [x for x in (1, 2)]",
+    "slice": "row[len(row):] = [len(b)]",
+    "taken out": "del row[0]",
+    "attribute": "state.n += 1",
+    "item of an attribute": "state.seen['calls'] = state.n = state.n + 1",
+    "in a helper": "note(len(b))",
+    "told": "log.setLevel(log.level + 1); log.debug('told')",
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_a_function_fills_outside_itself_does_not_count_and_the_rest_does(name):
+    source = """
+        import collections, logging, types
+        kept, times, row = {"deep": {}}, collections.defaultdict(int), [0] * 3
+        state, log = types.SimpleNamespace(n=0, seen={}), logging.getLogger("told")
+        settings = {"by": BY}
+        def note(n):
+            kept[n] = settings["by"]
+        def forward(m, b):
+            WRITE
+            return m(b * settings["by"])
+        """
+    names, other = (run(source.replace("WRITE", KEPT[name]).replace("BY", by)) for by in "23")
+    workload = work(forward=names["forward"])
+    first = fingerprint(workload)
+    workload.outputs(workload.build_model(1), workload.batch(torch.arange(3)))
+    assert fingerprint(workload) == first != fingerprint(work(forward=other["forward"]))
+
+
+NEIGHBOURS = {
+    "coordinates": lambda x: x.to_sparse(),
+    "rows": lambda x: x.to_sparse_csr(),
+    "columns": lambda x: x.to_sparse_csc(),
+    "blocks": lambda x: x.to_sparse_bsr((1, 1)),
+    "quantised": lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.quint8),
+    "nested": lambda x: torch.nested.nested_tensor([x[0], x[1, :2]]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*(Sparse|nested|quant)")
+@pytest.mark.parametrize("name", NEIGHBOURS)
+def test_numbers_of_tensors_of_every_kind_count(name):
+    plain = torch.tensor([[0.0, 1.0, 0.0], [2.0, 0.0, 0.0], [0.0, 0.0, 3.0]])
+    others = [plain, plain.clone(), 2 * plain, plain.flip(1)]
+    made = [fingerprint(work(build_model=lambda seed, x=x: Holds(NEIGHBOURS[name](x)))) for x in others]
+    assert made[0] == made[1]
+    assert len(set(made)) == 3
+
+
 class Pinball(coterie.workload.losses.RegressionLoss):
     def __init__(self, by):
         self.by = by

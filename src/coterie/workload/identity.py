@@ -11,6 +11,8 @@ import dis
 import enum
 import functools
 import hashlib
+import io
+import logging
 import sys
 import sysconfig
 import types
@@ -35,6 +37,9 @@ _WHERE = frozenset(
 _ABOUT = frozenset({"__doc__", "__firstlineno__", "__static_attributes__", "__module__"})
 #: methods that change what they are called on: a record that a function keeps is no setting of it
 _CHANGING = frozenset({"append", "extend", "add", "update", "setdefault", "insert", "pop", "clear", "remove"})
+_OUTSIDE = ("LOAD_GLOBAL", "LOAD_DEREF", "LOAD_NAME")
+#: instructions that change a part of an object, and how many values lie above it on the stack
+_FILLING = {"STORE_SUBSCR": 1, "DELETE_SUBSCR": 1, "STORE_SLICE": 2, "STORE_ATTR": 0, "DELETE_ATTR": 0}
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...), range, slice, np.generic, torch.dtype)
 #: objects within objects that are looked into
 _DEPTH = 5
@@ -128,7 +133,10 @@ class Description:
     def _function(self, path: str, function: types.FunctionType, depth: int) -> str:
         free = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
         own = is_own(function.__globals__.get("__name__"))
-        state = _changed(function.__code__) if own else frozenset[str]()
+        known = function.__globals__
+        state = (
+            {n for n in _changed(function.__code__) if not isinstance(known.get(n), types.ModuleType)} if own else ()
+        )
         for name, cell in free.items():
             if name not in state:
                 try:
@@ -191,6 +199,8 @@ class Description:
         """An object of another class: the class and what it holds; some are known by their type only."""
         kind = type(value)
         if depth >= _DEPTH or isinstance(value, types.GeneratorType | torch.Generator):
+            return kind.__qualname__
+        if isinstance(value, logging.Filterer | io.IOBase):  # where messages go, and how far it is read
             return kind.__qualname__
         if isinstance(value, types.BuiltinFunctionType | np.ufunc):
             return f"function {getattr(value, '__module__', '')}.{value.__name__}"
@@ -298,15 +308,42 @@ def _changed(code: types.CodeType) -> frozenset[str]:
     found: set[str] = set()
     for each in _codes(code):
         last = None
-        for step in dis.get_instructions(each):
+        steps = [step for step in dis.get_instructions(each) if step.opname not in ("CACHE", "PUSH_NULL")]
+        for index, step in enumerate(steps):
             if step.opname in ("STORE_GLOBAL", "DELETE_GLOBAL", "STORE_DEREF", "DELETE_DEREF"):
                 found.add(str(step.argval))
             if step.opname in ("LOAD_ATTR", "LOAD_METHOD") and step.argval in _CHANGING and last is not None:
                 found.add(last)
-            if step.opname not in ("CACHE", "PUSH_NULL"):
-                loads = step.opname in ("LOAD_GLOBAL", "LOAD_DEREF", "LOAD_NAME")
-                last = str(step.argval) if loads else None
+            if step.opname in _FILLING and (filled := _loaded(steps[:index], _FILLING[step.opname])):
+                found.add(filled)
+            last = str(step.argval) if step.opname in _OUTSIDE else None
     return frozenset(found - set(code.co_cellvars))
+
+
+def _loaded(steps: Sequence[dis.Instruction], place: int) -> str | None:
+    """The name outside a function from which a value on the stack was taken, or what it is a part of.
+
+    Args:
+        steps: those before the value is used.
+        place: how many values lie above it.
+    """
+    for step in reversed(steps):
+        if step.opcode in dis.hasjrel or step.opcode in dis.hasjabs:
+            return None
+        if step.opname == "SWAP":
+            other = int(step.arg or 1) - 1
+            place = other if place == 0 else 0 if place == other else place
+            continue
+        effect = dis.stack_effect(step.opcode, step.arg, jump=False)
+        if step.opname == "COPY" and place == 0:
+            place = int(step.arg or 1) - 1
+        elif place >= max(effect, 1):
+            place -= effect
+        elif step.opname in ("BINARY_SUBSCR", "LOAD_ATTR"):  # a part of what is changed
+            place = 1 if step.opname == "BINARY_SUBSCR" else 0
+        else:
+            return str(step.argval) if step.opname in _OUTSIDE else None
+    return None
 
 
 def _settings(value: Any) -> list[tuple[str, Any]]:
@@ -331,11 +368,29 @@ def _array(value: Any) -> str:
         array = cast("np.ndarray[Any, Any]", value)
         content = repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes()
         return f"{array.dtype} {array.shape} {_digest(content)}"
+    if value.is_nested:
+        return f"nested {[_array(part) for part in value.detach().unbind()]}"
     form = f"{value.dtype} {tuple(value.shape)}"
-    if value.layout != torch.strided or value.is_meta or value.is_quantized or not value.numel():
+    if value.is_meta or not value.numel():
         return form
-    flat = value.detach().cpu().contiguous().reshape(-1)
-    return f"{form} {_digest(flat.view(torch.uint8).numpy().data)}"
+    flat = [part.cpu().contiguous().reshape(-1) for part in _parts(value.detach()) if part.numel()]
+    return " ".join([form, *(_digest(part.view(torch.uint8).numpy().data) for part in flat)])
+
+
+def _parts(value: Tensor) -> list[Tensor]:
+    """Ordinary tensors that hold the numbers of a tensor and, where it is sparse, their places."""
+    if value.is_quantized:
+        return [value.dequantize()]
+    if value.layout == torch.strided:
+        return [value]
+    if value.layout == torch.sparse_coo:
+        value = value.coalesce()
+        return [value.indices(), value.values()]
+    if value.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return [value.crow_indices(), value.col_indices(), value.values()]
+    if value.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return [value.ccol_indices(), value.row_indices(), value.values()]
+    return [value.to_dense()]
 
 
 def _digest(content: str | bytes | memoryview) -> str:
