@@ -36,7 +36,7 @@ def test_names_are_those_of_the_library():
         ("coterie ru", ["run"]),
         ("coterie run ye", ["yeast"]),
         ("coterie plan m", ["mhc"]),
-        ("coterie run yeast --method grad", ["grad-tag", "grad-tag-blocks"]),
+        ("coterie run yeast --method grad", ["grad-tag", "grad-tag-blocks", "grad-tag-released"]),
         ("coterie affinity yeast -m land", ["landscape", "landscape-spectral"]),
         ("coterie run yeast --balancing fa", ["fairgrad", "famo"]),
         ("coterie group A.csv --method sd", ["sdp", "sdp-penalty"]),

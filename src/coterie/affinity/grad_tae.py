@@ -41,9 +41,9 @@ from coterie.workload import Workload
 
 DIRECTIONS = ("secants", "task-vectors", "task-gradients", "random")
 HEADS = ("exact", "projected")
-EVALUATIONS = ("linear", "network")
+EVALUATIONS = ("linear", "network", "network-trunk")
 FITS = ("one-step", "converged")
-RIDGES = ("stopped", "matched", "by-loss")
+RIDGES = ("stopped", "matched", "by-loss", "published")
 #: tasks whose forks are prolonged to choose the strength of the ridge
 LONG_FORKS = 5
 
@@ -65,13 +65,18 @@ class GradTAE(Estimator):
             published).
         ridge: ``"stopped"`` (each subset's own validation loss chooses, as early stopping does; the value is the mean
             of that fit and the one at the typical strength), ``"matched"`` to how far real training moves,
-            ``"by-loss"`` (a fixed value per kind of loss), or a number.
+            ``"by-loss"`` (a fixed value per kind of loss), ``"published"`` (``1 / (c N)`` on raw features for a subset
+            of N labels: what `C` of scikit-learn means), or a number.
         fit: ``"one-step"`` (one Newton step: exact for squared losses) or ``"converged"``.
-        evaluation: ``"linear"`` margins, or the real ``"network"`` at the fitted parameters (as published).
+        evaluation: ``"linear"`` margins, the real ``"network"`` at the fitted parameters (as published), or
+            ``"network-trunk"``, where the heads stay at the base though they were fitted (as in the released code).
         fork: length of the short single-task trainings, as a share of the steps of the training on all tasks.
         dtype: how features are stored: ``"float32"``, ``"float16"`` (half the bytes, each number to 0.05 %) or
             ``"bfloat16"`` (half, to 0.4 %).
         offset: False leaves the base margins out of the regression, as the published code does; for comparison only.
+        c: for ridge="published": 0.01 in the released scripts for graphs, 0.0001 in those for images.
+        intercept: for ridge="published": True fits a constant that all tasks of a subset share and no ridge holds back;
+            the network's evaluations forget it, as in the released code.
 
     Raises:
         SettingError: when a value is unknown or out of range.
@@ -95,6 +100,8 @@ class GradTAE(Estimator):
     fork: float = 0.1
     offset: bool = True
     dtype: str = "float32"
+    c: float = 0.01
+    intercept: bool = False
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -111,20 +118,28 @@ class GradTAE(Estimator):
                 f"Parameter `heads`='projected' needs directions='random'. Found directions={self.directions!r}: "
                 "they span the trunk only. Use heads='exact'."
             )
-        if self.directions == "secants" and (self.ridge == "matched" or self.evaluation == "network"):
+        if self.directions == "secants" and (self.ridge == "matched" or self.evaluation != "linear"):
             raise SettingError(
                 "Parameter `directions`='secants' has no gradients at the base, which ridge='matched' and "
-                f"evaluation='network' need. Found ridge={self.ridge!r}, evaluation={self.evaluation!r}. Use "
+                f"the network's evaluations need. Found ridge={self.ridge!r}, evaluation={self.evaluation!r}. Use "
                 "ridge='stopped' and evaluation='linear', or directions='task-vectors'."
             )
         if isinstance(self.ridge, str) and self.ridge not in RIDGES:
             raise SettingError(f"Parameter `ridge` should be one of {RIDGES} or a number. Found {self.ridge!r}.")
         if not isinstance(self.ridge, str) and not (math.isfinite(self.ridge) and self.ridge > 0):
             raise SettingError(f"Parameter `ridge` should be positive. Found {self.ridge!r}.")
+        if not (math.isfinite(self.c) and self.c > 0):
+            raise SettingError(f"Parameter `c` should be positive. Found {self.c!r}.")
         whole_number(self.bases, "bases", low=1)
         whole_number(self.count, "count", low=1)
-        if not isinstance(self.offset, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise SettingError(f"Parameter `offset` should be True or False. Found {self.offset!r}.")
+        for name in ("offset", "intercept"):
+            if not isinstance(getattr(self, name), bool):
+                raise SettingError(f"Parameter `{name}` should be True or False. Found {getattr(self, name)!r}.")
+        if self.intercept and self.ridge != "published":
+            raise SettingError(
+                "Parameter `intercept` needs ridge='published', which leaves features as they are. "
+                f"Found ridge={self.ridge!r}."
+            )
         if not (0 <= self.share < 1 and 0 < self.fork <= 1):
             raise SettingError(
                 "Parameters `share` and `fork` should be shares: 0 <= share < 1, 0 < fork <= 1. "
@@ -178,11 +193,14 @@ class GradTAE(Estimator):
                 continue
             along = self._directions(context, base, forks)
             linear.append(linearize(context, number, base.state, along, self, notes))
-            kept += [along] if self.evaluation == "network" else []
+            kept += [along] if self.evaluation != "linear" else []
         ridge, path = self._ridge(context, bases, linear, subset_size, notes)
+        if self.ridge == "published":
+            linear = [replace(base, raw=True) for base in linear]
         network = None
         if kept:
-            network = NetworkValues(context, tuple(base.state for base in bases.fits), tuple(kept))
+            states = tuple(base.state for base in bases.fits)
+            network = NetworkValues(context, states, tuple(kept), heads=self.evaluation == "network")
         kinds = tuple(task.kind for task in workload.tasks)
         names, converged = workload.task_names, self.fit == "converged"
         model = GradTAEModel(names, linear, ridge, converged, network, self.name, kinds, memory, path)
@@ -242,10 +260,13 @@ class GradTAE(Estimator):
     def _ridge(
         self, context: Context, bases: Bases, linear: list[LinearBase], size: int, notes: list[str]
     ) -> tuple[float, tuple[float, ...]]:
-        """Strength of the ridge, and the strengths among which each subset chooses, if it does."""
+        """Strength of the ridge (times N where it is the published one), and those among which each subset chooses."""
         if not isinstance(self.ridge, str):
             notes.append(f"ridge {self.ridge:.2g}: as given")
             return self.ridge, ()
+        if self.ridge == "published":
+            notes.append(f"ridge 1 / ({self.c:g} N) on raw features, for a subset of N labels: as published")
+            return 1 / self.c, ()
         if self.ridge == "stopped":
             value, note = stopped_ridge(context.workload.n_tasks, linear, size, context.seed, context.memory)
             notes.append(note)
@@ -292,6 +313,14 @@ GRAD_TAG = GradTAE(
 )
 #: the same with exact heads, which leave the directions to the trunk
 GRAD_TAG_BLOCKS = replace(GRAD_TAG, heads="exact")
+#: what the released scripts compute, where that differs from the formulas; for comparison only
+GRAD_TAG_RELEASED = replace(GRAD_TAG, ridge="published", evaluation="network-trunk", offset=False, intercept=True)
 TASK_VECTORS = GradTAE(directions="task-vectors", ridge="matched")
 SECANTS = GradTAE()
-_NAMES = {"grad-tag": GRAD_TAG, "grad-tag-blocks": GRAD_TAG_BLOCKS, "task-vectors": TASK_VECTORS, "secants": SECANTS}
+_NAMES = {
+    "grad-tag": GRAD_TAG,
+    "grad-tag-blocks": GRAD_TAG_BLOCKS,
+    "grad-tag-released": GRAD_TAG_RELEASED,
+    "task-vectors": TASK_VECTORS,
+    "secants": SECANTS,
+}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from coterie.affinity.newton import Solution, solve, values
 from coterie.affinity.refine import iterate
-from coterie.affinity.statistics import Statistics, TaskBlock
+from coterie.affinity.statistics import Penalty, Statistics, TaskBlock
 
 #: examples whose features are read at a time
 _ROWS = 4096
@@ -26,12 +26,15 @@ class LinearBase:
         train: training block of each task; empty where only the one-step fit is needed and they were let go.
         validation: validation block of each task.
         stretch: norm of the trunk displacement for one unit of ``|u|``: 1 for orthonormal directions.
+        raw: whether a ridge acts on the features as they are and is divided by the labels of each subset, as ``1 / C``
+            of scikit-learn; False lets it act as if features had been normalised.
     """
 
     statistics: Statistics
     train: tuple[TaskBlock, ...]
     validation: tuple[TaskBlock, ...]
     stretch: float = 1.0
+    raw: bool = False
 
     def solve(
         self,
@@ -42,7 +45,9 @@ class LinearBase:
         memory: int = 2**30,
     ) -> Solution:
         """Displacements of every subset: one Newton step from the base, or on to the optimum."""
-        penalty = self.statistics.penalty()
+        penalty = Penalty() if self.raw else self.statistics.penalty()
+        if self.raw:
+            ridge = ridge / (subsets @ self.statistics.counts.cpu().numpy())
         if converged:
             return iterate(self.statistics, self.train, subsets, ridge, penalty=penalty, memory=memory)
         return solve(self.statistics, subsets, ridge, penalty=penalty, memory=memory)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 #: features beyond this many bytes are computed again after a kill instead of being kept
 KEEP_BYTES = 2**29
+#: what an intercept is multiplied by: so much that a ridge does not feel it
+CONSTANT = 1024.0
 #: directions of heads that are not linear
 HEAD_DIRECTIONS = 32
 
@@ -57,6 +60,8 @@ def linearize(
             )  # fmt: skip
         check_heads(workload, [parts["train"].head_width(t) for t in range(workload.n_tasks)], context.memory)
         blocks = {part: task_blocks(workload, features) for part, features in parts.items()}
+        if settings.intercept:
+            blocks = {part: tuple(with_constant(block) for block in each) for part, each in blocks.items()}
         statistics = compute_statistics(blocks["train"], offset=settings.offset)
         arrays = {f"statistics/{name}": value for name, value in statistics.to_tensors().items()}
         keep = ("train", "validation") if number == 0 or settings.fit == "converged" else ("validation",)
@@ -120,8 +125,9 @@ def _bytes(settings: GradTAE) -> int:
 
 
 def _key(settings: GradTAE) -> dict[str, Any]:
-    """Settings as part of the key of a unit; the usual type is left out, so that older units are still found."""
-    return {name: value for name, value in settings.to_dict().items() if (name, value) != ("dtype", "float32")}
+    """Settings as part of the key of a unit; what later versions added is left out, so that older units are found."""
+    added = {"dtype": "float32", "c": settings.c, "intercept": False}  # c acts on the regression only
+    return {name: value for name, value in settings.to_dict().items() if added.get(name) != value}
 
 
 def _assemble(workload: Workload, payload: Payload, stretch: float) -> LinearBase:
@@ -162,6 +168,13 @@ def stretch(directions: Directions) -> float:
     if isinstance(directions, RandomDirections):
         return (directions.size / directions.count) ** 0.5
     return 1.0
+
+
+def with_constant(block: TaskBlock) -> TaskBlock:
+    """The block with a last column that is the same everywhere, whose coefficient is an intercept over CONSTANT."""
+    column = block.g.new_full((block.rows, 1), CONSTANT)
+    scale = None if block.scale is None else torch.cat([block.scale, block.scale.new_ones(1)])
+    return replace(block, g=torch.cat([block.g, column], 1), scale=scale)
 
 
 def task_blocks(workload: Workload, features: PartFeatures) -> tuple[TaskBlock, ...]:

@@ -18,6 +18,7 @@ _WHERE = {
     "task-vectors": ("grad_tae", "TASK_VECTORS"),
     "grad-tag": ("grad_tae", "GRAD_TAG"),
     "grad-tag-blocks": ("grad_tae", "GRAD_TAG_BLOCKS"),
+    "grad-tag-released": ("grad_tae", "GRAD_TAG_RELEASED"),
     "fused": ("surrogates.fused", "Fused"),
     "linear-surrogate": ("surrogates.linear", "LinearSurrogate"),
     "kernel-surrogate": ("surrogates.kernel", "KernelSurrogate"),

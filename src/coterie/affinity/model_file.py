@@ -45,6 +45,7 @@ def save_model(model: GradTAEModel, path: str | Path) -> Path:
         "converged": model.converged,
         "method": model.method,
         "stretch": [base.stretch for base in model.bases],
+        "raw": [base.raw for base in model.bases],
     }
     atomic_write(path, pack(_KIND, facts, tensors))
     return user_path(path)
@@ -60,14 +61,16 @@ def load_model(path: str | Path) -> GradTAEModel:
     with reading(path, "a gain model"):
         kinds, tasks = ([text(entry) for entry in facts[key]] for key in ("kinds", "tasks"))
         losses = [get_loss(kind) for kind in kinds]
+        raws = facts.get("raw", [False] * len(facts["stretch"]))  # older files do not say
         bases = [
             LinearBase(
                 Statistics.from_tensors(under(tensors, f"{number}/statistics/")),
                 unpack_blocks(losses, under(tensors, f"{number}/train/")),
                 unpack_blocks(losses, under(tensors, f"{number}/validation/")),
                 real(stretch),
+                bool(raw),
             )
-            for number, stretch in enumerate(facts["stretch"])
+            for number, (stretch, raw) in enumerate(zip(facts["stretch"], raws, strict=True))
         ]
         model = GradTAEModel(
             tuple(tasks),

@@ -22,7 +22,7 @@ _TOGETHER = 256
 
 @dataclass(frozen=True, eq=False)
 class NetworkValues:
-    """Moves each base to ``theta* + P u`` (heads included) and evaluates the network there.
+    """Moves each base to ``theta* + P u`` (heads included, or as they are without `heads`) and evaluates the network.
 
     Cost: one forward pass over the validation part for each subset and base.
     """
@@ -30,6 +30,7 @@ class NetworkValues:
     context: Context
     states: tuple[Mapping[str, Tensor], ...]
     directions: tuple[Directions, ...]
+    heads: bool = True
 
     known: dict[tuple[int, bytes], NDArray[np.float64]] = field(default_factory=dict, repr=False)
 
@@ -49,13 +50,16 @@ class NetworkValues:
         model = workload.build_model(self.context.seed).to(workload.labels.device)
         # parameters are moved in the module, where tied ones are one tensor
         named = dict(model.named_parameters())
-        trunks = self.directions[number].displacement(solution.trunk[rows].float())
+        fixed = () if self.heads else self.context.structure.head_names
+        along = self.directions[number]
+        trunks = along.displacement(solution.trunk[rows, : along.count].float())  # what follows is an intercept
         for place, row in enumerate(rows):
             members = tuple(np.flatnonzero(subsets[row]).tolist())
             model.load_state_dict(dict(self.states[number]))
             for name, moves in trunks.items():
-                named[name].add_(moves[place].to(named[name]))
-            for task in members:
+                if name not in fixed:
+                    named[name].add_(moves[place].to(named[name]))
+            for task in members if self.heads else ():
                 owners, moves = solution.head(task)
                 own = moves[int(torch.searchsorted(owners, row))]
                 if own.numel():

@@ -8,9 +8,9 @@ from pathlib import Path
 
 #: as in coterie.affinity, coterie.balancing and coterie.grouping, whose import would take seconds at every TAB
 AFFINITY = (
-    "attribution", "cosine", "etap", "fused", "grad-tag", "grad-tag-blocks", "kernel-surrogate", "label-correlation",
-    "label-injection", "landscape", "landscape-spectral", "linear-surrogate", "rsa", "secants", "tag", "task-vectors",
-    "taxonomy",
+    "attribution", "cosine", "etap", "fused", "grad-tag", "grad-tag-blocks", "grad-tag-released", "kernel-surrogate",
+    "label-correlation", "label-injection", "landscape", "landscape-spectral", "linear-surrogate", "rsa", "secants",
+    "tag", "task-vectors", "taxonomy",
 )  # fmt: skip
 BALANCING = (
     "aligned-mtl", "cagrad", "config", "dualproj", "dwa", "equal", "excess-mtl", "fairgrad", "famo", "graddrop",
