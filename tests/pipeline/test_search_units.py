@@ -79,6 +79,15 @@ def test_fewer_groups_are_also_sought_by_merging_more(monkeypatch: pytest.Monkey
     assert starts == {4: [4], 3: [3, 4], 2: [2, 3]}
 
 
+def test_a_larger_budget_finds_what_it_would_have_found_at_first() -> None:
+    """The groupings of more groups are starts for fewer: with other starts it is another search."""
+    store: Any = MemoryRun()
+    search(store, [], budget=3)
+    (_, grown), _ = search(store, [])
+    (_, fresh), _ = search(MemoryRun(), [])
+    assert {name: one.to_dict() for name, one in grown.items()} == {name: one.to_dict() for name, one in fresh.items()}
+
+
 def test_the_affinity_is_a_unit() -> None:
     store: Any = MemoryRun()
     first, _ = estimate()

@@ -448,11 +448,20 @@ def test_a_run_without_a_directory_serves_what_one_with_a_directory_serves(tmp_p
         return torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3))
 
     work = coterie.from_arrays(x, y, build_model=build, recipe=coterie.Recipe(epochs=2, batch_size=32))
-    options = {"groups": 2, "seeds": 2, "bases": 1}
+    options = {"groups": 2, "seeds": 1, "method": "cosine"}
     kept = coterie.run(work, **options)
     written = coterie.run(work, out=tmp_path / "run", **options)
     assert kept.path is None
     assert written.files == {}
+    stages = [[row["stage"] for row in result.result["costs"]] for result in (kept, written)]
+    assert stages[0] == stages[1]
+    assert kept.result["seconds"] == sum(row["seconds"] for row in kept.result["costs"])
     found = coterie.load(kept).predict(x)
     expected = coterie.load(written, build_model=build).predict(x)
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("run", [None, 5, {"path": None}, OVERLAPPING, np.zeros(3)])
+def test_what_is_no_run_is_named(run):
+    with pytest.raises(SettingError, match=f"`run` should be a run directory.* type {type(run).__name__}"):
+        load(run)

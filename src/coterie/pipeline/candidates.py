@@ -125,7 +125,9 @@ def candidate_groupings(
             starts = [group(affinity, k, seed=seed), *found[:1]] if counts else []
             return search_groups(model, k, starts=starts, seed=seed, time_limit=limit, progress=tell)
 
-        found.insert(0, _kept(estimate, store or NoStore(), {**key, "groups": k}, find))
+        # a larger budget adds searches of more groups, and so other starts
+        begun = {**key, "groups": k, "after": [list(members) for one in found[:1] for members in one.groups]}
+        found.insert(0, _kept(estimate, store or NoStore(), begun, find))
         tell(SEARCH, 1, 1)
     best = max(found, key=lambda grouping: grouping.objective or 0.0)
     real = [grouping for grouping in found if 1 < len(grouping.groups) < n]

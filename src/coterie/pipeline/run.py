@@ -209,9 +209,8 @@ def run(
                 [str(w.message) for w in caught if issubclass(w.category, CoterieWarning)],
             )  # fmt: skip
             result["notes"] += [] if balancing is None else [BALANCED.format(balancing)]
-            files, path = _files(workload, trained, affinity, served, memory, store), None
-            if isinstance(directory, RunDirectory):
-                path = _write(directory, files, result, accounts, estimate.costs)
+            files = _files(workload, trained, affinity, served, memory, store)
+            path = _write(directory, files, result, accounts, estimate.costs)
     found = RunResult(path, affinity, grouping, served, trained.comparison, recommendation, result)
     return found if path else replace(found, workload=workload, files=files)
 
@@ -296,12 +295,19 @@ def _files(
 
 
 def _write(
-    run: RunDirectory, files: Mapping[str, bytes], result: dict[str, Any], accounts: Accounts, costs: Costs
-) -> Path:
-    """All files, and last the result, which knows what the page took: a run with a result has all of its files."""
+    run: UnitStore, files: Mapping[str, bytes], result: dict[str, Any], accounts: Accounts, costs: Costs
+) -> Path | None:
+    """All files, and last the result, which knows what the page took: a run with a result has all of its files.
+
+    Where there is no directory, only the books are closed.
+    """
     from coterie.report.html import page_bytes, render
     from coterie.store.files import json_bytes
 
+    if not isinstance(run, RunDirectory):
+        accounts.close(REPORT, costs)
+        result.update(priced(costs))
+        return None
     for name, data in files.items():
         run.write(name, data)
     accounts.close(REPORT, costs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from coterie._check import whole_number
 from coterie._files import user_path
 from coterie._surface import known_arguments
-from coterie.errors import ModelError, StoreError, require
+from coterie.errors import ModelError, SettingError, StoreError, require
 from coterie.serving.inputs import no_rows, prepare
 from coterie.serving.models import build_with, find_source
 from coterie.serving.probe import check_probe
@@ -169,6 +170,7 @@ def load(
         tokenizer: of that transformer; None takes the one in its folder.
 
     Raises:
+        SettingError: when `run` is neither.
         StoreError: when the run has no served models or they are damaged.
         ModelError: when the code of the model was not given or does not match what was saved.
 
@@ -176,12 +178,9 @@ def load(
 
     Cost: reading the file and building the models; no training data are needed for built-in models.
     """
-    path = getattr(run, "path", run)
-    if path is None:
-        saved = _in_memory(run)
-        workload = run.workload if workload is None and build_model is None and model is None else workload
-    else:
-        saved = read_served(user_path(path))
+    saved = _saved(run)
+    if getattr(run, "path", run) is None and workload is None and build_model is None and model is None:
+        workload = run.workload
     text = saved.description
     source = find_source(text, build_model, workload, forward, model, tokenizer)
     tasks = tuple(Task.from_dict(task) for task in text["tasks"])
@@ -209,8 +208,21 @@ def load(
     )
 
 
-def _in_memory(run: Any) -> Saved:
-    """The served models of a result without a directory: read as from one, so that both serve the same."""
+def _saved(run: Any) -> Saved:
+    """The served models of a directory, or of a result without one: both are read alike, so that both serve the same.
+
+    Raises:
+        SettingError: it is neither.
+        StoreError: see :func:`coterie.serving.saved.read_served`.
+    """
+    path = getattr(run, "path", run)
+    if isinstance(path, str | PathLike):
+        return read_served(user_path(Path(path)))
+    if path is not None or run is None:
+        raise SettingError(
+            "Parameter `run` should be a run directory, or what coterie.run returned. "
+            f"Found a value of type {type(run).__name__}."
+        )
     files: Mapping[str, bytes] = getattr(run, "files", {})
     if not files:
         raise StoreError("Parameter `run`: this run was not written to a directory. Run again with `out=`.")
