@@ -221,6 +221,8 @@ class _Reader:
                 f"Parameter `{self.parameter}` is a sparse matrix, which is not supported. Convert it with "
                 f"`.{'toarray' if hasattr(values, 'toarray') else 'todense'}()`."
             )
+        if hasattr(values, "asm8"):  # times of pandas have a unit, too; they are no numbers
+            return
         for unit, plain in (("units", "magnitude"), ("unit", "value")):
             if hasattr(values, unit) and hasattr(values, plain) and not isinstance(values, type):
                 raise self.error(

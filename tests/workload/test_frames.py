@@ -163,7 +163,7 @@ def test_a_class_that_is_missing_in_a_part_is_said(counts, words):
     tasks = [Task("k", "multiclass", classes=3), Task("r", "regression")]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        from_arrays(x, np.stack([k, x[:, 0]], axis=1), tasks=tasks, split=rows)
+        from_arrays(x, np.stack([k, x[:, 0] + x[:, 1]], axis=1), tasks=tasks, split=rows)
     said = [str(warning.message) for warning in caught if issubclass(warning.category, DataWarning)]
     assert said == [] if words is None else any(words in text for text in said)
 

@@ -92,6 +92,18 @@ def test_labels_that_float32_cannot_hold_apart_are_said():
         from_arrays(SMALL[:, None], y, standardize=False, tasks=["a", "b"])
 
 
+@pytest.mark.parametrize("kind", [np.int64, np.uint64])
+def test_whole_numbers_that_float64_cannot_hold_apart_are_said(kind):
+    x = np.column_stack([np.arange(90), 2**60 + np.arange(90)]).astype(kind)
+    with pytest.warns(
+        DataWarning, match=r"float64, in which columns are centred, .*column 1 apart.*Subtract it first\."
+    ):
+        from_arrays(x, Y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DataWarning)
+        from_arrays(np.column_stack([np.arange(90), 2**60 + 10**6 * np.arange(90)]).astype(kind), Y)
+
+
 def test_ordinary_numbers_are_not_said():
     ordinary = (RNG.normal(size=(90, 2)), 1000 + RNG.normal(size=(90, 2)), RNG.integers(0, 1000, (90, 2)))
     with warnings.catch_warnings():

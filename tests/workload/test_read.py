@@ -115,6 +115,7 @@ REFUSED = {
     "fields": (np.array([(1, 2.0)], dtype=[("a", int), ("b", float)]), r"fields \['a', 'b'\]"),
     "masked fields": (np.ma.array([(1, 2.0)], dtype=[("a", int), ("b", float)], mask=[(1, 0)]), "fields"),
     "text": (pd.DataFrame({"a": ["1", "2"], "b": pd.array([1, None], "Int64")}), r"y\['a'\].*'1'"),
+    "times": ([pd.Timestamp("2024-01-01"), pd.Timestamp("2024-01-02")], "hold numbers.*text or dates"),
     "complex": (torch.ones(2, dtype=torch.cfloat), "complex64"),
     "ragged": ([[1], [1, 2]], "different lengths"),
     "card": (type("Card", (), {"__array__": lambda s: 1 / "", "get": None})(), r"\.get\(\)"),

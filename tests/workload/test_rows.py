@@ -74,6 +74,13 @@ def test_labels_as_a_split_object_and_as_a_series_of_texts():
     assert as_asked(from_arrays(x, y, split={p: own.index[own == p].to_series() for p in PARTS}).split)
 
 
+@pytest.mark.parametrize("index", ["texts", "dates"])
+@pytest.mark.parametrize("form", [list, lambda rows: rows.to_numpy(), lambda rows: rows.to_numpy(dtype=object)])
+def test_texts_and_dates_are_labels_in_whatever_they_come(index, form):
+    x, y, own = tables(INDEXES[index])
+    assert as_asked(from_arrays(x, y, split={part: form(own.index[own == part]) for part in PARTS}).split)
+
+
 def test_fractions_in_a_series_go_by_name():
     shares = pd.Series({"test": 0.1, "train": 0.7, "validation": 0.2})
     made = from_arrays(*tables(None)[:2], split=shares).split
@@ -90,6 +97,8 @@ def test_fractions_in_a_series_go_by_name():
         (lambda own: pd.Series(np.arange(50)), "labels .* or positions"),
         (lambda own: pd.RangeIndex(50), "labels .* or positions"),
         (lambda own: (own == "train").astype("boolean").mask(own.index == 3), "whole row numbers or a boolean mask"),
+        (lambda own: [f"row {number}" for number in range(50)], "the data do not have"),
+        (lambda own: own.to_frame().iloc[:50], "Found a data frame of 50 rows"),
         (lambda own: np.ma.masked_array(np.arange(50), np.arange(50) == 3), "whole row numbers"),
     ],
 )

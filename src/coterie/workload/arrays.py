@@ -32,7 +32,8 @@ def as_inputs(x: Any, *, own_model: bool, exact: bool = False) -> Inputs:
     centred before it is rounded.
 
     Warns:
-        DataWarning: when rounding to float32 makes different values the same, or as good as the same.
+        DataWarning: when rounding to float32, or of large whole numbers to float64, makes different values the same,
+            or as good as the same.
 
     Raises:
         WorkloadError: when the values are no numbers, not finite, or the parts differ in their number of rows.
@@ -123,7 +124,9 @@ def _as_tensor(values: Any, parameter: str, *, own_model: bool, exact: bool = Fa
         _check_part(torch.from_numpy(single), parameter)
         device = values.device.type if isinstance(values, Tensor) else "cpu"
         if exact and array.dtype.itemsize > 2 and array.dtype != np.float32 and device != "mps":  # has no float64
-            tensor = torch.from_numpy(np.array(array, dtype=np.float64, order="C"))
+            double = np.array(array, dtype=np.float64, order="C")
+            warn_rounded(array, double, parameter)
+            tensor = torch.from_numpy(double)
         else:
             warn_rounded(array, single, parameter)
             tensor = torch.from_numpy(single)

@@ -63,39 +63,43 @@ def scaled(inputs: Tensor, center: Tensor | None, scale: Tensor | None) -> Tenso
     return made
 
 
-def warn_rounded(exact: NDArray[Any], single: NDArray[np.float32], parameter: str) -> None:
-    """Warn (DataWarning) of columns whose values float32 cannot hold apart.
+def warn_rounded(exact: NDArray[Any], rounded: NDArray[Any], parameter: str) -> None:
+    """Warn (DataWarning) of columns whose values float32 (or float64) cannot hold apart.
 
     A column is named when whole numbers that differ become the same, or when rounding errors are at least a thousandth
     of its standard deviation. NaN is passed over.
 
     Args:
         exact: (rows, ...) as given; other than two-dimensional ones are looked at as a whole.
-        single: the same in float32.
+        rounded: the same in float32, or in float64.
         parameter: how messages call it.
     """
-    if exact.dtype == np.float32 or exact.dtype.itemsize <= 2 or not len(exact):
+    if exact.dtype in (np.float32, rounded.dtype) or exact.dtype.itemsize <= 2 or not len(exact):
         return
     columns = exact.T if exact.ndim == 2 else exact.reshape(1, -1)
-    rounded = single.T if exact.ndim == 2 else single.reshape(1, -1)
-    lost = [number for number, pair in enumerate(zip(columns, rounded, strict=True)) if _loses(*pair)]
+    others = rounded.T if exact.ndim == 2 else rounded.reshape(1, -1)
+    lost = [number for number, pair in enumerate(zip(columns, others, strict=True)) if _loses(*pair)]
+    single = rounded.dtype == np.float32
     if lost:
         where = f"column{'s' if len(lost) > 1 else ''} {', '.join(map(str, lost[:5]))}" if exact.ndim == 2 else "it"
+        doing = "models compute" if single else "columns are centred"
+        way = "; standardize=True does so for regression targets and for inputs that are one array" if single else ""
         warn(
-            f"Parameter `{parameter}`: float32, in which models compute, cannot hold the values of {where} apart (for "
+            f"Parameter `{parameter}`: {rounded.dtype}, in which {doing}, cannot hold the values of {where} apart (for "
             f"example {columns[lost[0]][0]!s}). The likely cause is a large offset (times, years, identifiers). "
-            "Subtract it first; standardize=True does so for regression targets and for inputs that are one array.",
+            f"Subtract it first{way}.",
             DataWarning,
         )
 
 
-def _loses(column: NDArray[Any], single: NDArray[np.float32]) -> bool:
+def _loses(column: NDArray[Any], rounded: NDArray[Any]) -> bool:
+    large = column.dtype.kind in "iu" and max(abs(int(column.min())), abs(int(column.max()))) > 2**53
     with np.errstate(invalid="ignore"):  # infinite labels are reported by check_data
-        error = column.astype(np.float64) - single
+        error = column.astype(np.float64) - rounded
     known = np.isfinite(error)
-    if not error[known].any():
+    if not (error[known].any() or large):
         return False
     values = column[known].astype(np.float64)
-    if float(np.sqrt(np.mean(error[known] ** 2))) >= _SHARE * float(values.std()):
+    if error[known].any() and float(np.sqrt(np.mean(error[known] ** 2))) >= _SHARE * float(values.std()):
         return True
-    return column.dtype.kind in "iu" and len(np.unique(single)) < len(np.unique(column))
+    return column.dtype.kind in "iu" and len(np.unique(rounded)) < len(np.unique(column))

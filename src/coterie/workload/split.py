@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any, cast
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from coterie._read import read_array
+from coterie._read import is_frame, read_array
 from coterie.errors import WorkloadError
 from coterie.workload.frames import merely_numbered
 from coterie.workload.workload import Split
@@ -48,9 +49,10 @@ def make_split(split: SplitLike, rows: int, seed: int, device: torch.device | No
 def by_position(split: Any, index: Any) -> Any:
     """A split whose pandas objects are row numbers: their labels are those of an index.
 
-    An Index holds labels. A boolean Series is put into the order of the index by its own labels; without an index, and
-    where either is merely numbered in the same order, it is a mask by position. Whole numbers in a Series are labels or
-    row numbers, whichever they can be. Three fractions in a Series go by name.
+    An Index holds labels, and so does an array or a list of texts or dates. A boolean Series is put into the order of
+    the index by its own labels; without an index, and where either is merely numbered in the same order, it is a mask
+    by position. Whole numbers in a Series are labels or row numbers, whichever they can be. Three fractions in a Series
+    go by name.
 
     Args:
         split: as for :func:`make_split`.
@@ -71,10 +73,15 @@ def by_position(split: Any, index: Any) -> Any:
 
 
 def _positions(values: Any, part: str, index: Any) -> Any:
+    where = f"Parameter `split`: the {part} part"
+    if is_frame(values):
+        raise WorkloadError(
+            f"{where} should hold row labels or row numbers. Found a data frame of {len(values)} rows. Pass the labels "
+            f"of its rows: split={{{part!r}: table.index, ...}}."
+        )
     series, labels = hasattr(values, "iloc"), hasattr(values, "get_indexer")
     if not series and not labels:
-        return values
-    where = f"Parameter `split`: the {part} part"
+        return values if index is None else _looked_up(values, index, where)
     array = values.to_numpy() if values.dtype.kind not in "fiub" else read_array(values, f"split[{part!r}]")
     if array.dtype == bool:
         if labels or index is None or index.equals(values.index):
@@ -100,6 +107,24 @@ def _positions(values: Any, part: str, index: Any) -> Any:
         f"{'' if (known >= 0).all() else 'row labels that the data do not have, or have twice'}, such as {array[0]!r}. "
         "Pass labels as a pandas Index of labels that occur once, positions with `.to_numpy()`."
     )
+
+
+def _looked_up(values: Any, index: Any, where: str) -> Any:
+    """Positions of texts or dates in an array or a list, which can be labels only; all else as it is."""
+    if isinstance(values, list | tuple):
+        array = np.array(values, dtype=object)
+    else:
+        array = values if isinstance(values, np.ndarray) else np.empty(0)
+    words = array.dtype.kind == "O" and all(isinstance(value, str | date | np.datetime64) for value in array.ravel())
+    if array.ndim != 1 or not len(array) or not (words or array.dtype.kind in "UM"):
+        return values
+    known = index.get_indexer(array) if index.is_unique else np.full(len(array), -1)
+    if (known < 0).any():
+        raise WorkloadError(
+            f"{where} holds row labels that the data do not have, or have twice, such as "
+            f"{array[int(np.argmin(known))]!s}. The likely cause is a split of another table."
+        )
+    return known
 
 
 def _numbered(*indexes: Any) -> bool:

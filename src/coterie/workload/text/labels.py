@@ -106,6 +106,8 @@ def _objects(values: Any) -> list[Any] | None:
         return list(cast("list[Any]", values))
     if hasattr(values, "detach"):
         return None
+    if np.ndim(values) == 0:  # nothing, a single text, a mapping, a generator
+        return None
     kind = np.asarray(values).dtype.kind
     mask = np.ma.getmaskarray(values) if np.ma.isMaskedArray(values) else np.False_
     return (
