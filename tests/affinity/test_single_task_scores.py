@@ -468,6 +468,15 @@ def test_path_lengths_equal_those_of_a_tree_grown_by_hand(n, seed):
         cut_tree(merges, n + 1)
 
 
+def test_rounding_breaks_no_tie_of_the_tree():
+    """With two sources a task, every similarity is -1, 0 or 1 but for rounding."""
+    losses = np.array([[0.57, 0.53, 0.56], [0.56, 0.59, 0.55], [0.65, 0.69, 0.7]])
+    similar = [transfer_similarity(losses + 1e-8 * numbers(3, 3, seed=seed).numpy()) for seed in range(20)]
+    assert len({matrix.tobytes() for matrix in similar}) > 1
+    trees = [path_lengths(merge_tree(matrix)) for matrix in similar]
+    assert all(np.array_equal(tree, trees[0]) for tree in trees)
+
+
 def test_two_pairs_of_tasks_are_two_edges_apart_within_and_four_across():
     near = np.array([[0, 5, 1, 1], [5, 0, 1, 1], [1, 1, 0, 4], [1, 1, 4, 0]], float)
     lengths = path_lengths(merge_tree(near))

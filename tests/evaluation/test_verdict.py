@@ -78,6 +78,21 @@ def test_what_matters_can_be_set() -> None:
             recommend(large, worthwhile=wrong)  # type: ignore[arg-type]
 
 
+def test_a_gain_that_is_sure_and_small_is_no_yes() -> None:
+    """Else more seeds would make a no out of a yes: the interval shrinks around a gain that does not matter."""
+    seeds = {2: "undecided", 4: "undecided", 16: "undecided", 120: "no"}
+    found = {n: by_seed({"pairs": [0.06, 0.10] * (n // 2), BASELINE: [-0.5] * n}) for n in seeds}
+    assert {n: recommend(one, worthwhile=0.085).verdict for n, one in found.items()} == seeds
+    advice = recommend(found[16], worthwhile=0.085)
+    assert "is better beyond the noise, but whether by 8.5 % or more is open" in advice.text
+    assert advice.further_seeds is not None
+    assert 16 + advice.further_seeds <= 120
+    assert recommend(found[16], worthwhile=0.075).verdict == "yes"
+    single = by_seed({"pairs": [-0.5] * 16, BASELINE: [0.06, 0.10] * 8})
+    assert recommend(single, worthwhile=0.085).verdict == "undecided"
+    assert recommend(single, worthwhile=0.075).verdict == "no"
+
+
 def test_every_candidate_has_to_be_excluded_for_a_no() -> None:
     noisy = [0.3, -0.4, 0.2, -0.2]
     sure = [0.001, 0.002, 0.0, -0.001]

@@ -16,7 +16,8 @@ from coterie._show import short_repr
 from coterie._surface import known_arguments, said_once, warn
 from coterie._units import NoStore, UnitStore
 from coterie.balancing import Balancing, as_balancing, balancing_key
-from coterie.errors import CoterieWarning
+from coterie.balancing.criterion import ROUNDING
+from coterie.errors import CoterieWarning, DataWarning
 from coterie.evaluation.comparison import BASELINE, JOINT, Comparison
 from coterie.evaluation.entry import Entry
 from coterie.evaluation.given import as_groupings, as_seeds
@@ -170,9 +171,24 @@ def compare(
         names, tuple(everything), tuple(everything.values()), tuple(wanted), means["validation"], means["test"],
         labels, halving,
     )  # fmt: skip
+    _warn_below_zero(comparison)
     return TrainedComparison(
         comparison, halved, final.fits, final.losses, index, final.seconds + rungs.seconds, rungs.fits
     )
+
+
+def _warn_below_zero(comparison: Comparison) -> None:
+    """Say for which tasks a gain, which is a ratio of losses, does not tell what became better."""
+    lowest = np.minimum(comparison.validation, comparison.test).min((0, 1))
+    below = [repr(name) for name, loss in zip(comparison.tasks, lowest, strict=True) if loss < -ROUNDING]
+    if below:
+        more = f" and {len(below) - 5} more" if len(below) > 5 else ""
+        warn(
+            f"Mean losses of {', '.join(below[:5])}{more} are below 0. Gains are ratios of losses, in which these "
+            "count as 0: what becomes better below 0 shows neither in gains nor in the verdict. Let the loss return "
+            "its distance from the lowest value that it can take.",
+            DataWarning,
+        )
 
 
 def affordable(

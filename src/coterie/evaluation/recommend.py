@@ -56,10 +56,10 @@ def recommend(comparison: Comparison, budget: int | None = None, worthwhile: flo
     examples) of the mean gain over the current choice is above 0. The level is adjusted for the number of candidates,
     those that left by successive halving included.
 
-    Where nothing takes over, the verdict is "no" if the 95 % intervals of all candidates exclude a gain over one model
-    that is worthwhile, and "undecided" otherwise. The best guess is then the candidate whose mean gain over one model,
-    less its standard error, is the largest, or one model where none is above 0. With one seed there is no interval, and
-    the fewest models are the guess.
+    Where nothing takes over, or nothing with a mean gain that is worthwhile, the verdict is "no" if the 95 % intervals
+    of all candidates exclude a gain over one model that is worthwhile, and "undecided" otherwise. The best guess is
+    then the candidate whose mean gain over one model, less its standard error, is the largest, or one model where none
+    is above 0. With one seed there is no interval, and the fewest models are the guess.
 
     With a budget, so many models are affordable, and the best guess counts: the candidate within it that has the lowest
     validation losses, with fewer models among equals. The verdict says whether it is better beyond the noise.

@@ -81,6 +81,10 @@ class Judge:
         interval = self.comparison.total(name, part, against=than, level=self.level)
         return interval.mean if interval.low > 0 else 0.0
 
+    def small(self, name: str) -> bool:
+        """Whether the mean gain over one model is below what matters, however sure it is."""
+        return self.comparison.total(name, "validation", against=JOINT).mean < self.worthwhile
+
     def excluded(self, names: Iterable[str], than: str) -> bool:
         """Whether none of some candidates can be better than another one by a gain that matters."""
         return all(self.comparison.total(name, "validation", than).high <= self.worthwhile for name in names)
@@ -88,13 +92,14 @@ class Judge:
     def of(self, chosen: str) -> str:
         """The verdict when a candidate is chosen: whether tasks are worth grouping.
 
-        A grouping that is better than one model for all tasks beyond the noise is a yes. One model for all tasks is a
-        no when every other candidate is surely without a gain that matters; single-task models are a no when they are
-        better than one model beyond the noise, and every grouping is surely without a gain over them that matters.
+        A grouping that is better than one model for all tasks beyond the noise, with a mean gain that matters, is a
+        yes. One model for all tasks is a no when every other candidate is surely without a gain that matters;
+        single-task models are a no when they are so much better than one model, and every grouping is surely without a
+        gain over them that matters.
         """
         if chosen == JOINT:
             return NO if self.excluded(self.others, JOINT) else UNDECIDED
-        if not self.better(chosen, JOINT):
+        if not self.better(chosen, JOINT) or self.small(chosen):
             return UNDECIDED
         if chosen != BASELINE:
             return YES
@@ -130,15 +135,15 @@ class Judge:
     def more_seeds(self) -> int | None:
         """How many further seeds would probably decide; None where no reasonable number would.
 
-        With means and variances as they are now, a candidate would be better beyond the noise, or all would be without
-        a gain that matters.
+        With means and variances as they are now, a candidate whose mean gain matters would be better beyond the noise,
+        or all would be without a gain that matters.
         """
         found = [self.comparison.spread(name) for name in self.others]
         if not found:
             return None
         matters = -np.log1p(-self.worthwhile)
         for seeds in range(max(2, len(self.comparison.seeds) + 1), MOST_SEEDS + 1):
-            yes = any(-one.mean > one.reach(self.level, seeds) for one in found)
+            yes = any(-one.mean > max(one.reach(self.level, seeds), matters) for one in found)
             if yes or all(matters + one.mean > one.reach(0.95, seeds) for one in found):
                 return seeds - len(self.comparison.seeds)
         return None

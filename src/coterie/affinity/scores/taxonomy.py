@@ -49,7 +49,7 @@ def transfer_similarity(losses: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def merge_tree(similarity: NDArray[np.float64]) -> NDArray[np.float64]:
     """Agglomerative tree with average linkage, in the form of ``scipy.cluster.hierarchy.linkage``: (T - 1, 4)."""
-    distance = similarity.max() - similarity
+    distance = np.round(similarity.max() - similarity, 9)  # ties are common, and rounding must not break them
     np.fill_diagonal(distance, 0.0)
     return linkage(squareform(distance, checks=False), "average")
 
