@@ -152,3 +152,14 @@ def test_predictions_of_large_numbers_are_in_their_own_units(tmp_path):
     assert found.dtype == np.float64
     assert len(np.unique(found)) == N
     np.testing.assert_allclose(found, 1.7e9, rtol=0, atol=10)
+
+
+@pytest.mark.parametrize(
+    "token", [np.full(2, np.inf), np.array([0, 1e30]), np.array([0, 2**63 + 1], dtype=np.uint64), np.array([-1e19, 0])]
+)
+def test_numbers_above_int64_are_no_tokens(tmp_path, token):
+    model = parts(tmp_path)
+    with pytest.raises(WorkloadError, match=r"`x\['token'\]` should hold whole numbers that fit into int64"):
+        model.predict({"numbers": X.to_numpy()[:2], "token": token})
+    kept = model.predict({"numbers": X.to_numpy()[:2], "token": np.array([3, 1], dtype=np.uint64)})
+    assert len(kept["two"]) == 2

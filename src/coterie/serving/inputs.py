@@ -118,6 +118,11 @@ def _as_trained(values: Any, parameter: str, form: Mapping[str, Any]) -> Tensor:
             f"Parameter `{parameter}` should hold whole numbers, as it did for training. "
             "Found fractions or missing values."
         )
+    if not dtype.is_floating_point and array.dtype.kind in "fu" and array.size and np.abs(array).max() >= 2.0**63:
+        raise WorkloadError(
+            f"Parameter `{parameter}` should hold whole numbers that fit into int64, as it did for training. Found "
+            f"{array.ravel()[int(np.abs(array).argmax())]}. The likely cause is a division by zero, or identifiers."
+        )
     return torch.from_numpy(np.array(array, dtype=np.float64 if dtype.is_floating_point else np.int64, order="C"))
 
 
