@@ -141,13 +141,23 @@ def test_numbers_on_the_page(pages: dict[str, str]) -> None:
         "+1.9 to +4.3",
         "3.2 TFLOP",
         "3.1 %",
-        "< 0.1 %",
+        "4.2 %",  # of the estimate; results that have no ordinary trainings
         "31.0 s",
         "16.0 %",
         "1,450",
         "103 TFLOP",
     ):
         assert expected in text, expected
+
+
+def test_costs_are_shown_in_ordinary_trainings() -> None:
+    result = sample_result()
+    result["training_flops"] = 1.0e12
+    for row in result["costs"]:
+        row["trainings"] = row["flops"] / 1.0e12
+    words = Page(render(result)).text.replace("\u00a0", " ")
+    for expected in ("ordinary trainings (1 TFLOP each)", "4.21 s 3.2 ", "0.06 s 0.002 ", "31.0 s 22.0 "):
+        assert expected in words, expected
 
 
 def test_a_single_task_recommendation_shows_the_best_other_candidate() -> None:

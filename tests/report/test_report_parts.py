@@ -334,3 +334,9 @@ def test_undecided_is_said_first() -> None:
     assert text.headline(parse(result)) == "Undecided: the best guess is grouped (3) with 3 models."
     del result["recommendation"]["verdict"]  # a result of an earlier version
     assert text.headline(parse(result)) == "Use grouped (3) with 3 models."
+
+
+def test_the_page_says_what_counts_in_totals_and_in_times() -> None:
+    data = parse(sample_result())
+    assert "losses below the noise of their mean" in dict(text.definitions(data))["Gain"]
+    assert "of trainings in several processes, the time of each counts" in text.costs_meaning(data)

@@ -80,8 +80,9 @@ def costs_meaning(data: ReportData) -> str:
     """What the columns of the costs are."""
     each = f" ({flops(data.training_flops)})" if data.training_flops else ""
     return (
-        f"Times add up to the run's. Trainings: the FLOPs in ordinary trainings, one model for a usual group{each}"
-        "; reading, searching and writing have none that are counted. The comparison is needed with any method."
+        "Times add up to the run's; of trainings in several processes, the time of each counts. "
+        f"Trainings: the FLOPs in ordinary trainings, one model for a usual group{each}; "
+        "those of reading, searching and writing are not counted. The comparison is needed with any method."
     )
 
 
@@ -181,7 +182,8 @@ def definitions(data: ReportData) -> Sequence[tuple[str, str]]:
             "Gain",
             "Relative reduction of a task's loss against a model trained on that task alone: "
             "(single-task loss − loss) / single-task loss. Positive is better. The total is one minus the "
-            "geometric mean over tasks of loss / single-task loss.",
+            "geometric mean over tasks of loss / single-task loss. There, losses below the noise of their mean count "
+            "about as that noise, so that a nearly solved task does not own the total.",
         ),
         ("Interval", interval),
         (
