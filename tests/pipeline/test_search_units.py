@@ -9,12 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coterie.affinity import Affinity, Estimate, PairwiseGainModel
+from coterie.affinity import Affinity, Estimate, GainModel, PairwiseGainModel
 from coterie.affinity.costs import Costs
 from coterie.errors import SettingError
+from coterie.grouping import Grouping
 from coterie.pipeline import candidates, run
 from coterie.pipeline.accounts import Accounts
-from coterie.pipeline.candidates import AFFINITY, SEARCH, candidate_groupings, kept_affinity, subset_count
+from coterie.pipeline.candidates import (
+    AFFINITY,
+    SEARCH,
+    candidate_groupings,
+    group_counts,
+    has_overlapping,
+    kept_affinity,
+    subset_count,
+    typical_size,
+)
 from coterie.pipeline.recording import RecordingStore
 from coterie.store.memory import MemoryRun
 from coterie.training import UnitCost
@@ -149,3 +159,71 @@ def test_costs_add_up_and_a_finished_run_searches_no_more(
 def test_limits_that_are_none_are_named(tiny: Workload, limit: object) -> None:
     with pytest.raises(SettingError, match="search_limit"):
         run(tiny, search_limit=limit)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("n", "groups", "budget", "counts", "overlapping"),
+    [
+        (12, None, None, [2, 3, 4, 5], False),
+        (12, 4, None, [4], False),
+        (12, 12, None, [12], False),
+        (12, None, 4, [2, 3, 4], True),
+        (12, None, 8, [2, 3, 4, 5, 8], True),
+        (12, 3, 8, [3], False),
+        (12, None, 1, [], False),
+        (12, None, 2, [2], True),
+        (12, None, 11, [2, 3, 4, 5, 11], True),
+        (12, None, 12, [2, 3, 4, 5], False),
+        (50, None, 5, [2, 3, 5], True),
+        (51, None, 5, [2, 3, 5], False),
+        (3, None, None, [2], False),
+        (2, None, None, [], False),
+    ],
+)
+def test_which_groupings_are_sought(
+    n: int, groups: int | None, budget: int | None, counts: list[int], overlapping: bool
+) -> None:
+    assert group_counts(n, groups, budget) == counts
+    assert has_overlapping(n, groups, budget) == overlapping
+
+
+@pytest.mark.parametrize(
+    ("n", "groups", "size", "count"),
+    [
+        (12, None, 4, 220),  # 20 subsets for each of 66 pairs, 6 pairs in a subset
+        (12, 6, 2, 1320),
+        (30, None, 10, 194),
+        (30, 30, 2, 5000),  # where 20 a pair would be very many
+        (150, None, 10, 4967),
+        (300, None, 15, 5000),
+        (1000, None, 50, 5000),
+        (1000, 500, 2, 1498500),  # 3 a pair are the least
+        (2, None, 2, 20),
+    ],
+)
+def test_subsets_of_a_higher_order_affinity(n: int, groups: int | None, size: int, count: int) -> None:
+    assert typical_size(n, groups) == size
+    assert subset_count(n, size) == count
+
+
+@pytest.mark.parametrize(("budget", "searches"), [(None, 4), (4, 4), (8, 6)])
+def test_searches_share_the_time_limit(budget: int | None, searches: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = []
+
+    def sought(model: GainModel, count: int, **options: Any) -> Grouping:
+        limits.append(options["time_limit"])
+        return Grouping.from_labels(model.tasks, [task % count for task in range(len(model.tasks))], method="spy")
+
+    for name in ("search_groups", "select_groups"):
+        monkeypatch.setattr(candidates, name, sought)
+    search(None, [], budget=budget, limit=60.0)  # type: ignore[arg-type]
+    assert limits == [60.0 / searches] * searches
+
+
+def test_one_group_and_single_tasks_are_no_candidates() -> None:
+    found, affinity = estimate(6)
+    for groups, names in ((1, []), (6, []), (2, ["grouped (2)"])):
+        best, named = candidate_groupings(found, affinity, groups, None, 0, lambda *_: None)
+        assert len(best.groups) == groups
+        assert list(named) == names
+        assert all(grouping.to_dict() == best.to_dict() for grouping in named.values())
