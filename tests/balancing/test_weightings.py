@@ -205,3 +205,21 @@ def test_the_short_way_without_missing_tasks_gives_the_same_numbers():
         torch.testing.assert_close(short(everyone((7,))), masked(torch.ones(7, dtype=torch.bool)))
     assert not complete(torch.tensor([1.0, torch.nan]))
     assert complete(torch.tensor([1.0, 2.0], requires_grad=True))
+
+
+def test_steps_are_counted_from_the_state_when_it_came_from_elsewhere():
+    """Numbers are remembered in place of tensors; after loading, or a step without some tasks, they are read again."""
+    torch.manual_seed(1)
+    one, other = SoftmaxShares((5,), 0.025, 1e-3), SoftmaxShares((5,), 0.025, 1e-3)
+    every, some = torch.ones(5, dtype=torch.bool), torch.tensor([True, True, False, True, True])
+    for step in range(9):
+        gradient = torch.randn(5)
+        one.descend(gradient, some if step == 5 else everyone((5,)))
+        other.descend(gradient, some if step == 5 else every)
+        if step in (2, 7):  # the counts of a younger model, then this model's own
+            young = SoftmaxShares((5,), 0.025, 1e-3)
+            state = {name: value.clone() for name, value in one.state_dict().items()}
+            one.load_state_dict(young.state_dict())
+            one.descend(gradient, everyone((5,)))
+            one.load_state_dict(state)
+        torch.testing.assert_close(one.logits, other.logits, rtol=1e-5, atol=1e-7)

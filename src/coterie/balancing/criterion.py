@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -17,7 +19,8 @@ ROUNDING = 1e-5
 
 def check_floor(values: Tensor, floor: float, which: str, otherwise: str) -> None:
     """Raise SettingError where losses are below the floor by more than rounding: ratios or logarithms mean nothing."""
-    if bool((values < floor - ROUNDING * max(1.0, abs(floor))).any()):
+    least, allowed = float(values.min()), floor - ROUNDING * max(1.0, abs(floor))
+    if least < allowed or (math.isnan(least) and bool((values < allowed).any())):  # NaN would hide the others
         raise SettingError(
             f"{which} loss should be at least `floor`, {floor:g}. Found {float(values.min()):g}. Set `floor` to the "
             f"lowest value that a loss can take, {otherwise}."

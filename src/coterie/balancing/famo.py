@@ -60,24 +60,27 @@ class Famo(Weighting):
         super().__init__(tasks, members)
         self.criterion = Criterion("log", floor)
         self.shares = SoftmaxShares(self.shape, learning_rate, decay)
-        self._seen: tuple[Tensor, Tensor] | None = None
+        self._seen: tuple[Tensor, Tensor, list[Tensor]] | None = None
 
     def begin(self, values: Tensor, present: Tensor) -> None:
         """Remember the losses before the step."""
         self.criterion.check(values, present)
-        self._seen = values, present
+        self._seen = values, present, []
 
     def weigh(self, values: Tensor, present: Tensor) -> Tensor:
         """Softmax of the logits over the loss, scaled to add up to one."""
-        return self.criterion.weights(self.shares.forward(present), values)
+        share = self.shares.forward(present)
+        if self._seen is not None and self._seen[0] is values:
+            self._seen[2][:] = [share]  # after the step it is needed again
+        return self.criterion.weights(share, values)
 
     @torch.no_grad()
     def after_step(self, again: Callable[[], Tensor]) -> None:
         """Move the logits by how the losses of the same batch changed."""
         if self._seen is None:
             return
-        (values, present), self._seen = self._seen, None
+        (values, present, shares), self._seen = self._seen, None
         fell = self.criterion(values) - self.criterion(again().to(values))
         if present is not everyone(self.shape) or not complete(fell):
-            present = present & fell.isfinite()
-        self.shares.descend(fell, present)
+            present, shares = present & fell.isfinite(), []
+        self.shares.descend(fell, present, *shares)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,27 +51,47 @@ class Moments(nn.Module):
         self.learning_rate, self.decay = learning_rate, decay
         for name in ("first", "second", "count"):
             self.register_buffer(name, torch.zeros(shape))
+        #: the tensor of counts, its version and its entries; a list, because attributes of modules are slow to set
+        self._counted: list[Any] = [None, 0, 0]
 
     def step(self, values: Tensor, gradient: Tensor, present: Tensor) -> None:
         """Change `values` in place; the same numbers, sooner, when it is known that all are present."""
         if self.decay:
             gradient = gradient.add(values, alpha=self.decay)
         count, first, second = self.count, self.first, self.second
-        whole = present is everyone(present.shape)
-        if whole:
+        if present is everyone(present.shape):
+            number = self._number()
             count += 1
             first.lerp_(gradient, 1 - BETA1)
             second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
-        else:
-            count += present
-            first.copy_(torch.where(present, first.lerp(gradient, 1 - BETA1), first))
-            second.copy_(torch.where(present, (BETA2 * second).addcmul_(gradient, gradient, value=1 - BETA2), second))
-        size = (second / (1 - BETA2**count)).sqrt_().add_(EPSILON)
-        step = first / (1 - BETA1**count)
-        if whole:
-            values.addcdiv_(step, size, value=-self.learning_rate)
-        else:
-            values.copy_(torch.where(present, values.addcdiv(step, size, value=-self.learning_rate), values))
+            if number is not None:  # numbers in place of tensors of equal entries
+                self._counted[:] = count, count._version, number + 1
+                size = second.sqrt().div_((1 - BETA2 ** (number + 1)) ** 0.5).add_(EPSILON)
+                values.addcdiv_(first, size, value=-self.learning_rate / (1 - BETA1 ** (number + 1)))
+                return
+            values.addcdiv_(*self._step_and_size(), value=-self.learning_rate)
+            return
+        count += present
+        first.copy_(torch.where(present, first.lerp(gradient, 1 - BETA1), first))
+        second.copy_(torch.where(present, (BETA2 * second).addcmul_(gradient, gradient, value=1 - BETA2), second))
+        moved = values.addcdiv(*self._step_and_size(), value=-self.learning_rate)
+        values.copy_(torch.where(present, moved, values))
+
+    def _step_and_size(self) -> tuple[Tensor, Tensor]:
+        # 1 - BETA**count, without what a subtraction of float32 numbers near 1 loses
+        first, second = (-torch.expm1(self.count * math.log(beta)) for beta in (BETA1, BETA2))
+        return self.first / first, (self.second / second).sqrt_().add_(EPSILON)
+
+    def _number(self) -> int | None:
+        """Steps so far where all entries had as many; read from the tensor only after it was changed elsewhere."""
+        count = self.count
+        if count.device.type != "cpu" or count.is_inference():  # reading would have to wait, or is never remembered
+            return None
+        tensor, version, number = self._counted
+        if tensor is count and version == count._version:
+            return number
+        low, high = count.aminmax()
+        return int(low) if bool(low == high) else None
 
 
 class SoftmaxShares(nn.Module):
@@ -97,9 +118,15 @@ class SoftmaxShares(nn.Module):
         whole = present is everyone(present.shape)
         return torch.softmax(self.logits if whole else self.logits.masked_fill(~present, -torch.inf), -1)
 
-    def descend(self, gradient: Tensor, present: Tensor) -> None:
-        """Move against the gradient of a criterion with respect to the shares of the present tasks."""
-        share = self.forward(present)
+    def descend(self, gradient: Tensor, present: Tensor, share: Tensor | None = None) -> None:
+        """Move against the gradient of a criterion with respect to the shares of the present tasks.
+
+        Args:
+            gradient: (..., tasks).
+            present: (..., tasks) bool.
+            share: what :meth:`forward` gave for `present`, where that is known and nothing has changed since.
+        """
+        share = self.forward(present) if share is None else share
         if present is not everyone(present.shape):
             gradient = torch.where(present, gradient, 0.0)
         gradient = share * (gradient - (share * gradient).sum(-1, keepdim=True))
