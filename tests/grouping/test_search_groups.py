@@ -17,6 +17,7 @@ from coterie.affinity import Affinity, PairwiseGainModel
 from coterie.errors import SettingError
 from coterie.grouping import Grouping
 from coterie.grouping.objective import GainObjective
+from coterie.grouping.search import moves as search_moves
 from coterie.grouping.search.confidence import Cautious, advantage
 from coterie.grouping.search.groups import search_groups
 from coterie.grouping.search.moves import Limits, Partition, climb
@@ -415,3 +416,17 @@ def test_progress_rises_and_ends():
     assert len(set(done)) > 5
     assert done[-1] == total_[-1]
     assert all(d < t for d, t in zip(done[:-1], total_[:-1], strict=True))
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_with_many_tasks_all_moves_of_a_changed_group_are_asked_for(whole, monkeypatch):
+    values = np.random.default_rng(0).normal(size=(12, 12))
+    model = PairwiseGainModel(Affinity(values, tuple("abcdefghijkl"), None, "gain", "example"))
+    monkeypatch.setattr(search_moves, "WHOLE", 11 if whole else 12)
+    limits = Limits(3, 3)
+    partition = Partition(GainObjective(model, np.arange(12)), np.arange(12) % 3 == np.arange(3)[:, None])
+    tasks, targets, _ = partition.promising(limits, 2)
+    partition.move(int(tasks[0]), int(targets[0]))
+    partition.promising(limits, 2)
+    gain, known = partition.gains(limits)
+    assert bool(known[np.isfinite(gain)].all()) == whole

@@ -30,7 +30,7 @@ ONE_STEP, ITERATED = 8, 30
 #: multiply-adds in double precision that take as long as what Python adds to a task in a product
 _OVERHEAD = 100_000
 #: condition number up to which float32 is good enough
-_CONDITION = 1e5
+CONDITION = 1e5
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,7 +195,7 @@ def choose_method(method: str, statistics: Statistics, layout: Layout, shifts: S
     if (uniform and statistics.width <= CROSSOVER) or _factors_pay(statistics, layout, shifts, products):
         return "cholesky"
     traces = layout.mask.double() @ statistics.trunk.diagonal(dim1=1, dim2=2).sum(1)
-    return "conjugate" if bool((traces / shifts.trunk).max() < _CONDITION) else "cholesky"
+    return "conjugate" if bool((traces / shifts.trunk).max() < CONDITION) else "cholesky"
 
 
 def _factors_pay(statistics: Statistics, layout: Layout, shifts: Shifts, products: int) -> bool:

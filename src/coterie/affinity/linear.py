@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from coterie.affinity.neighbours import Neighbours
 from coterie.affinity.newton import Solution, solve, values
 from coterie.affinity.refine import iterate
 from coterie.affinity.statistics import Penalty, Statistics, TaskBlock
@@ -62,6 +64,16 @@ class LinearBase:
     ) -> NDArray[np.float64]:
         """(m, T) validation losses by the linear model, NaN outside the subset."""
         return values(self.solve(subsets, ridge, converged=converged, memory=memory), self.validation)
+
+    def neighbours(self, path: tuple[float, ...]) -> Neighbours:
+        """What fits neighbours of a group along a path of ridges; made once."""
+        if path not in self._near:
+            self._near[path] = Neighbours(self.statistics, self.validation, self.statistics.penalty(), path)
+        return self._near[path]
+
+    @cached_property
+    def _near(self) -> dict[tuple[float, ...], Neighbours]:
+        return {}
 
     def single_moves(
         self, grid: Sequence[float] | NDArray[np.float64]

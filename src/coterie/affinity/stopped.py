@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from coterie.affinity.conjugate import CROSSOVER
 from coterie.affinity.linear import LinearBase
+from coterie.affinity.neighbours import neighbourhoods
 
 #: strengths at which fits are made; in between values are interpolated. Evenly spaced logarithms
 PATH = tuple(float(value) for value in np.logspace(0, -4, 5))
@@ -22,11 +24,32 @@ def path_values(
     """(strengths, m, T) validation losses along a path of ridges.
 
     One step is solved for all strengths at once, so that what is done for each task is done once; but not where all
-    subsets have as many examples, since a strength is then one system for all of them.
+    subsets have as many examples, since a strength is then one system for all of them. Where subsets are neighbours of
+    a group, see :mod:`coterie.affinity.neighbours`, they are solved from that.
     """
+    if not converged and base.statistics.width > CROSSOVER:
+        found, rest = neighbourhoods(subsets)
+        if found:
+            result, near = np.full((len(path), *subsets.shape), np.nan), base.neighbours(tuple(path))
+            for group, rows in found:
+                along = near.values(group, subsets[rows], memory)
+                if along is None:
+                    rest = sorted([*rest, *rows.tolist()])
+                else:
+                    result[:, rows] = along
+            if rest:
+                result[:, rest] = _scattered(base, subsets[rest], path, memory)
+            return result
+    if converged:
+        return np.stack([base.values(subsets, ridge, converged=True, memory=memory) for ridge in path])
+    return _scattered(base, subsets, path, memory)
+
+
+def _scattered(base: LinearBase, subsets: NDArray[np.bool_], path: Sequence[float], memory: int) -> NDArray[np.float64]:
+    """(strengths, m, T) values of subsets that need not have anything in common."""
     examples = subsets @ base.statistics.counts.cpu().numpy()
-    if converged or not np.ptp(examples):
-        return np.stack([base.values(subsets, ridge, converged=converged, memory=memory) for ridge in path])
+    if not np.ptp(examples):
+        return np.stack([base.values(subsets, ridge, memory=memory) for ridge in path])
     found = base.values(np.tile(subsets, (len(path), 1)), np.repeat(path, len(subsets)), memory=memory)
     return found.reshape(len(path), *subsets.shape)
 

@@ -13,6 +13,8 @@ from coterie.grouping.search.guesses import Guesses
 
 #: moves whose gains are brought up to date at a time, most promising first
 BATCH = 32
+#: with more tasks all moves of a changed group are asked for together: models fit neighbours of a group at once
+WHOLE = 96
 #: exchanges that are valued at a time, most promising first
 PAIRS = 64
 
@@ -106,7 +108,7 @@ class Partition:
 
     def promising(self, limits: Limits, count: int) -> tuple[IntArray, IntArray, FloatArray]:
         """The moves with the largest gains, as far as guesses tell, up to date: tasks, targets, gains (falling)."""
-        if not self._guessed:  # nothing to guess from yet
+        if not self._guessed or len(self.labels) > WHOLE:  # nothing to guess from yet
             gain, _ = self.gains(limits)
             self.refresh(*np.nonzero(np.isfinite(gain)))
             self._guessed = True
