@@ -6,7 +6,11 @@ included, as published), 40 and 100 binary tasks with every label present:
 * features: ``coterie.features.compute_features`` in forward mode, the public entry with everything that it does;
 * loop: ``torch.autograd.grad`` for each example and task, each gradient times a dense (parameters x d) matrix;
 * loop, blocks of 100: the same, but 100 gradients are collected before each product;
-* vmapped Jacobians: ``vmap(jacrev)`` or ``vmap(grad)`` over examples, the quicker of the two, times the dense matrix.
+* vmapped Jacobians: ``vmap(jacrev)`` or ``vmap(grad)`` over examples, the quicker of the two, times the dense matrix;
+* vmap(jvp): forward mode by hand, five lines: ``jvp`` of the model on a batch of rows, ``vmap`` over dense directions.
+
+Beside them stands a floor: the matrix products alone that forward mode cannot avoid (tangents of every direction
+through every layer), without directions, activations or results.
 
 The slow ways are timed on the first rows and scaled to all; their features are compared on the same rows. Fast and slow
 runs take turns, so that another load on the machine meets both. Medians. Run: ``python benchmarks/features.py``.
@@ -20,6 +24,7 @@ os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
 import argparse
 import copy
+import itertools
 import json
 import platform
 import resource
@@ -32,7 +37,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, jacrev, vmap
+from torch.func import functional_call, grad, jacrev, jvp, vmap
 
 from coterie.features import RandomDirections, compute_features
 from coterie.features.measure import TensorSizes
@@ -40,7 +45,7 @@ from coterie.workload import Split, Task, Workload
 
 INPUTS, HIDDEN, D, ROWS, REPEATS = 640, (128, 64), 200, 1024, 5
 #: rows on which the slow ways are timed
-SLOW_ROWS = {"loop": 4, "loop, blocks of 100": 8, "vmapped Jacobians": 16}
+SLOW_ROWS = {"loop": 4, "loop, blocks of 100": 8, "vmapped Jacobians": 16, "vmap(jvp)": 256, "products alone": 256}
 TARGETS = {40: {"loop": 60, "vmapped Jacobians": 10}, 100: {"loop": 150, "vmapped Jacobians": 50}}
 RESULT = Path(__file__).parent / "results" / "features.json"
 
@@ -96,6 +101,26 @@ def vmapped(model: nn.Module, x: Tensor, tasks: int, matrix: Tensor, way: str) -
     return (flat @ matrix).reshape(len(x), tasks, -1)
 
 
+def by_hand(model: nn.Module, x: Tensor, matrices: dict[str, Tensor]) -> Tensor:
+    """(rows, tasks, d): forward mode as an expert writes it, 20 directions at a time."""
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    one = lambda move: jvp(lambda p: functional_call(model, p, (x,)), (parameters,), (move,))[1]  # noqa: E731
+    parts = [{name: value[start : start + 20] for name, value in matrices.items()} for start in range(0, D, 20)]
+    return torch.cat([vmap(one)(part) for part in parts]).permute(1, 2, 0)
+
+
+def products(x: Tensor, tasks: int, hidden: list[Tensor]) -> None:
+    """The products of forward mode: inputs with moved weights, and tangents with weights, of every layer."""
+    widths = [x.shape[1], *HIDDEN, tasks]
+    tangents = [torch.zeros(len(x) * 20, width) for width in HIDDEN]
+    weights = [torch.zeros(b, 20 * c) for b, c in itertools.pairwise(widths)]
+    for _ in range(0, D, 20):
+        for value, weight in zip([x, *hidden], weights, strict=True):
+            value @ weight
+        for tangent, width in zip(tangents, widths[2:], strict=True):
+            tangent @ weights[0].new_zeros(tangent.shape[1], width)
+
+
 def timed(work: Callable[[], object]) -> tuple[float, float]:
     """Seconds on the clock and of the processor."""
     wall, cpu = time.perf_counter(), time.process_time()
@@ -140,13 +165,17 @@ def compare(tasks: int) -> dict[str, Any]:
     matrix = dense_matrix(directions)
     inputs = workload.inputs
     assert isinstance(inputs, Tensor)
-    ways = {
+    dense = {name: value.contiguous() for name, value in directions.chunk(0, D).items()}
+    hidden = [torch.randn(SLOW_ROWS["products alone"], width) for width in HIDDEN]
+    ways: dict[str, list[Callable[[Tensor], Any]]] = {
         "loop": [lambda x: loop(model, x, tasks, matrix, 1)],
         "loop, blocks of 100": [lambda x: loop(model, x, tasks, matrix, 100)],
         "vmapped Jacobians": [
             lambda x: vmapped(model, x, tasks, matrix, "jacrev"),
             lambda x: vmapped(model, x, tasks, matrix, "grad"),
         ],
+        "vmap(jvp)": [lambda x: by_hand(model, x, dense)],
+        "products alone": [lambda x: products(x, tasks, hidden)],
     }
     fast: list[tuple[float, float]] = []
     slow: dict[str, list[list[tuple[float, float]]]] = {name: [[] for _ in each] for name, each in ways.items()}
@@ -159,7 +188,9 @@ def compare(tasks: int) -> dict[str, Any]:
             for number, way in enumerate(each):
                 slow[name][number].append(timed(lambda way=way, x=x: way(x)))
     errors = {
-        name: max(_difference(found, way(inputs[: SLOW_ROWS[name]])) for way in each) for name, each in ways.items()
+        name: max(_difference(found, way(inputs[: SLOW_ROWS[name]])) for way in each)
+        for name, each in ways.items()
+        if name != "products alone"
     }
     exact = loop(copy.deepcopy(model).double(), inputs[:2].double(), tasks, matrix.double(), 100)
     errors["loop in double precision"] = _difference(found, exact)
@@ -221,8 +252,8 @@ def report(result: dict[str, Any], sizes: list[dict[str, float]], comparisons: l
         for name, row in one["against"].items():
             target = f"{row['target']}x" if row["target"] else "-"
             print(
-                f"{'':>16}  {name:<22}{row['ms_per_row']:>10.2f}{row['times_slower']:>8.0f}x"
-                f"{row['times_slower_cpu']:>8.0f}x"
+                f"{'':>16}  {name:<22}{row['ms_per_row']:>10.2f}{row['times_slower']:>8.2f}x"
+                f"{row['times_slower_cpu']:>8.2f}x"
                 f"{target:>8}"
             )
         print(
