@@ -54,7 +54,7 @@ def one_thread() -> Iterator[None]:
 
 def numbers(result: Any) -> dict[str, Any]:
     """The result without how long things took."""
-    kept = {key: value for key, value in result.items() if key != "seconds"}
+    kept = {key: value for key, value in result.items() if key not in ("seconds", "date")}
     kept["costs"] = [{key: value for key, value in row.items() if key != "seconds"} for row in result["costs"]]
     return kept
 

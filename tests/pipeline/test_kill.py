@@ -43,7 +43,7 @@ def finish(out: Path) -> dict[str, Any]:
 
 def numbers(result: dict[str, Any]) -> dict[str, Any]:
     """The result without what may differ: how long things took."""
-    kept = {key: value for key, value in result.items() if key != "seconds"}
+    kept = {key: value for key, value in result.items() if key not in ("seconds", "date")}
     kept["costs"] = [{key: value for key, value in row.items() if key != "seconds"} for row in result["costs"]]
     return kept
 

@@ -56,7 +56,7 @@ def amount(value: float | None) -> str:
     """How many of something, not a whole number; a dash for none.
 
     >>> amount(0.0312), amount(12.34), amount(1234.5)
-    ('0.03', '12.3', '1,234')
+    ('0.031', '12.3', '1,234')
     """
     if not value or not math.isfinite(value):
         return DASH
