@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from coterie.errors import NumericsWarning, SettingError
 from coterie.grouping import solve_sdp
 from coterie.grouping.choose import penalty_for, penalty_path
+from coterie.grouping.sdp.admm import POLISH, Iteration
 from coterie.grouping.sdp.certificate import bound_of_state
 from coterie.grouping.sdp.eigen import Block, Dense, orthonormal
 from coterie.grouping.sdp.fantope import threshold, weights
@@ -312,6 +313,59 @@ def test_feasible_solutions_from_any_point_of_the_spectral_set(seed, n, free):
     assert free or primal.trace == pytest.approx(k)
     assert primal.value == pytest.approx(inner(problem, primal.X) - problem.price * primal.trace, abs=1e-10)
     assert primal.value <= bound_of_state(problem, None, 0.0)
+
+
+def advanced(problem, steps):
+    iteration = Iteration(problem, np.float64)
+    for _ in range(steps):
+        iteration.step(measure=False)
+    return iteration
+
+
+@pytest.mark.parametrize("free", [False, True])
+def test_mirroring_negative_entries_makes_a_better_feasible_solution(free):
+    a = family("kernel", 60)
+    problem = scale(a, None, 1.0) if free else scale(a, 4, 0.0)
+    iteration = advanced(problem, 40)
+    shifted = iteration.shifted.copy()
+    plain = feasible(problem, iteration.vectors, iteration.weights)
+    rows, share, worth_of_it = iteration.polished(None)
+    np.testing.assert_allclose(iteration.shifted, shifted, atol=1e-12)  # the next step is what it would have been
+    x = (rows.T * share) @ rows + 1 / 60
+    assert worth_of_it == pytest.approx(inner(problem, x) - problem.price * (1 + share.sum()), rel=1e-9)
+    made = feasible(problem, rows, share, lifting=False)
+    check_feasible(made.X, made.trace)
+    if not free:
+        later = advanced(problem, 150)
+        top = bound_of_state(problem, later.state, later.weight)
+        assert top - made.value < 0.5 * (top - plain.value)
+
+
+def test_mirroring_stops_where_the_goal_is_reached_or_out_of_reach(monkeypatch):
+    problem = scale(family("kernel", 60), 4, 0.0)
+    iteration = advanced(problem, 40)
+    calls = []
+    step = Dense.__call__
+    monkeypatch.setattr(Dense, "__call__", lambda *given: calls.append(1) or step(*given))
+
+    def took(goal):
+        calls.clear()
+        iteration.polished(goal)
+        return len(calls)
+
+    everything = iteration.polished(None)[2]
+    spread = everything - problem.uniform(4.0)
+    assert took(everything + spread) == 0  # out of reach
+    assert 0 < took(everything - 0.003 * spread) < took(None) <= POLISH
+
+
+def test_a_smooth_kernel_takes_few_eigendecompositions(monkeypatch):
+    calls = []
+    step = Dense.__call__
+    monkeypatch.setattr(Dense, "__call__", lambda *given: calls.append(1) or step(*given))
+    found = solve_sdp(family("kernel", 100), 5)
+    assert found.gap <= 1e-4
+    assert len(calls) < 400  # more than 600 without mirroring
 
 
 def test_clusters_of_rows_are_found_or_refused():

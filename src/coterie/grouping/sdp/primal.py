@@ -24,7 +24,7 @@ class Primal:
     trace: float
 
 
-def feasible(problem: Scaled, rows: NDArray[Any], weights: FloatArray) -> Primal:
+def feasible(problem: Scaled, rows: NDArray[Any], weights: FloatArray, *, lifting: bool = True) -> Primal:
     """The best of three feasible solutions near ee'/T + rows' diag(weights) rows, whose entries may be negative.
 
     * Mixed with the solution that treats all tasks alike, just enough to make every entry nonnegative.
@@ -35,6 +35,7 @@ def feasible(problem: Scaled, rows: NDArray[Any], weights: FloatArray) -> Primal
         problem: the scaled problem.
         rows: (r, T) eigenvectors on the complement of e, orthonormal up to the rounding of their type.
         weights: (r,) eigenvalues, 0..1, in the trace form with sum k - 1.
+        lifting: also try the second, which takes most of the time.
     """
     root = np.sqrt(weights)[:, None] * orthonormal(centre(rows.astype(np.float64)))
     x = form(root)
@@ -49,11 +50,12 @@ def feasible(problem: Scaled, rows: NDArray[Any], weights: FloatArray) -> Primal
             return _partition(problem, labels, found)
     if short == 0.0:
         return Primal(x, value, trace)
-    made = lift(problem, x)
-    if made is not None and made.value > best:
-        return _lifted(problem, x, made)
-    x = form(root)  # the lift has overwritten it
     towards, share = mixed
+    if lifting:
+        made = lift(problem, x)
+        if made is not None and made.value > best:
+            return _lifted(problem, x, made)
+        x = form(root)  # the lift has overwritten it
     return _blend(problem, x, share, towards, trace)
 
 

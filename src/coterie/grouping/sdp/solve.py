@@ -13,7 +13,7 @@ from coterie._progress import Progress, silent
 from coterie._surface import known_arguments, warn
 from coterie.errors import NumericsWarning, SettingError
 from coterie.grouping.matrix import FloatArray, as_square, as_symmetric, check_count, check_finite
-from coterie.grouping.sdp.admm import Iteration, Residuals
+from coterie.grouping.sdp.admm import POLISH, Iteration, Residuals
 from coterie.grouping.sdp.certificate import bound_of_state
 from coterie.grouping.sdp.primal import Primal, feasible
 from coterie.grouping.sdp.scaling import Scaled, scale
@@ -21,10 +21,16 @@ from coterie.grouping.sdp.solution import SdpSolution
 
 #: up to so many tasks, and for tolerances below, the state is kept in float64
 _DOUBLE, _FINE = 150, 2e-4
-#: measured work in units of T^2: a look at the certificate takes LOOK * T, a step PASSES and 8 for each eigenvector
+#: measured work in units of T^2: a look at the certificate takes LOOK * T and some steps, a step PASSES and 8 for each
+#: eigenvector
 LOOK, PASSES = 8, 300
 #: the first look is taken, whatever it promises, after so many steps that took so many times as long as it
 UNSEEN, FIRST = 300, 8
+#: the first look is taken when the smallest entry would cost so many times the gap that is asked for: a few steps
+#: towards nonnegative entries win that back
+PROMISING = 15
+#: a feasible solution is looked for at so much of the gap that is asked for
+MARGIN = 0.98
 
 
 @known_arguments
@@ -158,6 +164,11 @@ def _closed_form(problem: Scaled) -> SdpSolution | None:
     return None
 
 
+def _step_work(iteration: Iteration) -> float:
+    """Work of a step in units of T^2."""
+    return PASSES + 8 * iteration.wanted
+
+
 @dataclass
 class _Best:
     """The best of both sides so far, in the units of U; X can be made again from what it was made of."""
@@ -192,7 +203,7 @@ class _Run:
         self.every = 10 if problem.n <= 1000 else 20
         self.best: _Best | None = None
         self.primal: Primal | None = None  # of the last look; one matrix of float64 is enough
-        self.looked_at, self.loss_then, self.work = 0, np.inf, 0.0
+        self.looked_at, self.gap_then, self.loss_then, self.work = 0, np.inf, np.inf, 0.0
 
     def through(self, iteration: Iteration) -> SdpSolution:
         """Iterate until the certified gap is small enough."""
@@ -200,14 +211,13 @@ class _Run:
         for done in range(1, self.steps + 1):
             last = done == self.steps
             residuals = iteration.step(measure=done % self.every == 0 or last)
-            self.work += PASSES + 8 * iteration.wanted
+            self.work += _step_work(iteration)
             if residuals is None:
                 continue
             self.say("grouping: SDP", done, 0)
             last = last or time.monotonic() > self.deadline
-            if (self._worth_a_look(done, residuals) or last) and self._look(iteration, done, residuals) <= self.eps:
-                break
-            if last:
+            worth = last or self._worth_a_look(done, iteration, residuals)
+            if (worth and self._look(iteration, done, residuals, last=last) <= self.eps) or last:
                 break
             if done >= 1.5 * balanced or (done % 20 == 0 and done <= 400):
                 iteration.balance(residuals)
@@ -219,33 +229,47 @@ class _Run:
         short = max(-residuals.smallest, 0.0)
         return short / (short + 1 / self.problem.n)
 
-    def _worth_a_look(self, done: int, residuals: Residuals) -> bool:
+    def _worth_a_look(self, done: int, iteration: Iteration, residuals: Residuals) -> bool:
         """Whether the certificate may be good enough, judged by the last one and by how X has become since.
 
         After steps that took twice as long as a look it is taken anyway, since the bound may be what has improved; the
         first time only after 300 steps that took eight times as long.
         """
-        loss = self._loss(residuals)
+        loss, look = self._loss(residuals), LOOK * self.problem.n + POLISH * _step_work(iteration)
         if self.best is None:  # an entry may stay negative for long where few tasks decide, and the gap be small
-            return loss < 1.5 * self.eps or (done >= UNSEEN and self.work > FIRST * LOOK * self.problem.n)
+            return loss < PROMISING * self.eps or (done >= UNSEEN and self.work > FIRST * look)
         if done < self.looked_at + 2 * self.every:
             return False
-        expected = self.best.gap(self.problem) * loss / max(self.loss_then, 1e-300)
-        return expected < self.eps or self.work > 2 * LOOK * self.problem.n
+        expected = self.gap_then * loss / max(self.loss_then, 1e-300)
+        return expected < self.eps or self.work > 2 * look
 
-    def _look(self, iteration: Iteration, done: int, residuals: Residuals) -> float:
+    def _look(self, iteration: Iteration, done: int, residuals: Residuals, *, last: bool) -> float:
         """Certify both sides, keep the better of each, and return the gap."""
         problem, self.primal = self.problem, None
         bound = bound_of_state(problem, iteration.state, iteration.weight)
-        primal = self.primal = feasible(problem, iteration.vectors, iteration.weights)
-        if self.best is None or primal.value > self.best.value:
-            known = np.inf if self.best is None else self.best.bound
-            rows = iteration.vectors.copy()
-            self.best = _Best(min(bound, known), primal.value, primal.trace, rows, iteration.weights)
-        else:
-            self.best.bound = min(bound, self.best.bound)
+        rows, weights = iteration.vectors.copy(), iteration.weights
+        best = self._keep(bound, feasible(problem, rows, weights, lifting=False), rows, weights)
+        self.gap_then = best.gap(problem)
+        if self.gap_then > self.eps:
+            goal = best.bound - MARGIN * self.eps * best.range(problem)
+            rows, weights, value = iteration.polished(None if last else goal)
+            self.gap_then = min(self.gap_then, max(best.bound - value, 0.0) / best.range(problem))
+            for lifting in (False, True) if value >= goal or last else ():
+                if best.gap(problem) > self.eps:
+                    self.primal = None
+                    best = self._keep(bound, feasible(problem, rows, weights, lifting=lifting), rows, weights)
         self.looked_at, self.loss_then, self.work = done, self._loss(residuals), 0.0
-        return self.best.gap(problem)
+        return best.gap(problem)
+
+    def _keep(self, bound: float, primal: Primal, rows: NDArray[Any], weights: FloatArray) -> _Best:
+        """Note what is better than what is known."""
+        self.primal = primal
+        if self.best is None:
+            self.best = _Best(bound, primal.value, primal.trace, rows, weights)
+        self.best.bound = min(bound, self.best.bound)
+        if primal.value > self.best.value:
+            self.best = _Best(self.best.bound, primal.value, primal.trace, rows, weights)
+        return self.best
 
     def _solution(self, iteration: Iteration, done: int) -> SdpSolution:
         """In the units of the given matrix."""
