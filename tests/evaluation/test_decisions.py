@@ -122,7 +122,7 @@ def test_all_tasks_that_one_model_serves_better_share_it() -> None:
 
 def test_more_models_take_over_only_beyond_the_noise_of_what_is_chosen_by_then() -> None:
     joint, pairs = spread_out([0.0] * 4), spread_out([0.3] * 4)
-    noisy = 0.69 + 0.3 * np.array([1, -1, 1, -1, 1, -1, 1, -1])[:, None] * np.ones(4)
+    noisy = 0.69 + 0.1 * np.array([1, -1, 1, -1, 1, -1, 1, -1])[:, None] * np.ones(4)
     losses = {JOINT: joint, "pairs": pairs, BASELINE: noisy}
     assert recommend(comparison_of(losses)).candidate == "pairs"
     assert recommend(comparison_of({**losses, BASELINE: spread_out([0.5] * 4)})).candidate == BASELINE
@@ -177,11 +177,13 @@ def test_a_mean_gain_of_nothing_on_test_data_is_sent_back() -> None:
     assert (advice.verdict, advice.candidate, advice.models, advice.further_seeds) == ("undecided", JOINT, 1, None)
 
 
-def test_seeds_that_are_wanted_are_the_fewest_that_decide() -> None:
-    losses = {JOINT: 1.0, "pairs": spread_out([0.05] * 4, 4, 0.1), BASELINE: 2.0}
+@pytest.mark.parametrize("width", [0.022, 0.1])
+def test_seeds_that_are_wanted_are_the_fewest_that_decide(width: float) -> None:
+    losses = {JOINT: 1.0, "pairs": spread_out([0.05] * 4, 4, width), BASELINE: 2.0}
     judge = Judge(comparison_of(losses, 4))
     wanted, spread = judge.more_seeds(), judge.comparison.spread("pairs")
     assert wanted is not None
+    assert (wanted == 1) == (width < 0.1)
     reach = {n: spread.reach(judge.level, 4 + n) for n in (wanted - 1, wanted)}
     assert reach[wanted] < -spread.mean <= reach[wanted - 1]
 
