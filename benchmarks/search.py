@@ -106,7 +106,8 @@ def repeated(n_tasks: int) -> dict[str, float]:
 
 def show(rows: Sequence[dict[str, Any]], runs: Sequence[dict[str, float]]) -> None:
     """Markdown."""
-    print("| tasks | groups | gain | plain | CPU s | plain | asked | plain |\n|---|---|---|---|---|---|---|---|")
+    names = ["tasks", "groups", "gain", "plain", "CPU s", "plain", "asked", "plain", "ms each", "plain"]
+    print(f"| {' | '.join(names)} |\n|{'---|' * len(names)}")
     for row in rows:
         for place, (k, gain) in enumerate(sorted(row["gain"].items())):
             other = row.get("plain_gain", {}).get(k)
@@ -115,6 +116,8 @@ def show(rows: Sequence[dict[str, Any]], runs: Sequence[dict[str, float]]) -> No
             counts = [row["asked"], row.get("plain_asked")]
             cells += ["-" if t is None or place else f"{t:.1f}" for t in times]
             cells += ["-" if c is None or place else f"{c}" for c in counts]
+            each = [1e3 * t / c if t and c else None for t, c in zip(times, counts, strict=True)]
+            cells += ["-" if e is None or place else f"{e:.1f}" for e in each]
             print(f"| {' | '.join(cells)} |")
     print("\n| tasks | a run, s | again, s | sum of its costs |\n|---|---|---|---|")
     for run in runs:
