@@ -136,9 +136,12 @@ finally:
 @pytest.mark.parametrize(("pause", "signals"), [(0.0, 1), (30.0, 2), (30.0, 3)])
 def test_ctrl_c_leaves_no_traceback_however_often_it_is_pressed(tmp_path, pause, signals):
     (tmp_path / "slow.py").write_text(SLOW.replace("PAUSE", str(pause)))
+    # tests that were started in the background ignore the signal, and a child inherits that
+    default = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
     process = subprocess.Popen(
         [sys.executable, "-m", "coterie.cli", "run", "slow.py", "--out", "out"],
         cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=default,
     )  # fmt: skip
     assert process.stderr.readline() == "ready\n"
     for _ in range(signals):
