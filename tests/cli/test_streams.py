@@ -148,7 +148,8 @@ def test_ctrl_c_leaves_no_traceback_however_often_it_is_pressed(tmp_path, pause,
         process.send_signal(signal.SIGINT)
         time.sleep(0.3)
     out, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    # a third one may meet a program that has closed its handlers already; shells call both 130
+    assert process.returncode in (130, *([-signal.SIGINT] if signals == 3 else []))
     assert "Traceback" not in errors
     assert "nterrupted" in errors
     assert out == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -77,10 +77,11 @@ def test_the_peak_is_at_least_what_the_process_has(planned: dict) -> None:
     if found is None:
         pytest.skip("the system does not tell")
     assert planned["totals"]["peak_memory_bytes"] > 2**27
-    block = torch.ones(2**25)
+    block = mmap.mmap(-1, 2**27)  # new pages: an allocator may hand out some that earlier tests have freed
+    block.write(b"1" * len(block))
     grown = resident()
     assert grown is not None
-    assert grown[0] - found[0] > 0.9 * block.numel() * 4 or grown[0] == grown[1] >= found[1]
+    assert grown[0] - found[0] > 0.9 * len(block) or grown[0] == grown[1] >= found[1]
 
 
 def test_more_seeds_take_more(tiny: Workload, planned: dict) -> None:
