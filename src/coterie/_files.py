@@ -130,6 +130,20 @@ def _close(descriptor: int | None) -> None:
             os.close(descriptor)
 
 
+def write_whole(path: Path, data: bytes) -> None:
+    """Write the whole file or none; what others left beside it stays.
+
+    Raises:
+        StoreError: when the file cannot be written.
+    """
+    with writing(path, len(data)):
+        place = Place(path.parent)
+        try:
+            place.write(path.name, data)
+        finally:
+            place.close()
+
+
 def atomic_write(path: str | Path, data: bytes) -> None:
     """Write a file so that it is either the old one or the new one, also after a kill or a power cut.
 
@@ -140,12 +154,7 @@ def atomic_write(path: str | Path, data: bytes) -> None:
         StoreError: when the file cannot be written (no space, read-only, no such directory, a device).
     """
     path = user_path(path)
-    with writing(path, len(data)):
-        place = Place(path.parent)
-        try:
-            place.write(path.name, data)
-        finally:
-            place.close()
+    write_whole(path, data)
     with suppress(OSError), os.scandir(path.parent) as entries:
         for entry in entries:
             if not _TEMPORARY.fullmatch(entry.name):

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from coterie._files import Place, make_directory, read_bytes, writing
+from coterie._files import make_directory, read_bytes, write_whole, writing
 from coterie._sealed import pack, unpack
 from coterie.errors import StoreError, StoreWarning
 
@@ -46,12 +46,7 @@ def write(path: Path, data: bytes) -> None:
     Raises:
         StoreError: when it cannot be written.
     """
-    with writing(path, len(data)):
-        place = Place(path.parent)
-        try:
-            place.write(path.name, data)
-        finally:
-            place.close()
+    write_whole(path, data)
 
 
 def whole(path: Path) -> bool:
