@@ -124,8 +124,8 @@ def test_a_deleted_working_directory_is_said(tmp_path, monkeypatch, arguments):
 
 SLOW = """
 import sys, time
-print("ready", file=sys.stderr, flush=True)
 try:
+    print("ready", file=sys.stderr, flush=True)  # from here on an interruption meets the pause below
     time.sleep(60)
 finally:
     time.sleep(PAUSE)
