@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections import Counter
 
 import numpy as np
@@ -21,6 +22,8 @@ from coterie.evaluation import (
 )
 from coterie.evaluation.gains import log_losses
 from coterie.evaluation.intervals import Interval, Noise, Spread
+from coterie.evaluation.mix import Mixture
+from coterie.evaluation.verdict import Judge
 from coterie.grouping import Grouping
 from reference.verdict_bed import draw
 
@@ -29,15 +32,18 @@ GROUPED = Grouping.from_labels(TASKS, [0, 0, 1, 1], method="test")
 
 
 def by_seed(
-    gains: dict[str, list[float]], test: dict[str, list[float]] | None = None, n_labels: int = 50
+    gains: dict[str, list[float]],
+    test: dict[str, list[float]] | None = None,
+    n_labels: int = 50,
+    more: dict[str, Grouping] | None = None,
 ) -> Comparison:
     """Candidates with a stated gain over one model in each seed, the same for every task, without noise of examples."""
-    groupings = {JOINT: all_in_one(TASKS), "pairs": GROUPED, BASELINE: single_task(TASKS)}
+    groupings = {JOINT: all_in_one(TASKS), "pairs": GROUPED, **(more or {}), BASELINE: single_task(TASKS)}
     seeds = len(next(iter(gains.values())))
     parts = {}
     for part, given in (("validation", gains), ("test", test or gains)):
         logs = np.array([np.log1p(-np.array(given.get(name, [0.0] * seeds))) for name in groupings])
-        values = np.broadcast_to(np.exp(logs)[..., None], (3, seeds, 4 * n_labels)).astype(np.float32)
+        values = np.broadcast_to(np.exp(logs)[..., None], (len(groupings), seeds, 4 * n_labels)).astype(np.float32)
         parts[part] = LabelLosses(values, np.repeat(np.arange(4), n_labels), np.tile(np.arange(n_labels), 4))
     means = [parts[part].means(4) for part in ("validation", "test")]
     return Comparison(TASKS, tuple(groupings), tuple(groupings.values()), tuple(range(seeds)), *means, parts)
@@ -117,6 +123,57 @@ def test_a_lucky_gain_is_no_better_guess_than_a_steady_one() -> None:
     """The mean gain of single-task models is larger, but two seeds disagree about it."""
     advice = recommend(by_seed({"pairs": [0.1, 0.2], BASELINE: [0.6, -0.2]}))
     assert (advice.verdict, advice.candidate) == ("undecided", "pairs")
+
+
+SMALL = [0.004, 0.006, 0.005, 0.005]  # sure, and less than what matters
+OPEN = [0.05, 0.004, 0.045, -0.02]  # mean above what matters, and its standard error, and not beyond the noise
+
+
+@pytest.mark.parametrize(
+    ("pairs", "single", "worthwhile", "candidate"),
+    [
+        (SMALL, [0.03, -0.03, 0.01, -0.01], 0.01, JOINT),  # a no to pairs, open for single tasks
+        (SMALL, OPEN, 0.01, BASELINE),  # not the gain that is surest, since it does not matter
+        (SMALL, OPEN, 0.003, "pairs"),
+        (OPEN, SMALL, 0.01, "pairs"),
+        (OPEN, WORSE, 0.03, JOINT),
+        (OPEN, WORSE, 0.0, "pairs"),
+    ],
+)
+def test_a_gain_that_does_not_matter_is_no_guess(
+    pairs: list[float], single: list[float], worthwhile: float, candidate: str
+) -> None:
+    comparison = by_seed({"pairs": pairs, BASELINE: single})
+    for advice in (recommend(comparison, worthwhile=worthwhile), conclude(comparison, worthwhile=worthwhile)[1]):
+        assert advice.candidate == candidate
+        assert advice.verdict == ("yes" if (pairs, worthwhile) == (SMALL, 0.003) else "undecided")
+    # a budget says that so many models cost nothing: the lowest losses are served
+    affordable = recommend(comparison, budget=4, worthwhile=worthwhile)
+    assert affordable.candidate == max(("pairs", pairs), (BASELINE, single), key=lambda one: np.mean(one[1]))[0]
+
+
+def test_a_sure_gain_that_does_not_matter_hides_none_that_does() -> None:
+    """Single pairs would take the place of one model, and what is better than one model only would not be seen."""
+    triple = Grouping.from_labels(TASKS, [0, 1, 2, 2], method="test")
+    gains = {"pairs": SMALL + SMALL[:2], "triple": [0.011, 0.041] * 3, BASELINE: [-0.5] * 6}
+    comparison = by_seed(gains, more={"triple": triple})
+    against = comparison.total("triple", "validation", against="pairs", level=Judge(comparison).level)
+    assert against.low < 0 < against.mean
+    advice = recommend(comparison, worthwhile=0.01)
+    assert (advice.verdict, advice.candidate) == ("yes", "triple")
+
+
+@pytest.mark.parametrize(("budget", "candidate"), [(None, JOINT), (4, "mixed (3)")])
+def test_a_mixture_with_a_gain_that_does_not_matter_is_no_guess(
+    monkeypatch: pytest.MonkeyPatch, budget: int | None, candidate: str
+) -> None:
+    comparison = by_seed({"pairs": WORSE, BASELINE: [0.05, -0.06, 0.04, -0.05]})
+    better = {part: labels.values[0] * 0.995 for part, labels in comparison.labels.items()}
+    grouping = Grouping.from_labels(TASKS, [0, 0, 1, 2], method="mixed")
+    module = importlib.import_module("coterie.evaluation.conclude")
+    monkeypatch.setattr(module, "mix", lambda c, name, budget: Mixture(grouping, better) if name == JOINT else None)
+    advice = conclude(comparison, budget)[1]
+    assert (advice.verdict, advice.candidate) == ("undecided", candidate)
 
 
 def test_further_seeds_decide_when_they_come() -> None:

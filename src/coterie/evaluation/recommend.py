@@ -52,14 +52,14 @@ def recommend(comparison: Comparison, budget: int | None = None, worthwhile: flo
     """Choose on validation data, report on test data.
 
     Without a budget, models cost something: starting from the candidate with the fewest models, a candidate with more
-    models takes over only when its validation losses are lower beyond the noise: the 95 % interval (over seeds and
-    examples) of the mean gain over the current choice is above 0. The level is adjusted for the number of candidates,
-    those that left by successive halving included.
+    models and a mean gain over one model that is worthwhile takes over only when its validation losses are lower beyond
+    the noise: the 95 % interval (over seeds and examples) of the mean gain over the current choice is above 0. The
+    level is adjusted for the number of candidates, those that left by successive halving included.
 
-    Where nothing takes over, or nothing with a mean gain that is worthwhile, the verdict is "no" if the 95 % intervals
-    of all candidates exclude a gain over one model that is worthwhile, and "undecided" otherwise. The best guess is
-    then the candidate whose mean gain over one model, less its standard error, is the largest, or one model where none
-    is above 0. With one seed there is no interval, and the fewest models are the guess.
+    Where nothing takes over, the verdict is "no" if the 95 % intervals of all candidates exclude a gain over one model
+    that is worthwhile, and "undecided" otherwise. The best guess is then, among the candidates with a worthwhile mean
+    gain over one model, the one whose gain less its standard error is the largest, or one model where none is above 0.
+    With one seed there is no interval, and the fewest models are the guess.
 
     With a budget, so many models are affordable, and the best guess counts: the candidate within it that has the lowest
     validation losses, with fewer models among equals. The verdict says whether it is better beyond the noise.
@@ -86,10 +86,11 @@ def advise(
 ) -> Recommendation:
     """Say in words what a choice means, with test losses, the unwelcome included.
 
-    One model for all tasks takes the place of a choice that is surely without a gain that matters.
+    One model for all tasks takes the place of a choice that is surely without a gain that matters; where no budget says
+    that more models cost nothing, of one with a mean gain that does not matter, too.
     """
     judge = Judge(comparison, budget, worthwhile)
-    if judge.of(JOINT) == NO:
+    if judge.of(JOINT) == NO or (budget is None and judge.small(chosen)):
         chosen = JOINT
     verdict = judge.of(chosen)
     further = judge.more_seeds() if verdict == UNDECIDED else None

@@ -105,11 +105,16 @@ class Judge:
             return YES
         return NO if self.excluded([name for name in self.others if name != BASELINE], BASELINE) else UNDECIDED
 
+    @cached_property
+    def matter(self) -> tuple[str, ...]:
+        """What else than one model has a mean gain over it that matters: more models are a price to pay."""
+        return tuple(name for name in self.others if not self.small(name))
+
     def careful(self) -> str:
-        """The fewest models that nothing with more models beats beyond the noise."""
+        """The fewest models that nothing with more models and a gain that matters beats beyond the noise."""
         chosen = self.allowed[0]
-        for size in sorted({self.comparison.n_models(name) for name in self.allowed}):
-            rivals = [name for name in self.allowed if self.comparison.n_models(name) == size and name != chosen]
+        for size in sorted({self.comparison.n_models(name) for name in self.matter}):
+            rivals = [name for name in self.matter if self.comparison.n_models(name) == size and name != chosen]
             better = [(gain, name) for name in rivals if (gain := self.better(name, chosen)) > 0]
             if better:
                 chosen = max(better)[1]
@@ -124,9 +129,10 @@ class Judge:
         """The candidate with the largest gain over one model less its standard error; one model if none is above 0.
 
         A large gain that is mostly luck is no better guess than a moderate one that most seeds and examples agree on.
-        With one seed the error is not known, and the fewest models are the guess.
+        A mean gain that does not matter is no reason to serve more models, however sure it is. With one seed the error
+        is not known, and the fewest models are the guess.
         """
-        found = {name: self.comparison.spread(name) for name in self.others}
+        found = {name: self.comparison.spread(name) for name in self.matter}
         surest = {name: -one.mean - one.error() for name, one in found.items()}
         return max(
             (name for name in surest if surest[name] > 0), key=lambda name: surest[name], default=self.allowed[0]

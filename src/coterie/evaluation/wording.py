@@ -53,7 +53,7 @@ def undecided(judge: Judge, chosen: str, further: int | None) -> str:
     """Neither better beyond the noise, nor surely without a gain."""
     seeds = len(judge.comparison.seeds)
     text = f"Undecided with {seeds} seed{'s' * (seeds != 1)}: "
-    if chosen != JOINT and judge.better(chosen, JOINT) and judge.small(chosen):
+    if chosen not in judge.matter and any(judge.better(name, JOINT) for name in judge.others):
         matters = f"{100 * judge.worthwhile:g} % or more"
         text += f"more than one model is better beyond the noise, but whether by {matters} is open. "
     elif chosen == BASELINE and judge.better(BASELINE, JOINT):
