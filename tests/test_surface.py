@@ -106,6 +106,15 @@ def test_a_matrix_is_grouped_without_torch():
     assert run_python(code) == "False"
 
 
+def test_a_page_is_written_without_torch():
+    code = (
+        "import sys; from coterie.report.html import render; "
+        "page = render({'workload': {'tasks': [{'name': 'a', 'kind': 'binary', 'unit': 'nats of one kind'}]}}); "
+        "print('torch' in sys.modules)"
+    )
+    assert run_python(code) == "False"
+
+
 def test_affinity_loads_what_it_lists():
     import coterie.affinity
 

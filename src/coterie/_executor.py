@@ -32,8 +32,8 @@ from coterie._turn import turn
 from coterie._worker import facts, work
 from coterie.errors import CoterieError, WorkerError
 
-#: how often a job may lose its worker before the run gives up
-RETRIES = 5
+#: how often a job that lost its worker is sent again: what ends its process every time is found out soon
+RETRIES = 2
 #: jobs under way at a time at most, fewer where they would hold more bytes than this, and so many in any case
 WINDOW, WINDOW_BYTES, LEAST = 1024, 2**29, 64
 #: errors by which executors say that a worker is gone: of concurrent.futures, of Dask, and our own
@@ -140,7 +140,7 @@ def run_jobs(
         progress: called as ``progress(stage, finished jobs, jobs)``.
         done: called with the number of an item and its outcome as soon as it is there, in any order. What is returned
             then has no results, so that they need not all be held at once.
-        retries: how often one job may lose its worker; it is sent again as often.
+        retries: how often a job that lost its worker is sent again.
 
     Returns:
         One outcome an item, in their order. Warnings of workers are in them; in this process they are raised at once.
@@ -275,11 +275,13 @@ class _Batch:
         if self.lost[number] > self.retries:
             raise WorkerError(
                 f"Job {number + 1} of {len(self.items)} of {self.stage!r} lost its worker {self.lost[number]} times "
-                f"(last {name}: {error}). The likely cause is too little memory on a worker: allow less with `memory`, "
-                "or run fewer workers on a machine. Finished units of a run directory are kept: the "
+                f"(last {name}: {error}). The likely causes are too little memory on a worker (allow less with "
+                "`memory`, or run fewer workers on a machine), or code that ends its process, as a crash in a compiled "
+                "module does (see what the workers wrote to stderr). Finished units of a run directory are kept: the "
                 "same call goes on there."
             ) from error
-        _log.info("%s: job %d lost its worker (%s) and is sent again", self.stage, number + 1, name)
+        level = logging.WARNING if sum(self.lost) == 1 else logging.INFO  # one line, however many were beside it
+        _log.log(level, "%s: job %d lost its worker (%s) and is sent again", self.stage, number + 1, name)
         time.sleep(0.05 * self.lost[number])
         self.waiting.appendleft(number)
 

@@ -279,7 +279,13 @@ def write_error(error: OSError, path: Path, size: int = 0) -> StoreError:
         cause = "this is a directory. Give the path of a file with `out`"
     elif error.errno == errno.ENOENT:
         cause = "its directory does not exist (any more). Create it or choose another with `out`"
-    elif error.errno in (errno.ELOOP, errno.EMLINK):
+    elif error.errno == errno.EMLINK:
+        cause = (
+            "this file has another name elsewhere (a hard link, as `cp -al` makes them) and would change there too. "
+            "Copy the directory with `cp -a` instead, delete this file if it is a lock that nobody holds, or choose "
+            "another directory with `out`"
+        )
+    elif error.errno == errno.ELOOP:
         cause = (
             "a link stands there, and what is behind it may belong to something else. Look where it leads, delete the "
             "link, or choose another directory with `out`"

@@ -29,7 +29,7 @@ def test_keys_are_json_and_nothing_without_a_balancing():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("famos",), "Did you mean 'famo'"),
+        (("famos",), r"`name` .*Did you mean 'famo'"),
         (("famo", {"rate": 1}), "`rate` .* does not exist"),
         (("famo", {"learning_rate": torch.ones(2)}), "Option `learning_rate` of a balancing"),
         (("marigold", {"every": 0}), "every"),

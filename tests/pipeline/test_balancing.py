@@ -76,12 +76,12 @@ def test_a_run_with_balancing_is_resumed_and_kept_apart(tiny: Workload, tmp_path
 def test_mistakes_are_found_before_anything_is_trained(tiny: Workload, tmp_path: Path) -> None:
     stages: list[str] = []
     for call in (run, plan):
-        with pytest.raises(SettingError, match="Did you mean 'famo'"):
+        with pytest.raises(SettingError, match=r"`balancing` .*Did you mean 'famo'"):
             call(tiny, balancing="fam", progress=lambda stage, done, total: stages.append(stage))
         with pytest.raises(SettingError, match="balancing"):
             call(tiny, balancing=3)  # type: ignore[arg-type]
     assert set(stages) <= {"plan"}
-    with pytest.raises(SettingError, match="Did you mean 'famo'"):
+    with pytest.raises(SettingError, match=r"`balancing` .*Did you mean 'famo'"):
         compare(tiny, CANDIDATES, balancing="fam")
 
 

@@ -141,7 +141,8 @@ def damage_tensors(tensors, rng):
         tensors[rng.choice([*TEXTS[:4], name + "0"])] = value.clone()
     elif action == "numbers":
         strange_number = rng.choice([-1.0, 0.0, 1e30, float("nan"), float("inf")])
-        tensors[name] = torch.full_like(value, strange_number) if value.is_floating_point() else value - 1
+        whole = ~value if value.dtype == torch.bool else value - 1
+        tensors[name] = torch.full_like(value, strange_number) if value.is_floating_point() else whole
     elif action == "exchange":
         other = rng.choice(sorted(tensors))
         tensors[name], tensors[other] = tensors[other].clone(), value.clone()

@@ -121,15 +121,36 @@ def test_planted_links_are_never_written_through(tmp_path, name, kind):
     assert victim.read_text() == WORK
 
 
-@pytest.mark.parametrize("kind", [os.symlink, os.link])
-def test_a_planted_lock_is_refused(tmp_path, kind):
+@pytest.mark.parametrize(("kind", "words"), [(os.symlink, "a link stands there"), (os.link, "hard link.*cp -a`")])
+def test_a_planted_lock_is_refused(tmp_path, kind, words):
     victim, run = tmp_path / "thesis.txt", tmp_path / "run"
     victim.write_text(WORK)
     run.mkdir()
     kind(victim, run / ".lock")
-    with pytest.raises(StoreError, match="a link stands there"):
+    with pytest.raises(StoreError, match=words):
         opened(run)
     assert victim.read_text() == WORK
+
+
+def copy_with_links(source, target):
+    shutil.copytree(source, target, copy_function=os.link)  # as `cp -al` does
+
+
+def test_a_run_copied_as_hard_links_goes_on_without_its_lock_and_leaves_the_original_alone(tmp_path):
+    path, copy = tmp_path / "mine", tmp_path / "copy"
+    with opened(path) as run:
+        square(run, 2)
+        run.write_result({"of": 2})
+    copy_with_links(path, copy)
+    with pytest.raises(StoreError, match=r"another name elsewhere.*delete this file if it is a lock"):
+        opened(copy)
+    (copy / ".lock").unlink()
+    before = {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
+    with opened(copy) as run:
+        assert square(run, 2) == 4
+        square(run, 3)
+        run.write_result({"of": 3})
+    assert before == {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
 
 
 @pytest.mark.parametrize("folder", ["units", "shards"])

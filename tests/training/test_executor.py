@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import warnings
 from collections.abc import Iterator
@@ -213,6 +214,17 @@ def test_a_job_that_always_loses_its_worker_ends_the_run():
     with pytest.raises(WorkerError, match=r"Job 1 of 1 of 'things' lost its worker 3 times.*memory.*goes on") as found:
         run_jobs(Inline(*[error] * 9), jobs_of_tests.double, [1], holding(2), stage="things", retries=2)
     assert found.value.__cause__ is error
+
+
+def test_a_job_that_ends_its_process_is_given_up_soon_and_the_first_loss_is_said(caplog):
+    caplog.set_level(logging.WARNING, "coterie")
+    executor = Inline(*[lost()[0]] * 9)
+    with pytest.raises(WorkerError, match=r"lost its worker 3 times.*memory.*ends its process.*stderr"):
+        run_jobs(executor, jobs_of_tests.double, [1], holding(2), stage="things")
+    assert executor.calls == 3
+    assert [record.getMessage() for record in caplog.records] == [
+        "things: job 1 lost its worker (KilledWorker) and is sent again"
+    ]
 
 
 def test_an_error_of_the_executor_is_explained():

@@ -8,7 +8,7 @@ from typing import Any
 
 from coterie._surface import known_arguments
 from coterie.balancing.balancer import Balancer
-from coterie.balancing.methods import AGGREGATIONS, get_balancer
+from coterie.balancing.methods import AGGREGATIONS, check_method, get_balancer
 from coterie.errors import SettingError
 
 Options = tuple[tuple[str, Any], ...]
@@ -106,6 +106,7 @@ def as_balancing(value: Balancing | str | None) -> Balancing | None:
             "Parameter `balancing` should be None, the name of a method such as 'famo', or a "
             f"coterie.balancing.Balancing with options. Found {type(value).__name__}."
         )
+    check_method(value, "balancing")
     return Balancing(value)
 
 

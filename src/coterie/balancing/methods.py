@@ -46,6 +46,16 @@ AGGREGATIONS = tuple(_AGGREGATORS)
 METHODS = WEIGHTINGS + AGGREGATIONS
 
 
+def check_method(name: str, parameter: str) -> None:
+    """Refuse a name that is no method, in words about the parameter that brought it."""
+    if name not in METHODS:
+        near = difflib.get_close_matches(str(name), METHODS, n=1)
+        raise SettingError(
+            f"Parameter `{parameter}` should be one of {sorted(METHODS)}. Found {name!r}."
+            + (f" Did you mean {near[0]!r}?" if near else "")
+        )
+
+
 def get_balancer(name: str, tasks: int, **options: Any) -> Balancer:
     """A balancer by name.
 
@@ -65,12 +75,7 @@ def get_balancer(name: str, tasks: int, **options: Any) -> Balancer:
         >>> get_balancer("marigold", 3, form="simplex", every=5).every
         5
     """
-    if name not in METHODS:
-        near = difflib.get_close_matches(str(name), METHODS, n=1)
-        raise SettingError(
-            f"Parameter `name` should be one of {sorted(METHODS)}. Found {name!r}."
-            + (f" Did you mean {near[0]!r}?" if near else "")
-        )
+    check_method(name, "name")
     options = {option: value for option, value in options.items() if value is not None}
     if name in _AGGREGATORS:
         from coterie.balancing.aggregation import named_aggregation

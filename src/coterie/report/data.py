@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from coterie.errors import SettingError, StoreError
 from coterie.report.formats import clean
-from coterie.workload.losses import get_loss
 
 Json = Mapping[str, Any]
 Floats = NDArray[np.float64]
@@ -301,9 +300,13 @@ def _tasks(workload: Json, affinity: AffinityData | None) -> tuple[tuple[str, st
 
 def _unit(task: Json) -> tuple[str, str]:
     """The kind of a task, and what its loss is; results of version 0.1 have built-in kinds only and do not say it."""
-    kind = _text(task.get("kind"))
+    kind, unit = _text(task.get("kind")), _text(task.get("unit"))
+    if unit:
+        return kind, unit
+    from coterie.workload.losses import get_loss  # imports torch, which no other part of a page needs
+
     try:
-        return kind, _text(task.get("unit")) or get_loss(kind).unit
+        return kind, get_loss(kind).unit
     except SettingError:  # registered in the program that made the run
         return kind, ""
 
