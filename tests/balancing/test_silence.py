@@ -163,3 +163,39 @@ def test_an_infinite_loss_does_not_stay_in_the_windows() -> None:
     for step in range(5):
         balancer.total(one * torch.tensor([torch.inf if step == 1 else 2.0, 1.0]))  # type: ignore[operator]
     assert balancer.weights.tolist() == [0.5, 0.5]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("after", [torch.nan, torch.inf])
+@pytest.mark.parametrize("name", ["famo", "marigold-same"])
+def test_a_loss_that_is_no_number_after_the_step_moves_the_others_only(name: str, after: float) -> None:
+    x, asked = torch.ones(3, requires_grad=True), []
+    balancer = get_balancer(name, tasks=3, **({} if name == "famo" else {"phi": "log"}))
+    shares = balancer.shares if name == "famo" else balancer.lower.shares  # type: ignore[union-attr]
+
+    def losses() -> torch.Tensor:
+        asked.append(0)
+        return (x * torch.tensor([1.0, 2.0, 3.0])).square() * torch.tensor(
+            [1.0, after if len(asked) == 2 else 1.0, 1.0]
+        )
+
+    optimizer = torch.optim.SGD([x], lr=0.01)
+    balancer.step(losses, optimizer)
+    logits = shares.logits.clone()  # type: ignore[union-attr]
+    assert len(asked) == 2
+    assert logits[1] == 0
+    assert bool((logits[[0, 2]] != 0).all())
+    balancer.step(losses, optimizer)
+    assert bool(shares.logits.isfinite().all())  # type: ignore[union-attr]
+    assert shares.logits[1] != 0  # type: ignore[union-attr]
+
+
+def test_losses_are_looked_at_anew_where_a_step_failed_or_others_are_given() -> None:
+    """What a step knows about its losses goes with it."""
+    x = torch.ones(2, requires_grad=True)
+    balancer = get_balancer("famo", tasks=2)
+    optimizer = torch.optim.SGD([x], lr=0.1)
+    with pytest.raises(SettingError, match="floor"):
+        balancer.step(lambda: x.square() - 5, optimizer)
+    assert not balancer._whole  # type: ignore[union-attr]  # no graph is kept
+    total = balancer.total(x * torch.tensor([torch.nan, 3.0]))  # type: ignore[operator]
+    assert float(total.detach()) == 3

@@ -55,6 +55,8 @@ class Balancer(nn.Module, ABC):
         #: training steps seen
         self.steps = 0
         self._watch = Watch(tasks)
+        #: losses that were looked at and are all finite; a list, because attributes of modules are slow to set
+        self._whole: list[Tensor] = []
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -156,6 +158,7 @@ class Balancer(nn.Module, ABC):
         self.check(values)
         if complete(values):
             self._watch.clear()
+            self._whole.append(values)
         else:
             missing = values.isnan()
             if self.members is None:  # whoever stacks models looks after each of them
@@ -163,7 +166,10 @@ class Balancer(nn.Module, ABC):
             if bool(missing.all()):  # a batch without any label has nothing to teach
                 return values.detach()
         optimizer.zero_grad()
-        self.backward(tuple(apart) or values, parameters, shared=shared, scaler=scaler)
+        try:
+            self.backward(tuple(apart) or values, parameters, shared=shared, scaler=scaler)
+        finally:  # no graph is kept
+            self._whole.clear()
         if scaler is not None:
             scaler.unscale_(optimizer)
         self.before_step(replay, parameters if shared is None else shared)

@@ -54,7 +54,7 @@ class Criterion:
 
     def __call__(self, values: Tensor) -> Tensor:
         """phi of the losses."""
-        return self._distance(values).log_() if self.log else values
+        return self.distance(values).log_() if self.log else values
 
     def weights(self, shares: Tensor, values: Tensor) -> Tensor:
         """Factors of the losses whose weighted sum has the gradient of the shared-out phi, scaled to add up to one.
@@ -64,9 +64,9 @@ class Criterion:
         """
         if not self.log:
             return shares
-        factors = shares / self._distance(values)
+        factors = shares / self.distance(values)
         return factors.div_(factors.sum(-1, keepdim=True))
 
-    def _distance(self, values: Tensor) -> Tensor:
-        """From the floor, never 0."""
+    def distance(self, values: Tensor) -> Tensor:
+        """Distances of the losses from the floor, never 0."""
         return (values - self.floor if self.floor else values).clamp(min=0).add_(EPSILON)

@@ -60,27 +60,36 @@ class Famo(Weighting):
         super().__init__(tasks, members)
         self.criterion = Criterion("log", floor)
         self.shares = SoftmaxShares(self.shape, learning_rate, decay)
-        self._seen: tuple[Tensor, Tensor, list[Tensor]] | None = None
+        #: losses, tasks, shares and distances before the optimiser's step; a list, because attributes of modules are
+        #: slow to set
+        self._seen: list[Tensor] = []
 
     def begin(self, values: Tensor, present: Tensor) -> None:
         """Remember the losses before the step."""
         self.criterion.check(values, present)
-        self._seen = values, present, []
+        self._seen[:] = values, present
 
     def weigh(self, values: Tensor, present: Tensor) -> Tensor:
         """Softmax of the logits over the loss, scaled to add up to one."""
-        share = self.shares.forward(present)
-        if self._seen is not None and self._seen[0] is values:
-            self._seen[2][:] = [share]  # after the step it is needed again
-        return self.criterion.weights(share, values)
+        share, distance = self.shares.forward(present), self.criterion.distance(values)
+        if self._seen and self._seen[0] is values:
+            self._seen[2:] = share, distance  # after the step they are needed again
+        factors = share / distance
+        return factors.div_(factors.sum(-1, keepdim=True))
 
     @torch.no_grad()
     def after_step(self, again: Callable[[], Tensor]) -> None:
         """Move the logits by how the losses of the same batch changed."""
-        if self._seen is None:
+        if not self._seen:
             return
-        (values, present, shares), self._seen = self._seen, None
-        fell = self.criterion(values) - self.criterion(again().to(values))
-        if present is not everyone(self.shape) or not complete(fell):
-            present, shares = present & fell.isfinite(), []
-        self.shares.descend(fell, present, *shares)
+        values, present, share, distance = self._seen
+        self._seen.clear()
+        fell = distance.log_().sub_(self.criterion(again().to(values)))
+        if present is everyone(self.shape):
+            weighted = share * fell
+            mean = weighted.sum(-1, keepdim=True)
+            if complete(mean):  # not where one of the logarithms is not a number, or infinite
+                self.shares.move(weighted.addcmul_(share, mean, value=-1), present)
+                return
+        present = present & fell.isfinite()
+        self.shares.descend(fell, present)

@@ -41,9 +41,16 @@ class Replay:
             self._called = True
             self._states = _random_states() if self._keep else None
             return self._losses()
-        quiet = contextlib.nullcontext() if self._model is None else still_statistics(self._model)
-        with torch.no_grad(), _random_numbers(self._states), quiet:
-            return self._losses()
+        now = _random_states()
+        _set(self._states or now)
+        try:
+            with torch.no_grad():
+                if self._model is None:
+                    return self._losses()
+                with still_statistics(self._model):
+                    return self._losses()
+        finally:  # everything goes on as if nothing had been drawn
+            _set(now)
 
 
 @contextlib.contextmanager
@@ -74,16 +81,3 @@ def _set(states: list[Tensor]) -> None:
     torch.set_rng_state(states[0])
     if len(states) > 1:
         torch.cuda.set_rng_state(states[1])
-
-
-@contextlib.contextmanager
-def _random_numbers(states: list[Tensor] | None) -> Generator[None]:
-    """The random numbers of an earlier moment; afterwards everything goes on as if nothing had been drawn."""
-    if states is None:
-        states = _random_states()
-    now = _random_states()
-    _set(states)
-    try:
-        yield
-    finally:
-        _set(now)

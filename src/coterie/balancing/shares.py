@@ -28,7 +28,8 @@ def everyone(shape: tuple[int, ...]) -> Tensor:
 
 def complete(values: Tensor) -> bool:
     """Whether all are finite numbers; asked on the CPU only, as devices would have to wait."""
-    return values.device.type == "cpu" and math.isfinite(float(values.detach().sum()))
+    values = values.detach()
+    return values.device.type == "cpu" and math.isfinite(float(values if values.numel() == 1 else values.sum()))
 
 
 class Moments(nn.Module):
@@ -66,8 +67,9 @@ class Moments(nn.Module):
             second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
             if number is not None:  # numbers in place of tensors of equal entries
                 self._counted[:] = count, count._version, number + 1
-                size = second.sqrt().div_((1 - BETA2 ** (number + 1)) ** 0.5).add_(EPSILON)
-                values.addcdiv_(first, size, value=-self.learning_rate / (1 - BETA1 ** (number + 1)))
+                root = (1 - BETA2 ** (number + 1)) ** 0.5
+                rate = self.learning_rate * root / (1 - BETA1 ** (number + 1))
+                values.addcdiv_(first, second.sqrt().add_(EPSILON * root), value=-rate)
                 return
             values.addcdiv_(*self._step_and_size(), value=-self.learning_rate)
             return
@@ -118,18 +120,21 @@ class SoftmaxShares(nn.Module):
         whole = present is everyone(present.shape)
         return torch.softmax(self.logits if whole else self.logits.masked_fill(~present, -torch.inf), -1)
 
-    def descend(self, gradient: Tensor, present: Tensor, share: Tensor | None = None) -> None:
+    def descend(self, gradient: Tensor, present: Tensor) -> None:
         """Move against the gradient of a criterion with respect to the shares of the present tasks.
 
         Args:
             gradient: (..., tasks).
             present: (..., tasks) bool.
-            share: what :meth:`forward` gave for `present`, where that is known and nothing has changed since.
         """
-        share = self.forward(present) if share is None else share
+        share = self.forward(present)
         if present is not everyone(present.shape):
             gradient = torch.where(present, gradient, 0.0)
-        gradient = share * (gradient - (share * gradient).sum(-1, keepdim=True))
+        weighted = share * gradient
+        self.move(weighted.addcmul_(share, weighted.sum(-1, keepdim=True), value=-1), present)
+
+    def move(self, gradient: Tensor, present: Tensor) -> None:
+        """Move against the gradient of a criterion with respect to the logits of the present tasks."""
         if self.moments is not None:
             self.moments.step(self.logits, gradient, present)
         else:

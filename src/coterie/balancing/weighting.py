@@ -50,7 +50,7 @@ class Weighting(Balancer):
         values = losses.detach()
         with torch.no_grad():
             self._follow(values)
-            whole = complete(values)
+            whole = (bool(self._whole) and self._whole[0] is losses) or complete(values)
             present = everyone(self.shape) if whole else ~values.isnan()
             values = values if whole else torch.where(present, values, 1.0)
             learns = losses.requires_grad
@@ -62,8 +62,7 @@ class Weighting(Balancer):
             weights, losses = torch.where(counts, weights, 0.0), torch.where(counts, losses, 0.0)
         total = self.objective((weights * losses).sum(-1), present)
         if learns:
-            self.last = weights
-            self.steps += 1
+            vars(self).update(last=weights, steps=self.steps + 1)  # neither parameter nor buffer: no need to ask
             with torch.no_grad():
                 self.finish(values, present)
         return total
