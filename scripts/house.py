@@ -29,6 +29,7 @@ VERBS = (
     "plan",
     "group",
     "from_arrays",
+    "from_datasets",
     "from_text",
     "from_causal",
     "from_graph",
@@ -62,12 +63,17 @@ def body_length(function: Function) -> int:
     return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
 
 
+def is_command(name: str) -> bool:
+    """Whether a module holds commands of the program, whose parameters are what users type."""
+    return name.startswith("cli/") or name.endswith("/command.py")
+
+
 def wide_functions(files: dict[str, str]) -> list[str]:
     """Functions with more than eight parameters; the top verbs and the commands of the program may have more."""
     return [
         f"{name}:{f.lineno} {f.name} ({len(parameters(f))} parameters)"
         for name, text in files.items()
-        if not name.startswith("cli/")
+        if not is_command(name)
         for f in functions(text)
         if f.name not in VERBS and len(parameters(f)) > MAX_PARAMETERS
     ]
@@ -78,7 +84,7 @@ def carriers(files: dict[str, str]) -> list[str]:
     return [
         f"{name}:{f.lineno} {f.name} ({', '.join(sorted(parameters(f) & CARRIED))})"
         for name, text in files.items()
-        if not name.startswith("cli/")
+        if not is_command(name)
         for f in functions(text)
         if f.name not in VERBS and len(parameters(f) & CARRIED) > MAX_CARRIED
     ]

@@ -12,9 +12,9 @@ Example:
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from coterie._lazy import load_on_first_use
 from coterie.errors import (
     CoterieError,
     CoterieWarning,
@@ -107,16 +107,15 @@ _LAZY = {
 }
 
 
+_load = load_on_first_use(__name__, _LAZY)
+
+
 def __getattr__(name: str) -> Any:
-    """Load a public name on first use (PEP 562)."""
-    if name == "__version__":
-        value: Any = _version()
-    elif name in _LAZY:
-        value = getattr(import_module(_LAZY[name]), name)
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value
-    return value
+    """Load a public name, or look the version up, on first use (PEP 562)."""
+    if name != "__version__":
+        return _load(name)
+    globals()[name] = found = _version()
+    return found
 
 
 def __dir__() -> list[str]:

@@ -7,8 +7,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from coterie.cli.diffusion import diffusion
 from coterie.datasets.images import load_images
+from coterie.diffusion.command import diffusion
 from coterie.diffusion.config import DiffusionConfig
 from coterie.diffusion.extractor import train_extractor
 

@@ -87,6 +87,23 @@ def test_help_is_instant_and_imports_nothing_heavy():
     assert all(verb in done.stdout for verb in VERBS)
 
 
+def test_verbs_of_extensions_are_imported_when_they_are_called():
+    code = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom coterie.cli.app import app\n"
+        "for verb in ('run', 'benchmark'):\n"
+        " assert CliRunner().invoke(app, [verb, '--help']).exit_code == 0\n"
+        " print(sorted({'coterie.benchmark', 'coterie.diffusion', 'torch'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=True)
+    assert done.stdout.splitlines() == ["[]", "['coterie.benchmark']"]
+
+
+def test_a_verb_that_is_mistyped_is_guessed():
+    result = coterie("benchmrak")
+    assert result.exit_code == 2
+    assert "Did you mean 'benchmark'?" in " ".join(result.stderr.split())
+
+
 def test_version():
     result = coterie("--version")
     assert (result.exit_code, result.stdout) == (0, f"coterie {package.__version__}\n")

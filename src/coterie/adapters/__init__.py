@@ -3,8 +3,9 @@
 Names are loaded when they are used.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from coterie._lazy import load_on_first_use
 
 if TYPE_CHECKING:
     from coterie.adapters.adapted import AdaptedModel
@@ -79,11 +80,4 @@ _LAZY = {
     "train_dense": "train",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Load a public name on first use (PEP 562)."""
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = load_on_first_use(__name__, _LAZY)

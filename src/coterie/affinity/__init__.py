@@ -3,8 +3,9 @@
 Names are loaded when they are used, so that a matrix can be read and grouped without torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from coterie._lazy import load_on_first_use
 
 if TYPE_CHECKING:
     from coterie.affinity.affinity import Affinity
@@ -46,11 +47,4 @@ _LAZY = {
     "random_subsets": "sampling",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Load a public name on first use (PEP 562)."""
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = load_on_first_use(__name__, _LAZY)

@@ -1,9 +1,17 @@
-"""How much skill a method buys for its price, measured on really trained subsets."""
+"""How much skill a method buys for its price, measured on really trained subsets.
 
-from coterie.benchmark.bank import Bank, make_bank
-from coterie.benchmark.entries import ENTRIES, Entry, select
-from coterie.benchmark.page import write_page
-from coterie.benchmark.run import Options, benchmark, find_bed, prepare
+Names are loaded when they are used.
+"""
+
+from typing import TYPE_CHECKING
+
+from coterie._lazy import load_on_first_use
+
+if TYPE_CHECKING:
+    from coterie.benchmark.bank import Bank, make_bank
+    from coterie.benchmark.entries import ENTRIES, Entry, select
+    from coterie.benchmark.page import write_page
+    from coterie.benchmark.run import Options, benchmark, find_bed, prepare
 
 __all__ = [
     "ENTRIES",
@@ -17,3 +25,19 @@ __all__ = [
     "select",
     "write_page",
 ]
+
+#: which module brings a name
+_LAZY = {
+    "ENTRIES": "entries",
+    "Bank": "bank",
+    "Entry": "entries",
+    "Options": "run",
+    "benchmark": "run",
+    "find_bed": "run",
+    "make_bank": "bank",
+    "prepare": "run",
+    "select": "entries",
+    "write_page": "page",
+}
+
+__getattr__ = load_on_first_use(__name__, _LAZY)

@@ -1,4 +1,4 @@
-"""The program: its verbs and the options that stand before them."""
+"""The program: the options that stand before its verbs."""
 
 from __future__ import annotations
 
@@ -6,16 +6,7 @@ from typing import Annotated
 
 import typer
 
-from coterie.cli.affinity import affinity
-from coterie.cli.benchmark import benchmark
-from coterie.cli.compare import compare
-from coterie.cli.demo import demo
-from coterie.cli.diffusion import diffusion
-from coterie.cli.group import group
-from coterie.cli.plan import plan
-from coterie.cli.report import report
-from coterie.cli.run import run
-from coterie.cli.streams import Verbs
+from coterie.cli.verbs import Verbs
 
 app = typer.Typer(
     cls=Verbs,
@@ -29,9 +20,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-for _verb in (demo, run, affinity, group, compare, benchmark, diffusion, report, plan):
-    app.command(_verb.__name__)(_verb)
 
 
 def _print_version(value: bool) -> None:

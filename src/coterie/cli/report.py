@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
+from coterie._lazy import named
 from coterie.cli.options import Debug, Json, OutFile, Quiet
 from coterie.cli.session import session
+from coterie.cli.verbs import PAGES
 
 
 def report(
@@ -31,13 +33,11 @@ def report(
         path = out or run / "report.html"
         need_directory(path)
         result = read_json(run / "result.json")
-        if isinstance(result, dict) and "diffusion" in result:
-            from coterie.diffusion.page import write_page
-            from coterie.diffusion.study import Study
-
-            write_page(Study.load(run), path)
-        else:
+        extension = next((key for key in PAGES if isinstance(result, dict) and key in result), None)
+        if extension is None:
             write_report(result, path)
+        else:
+            named(PAGES[extension])(run, path)
         if as_json:
             s.emit({"report": str(path)})
         else:

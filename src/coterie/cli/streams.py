@@ -69,8 +69,8 @@ def prepare_streams() -> None:
                 change(errors=_ERRORS)
 
 
-class Verbs(TyperGroup):
-    """The verbs of the program. What users wrote is shown in messages about usage, never sent to the terminal."""
+class Streamed(TyperGroup):
+    """A group of commands. What users wrote is shown in messages about usage, never sent to the terminal."""
 
     def make_context(self, *args: Any, **options: Any) -> Any:
         """Read the command line."""

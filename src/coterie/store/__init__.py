@@ -5,8 +5,9 @@ The names are loaded when they are first used, so that reading a result needs no
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from coterie._lazy import load_on_first_use
 
 if TYPE_CHECKING:
     from coterie._units import Payload
@@ -40,8 +41,4 @@ __all__ = [
     "write_json",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+__getattr__ = load_on_first_use(__name__, _HOMES)

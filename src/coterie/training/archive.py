@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from coterie._units import Payload
-from coterie.training.fit import Fit
-from coterie.training.job import Job
+from coterie.training.job import Fit, Job
 
 
 def pack_fits(fits: Sequence[Fit], *, states: bool = True) -> Payload:

@@ -58,6 +58,14 @@ def diffusion(
         s.say(f"page: {path / 'report.html'}")
 
 
+def write_page_again(run: Path, path: Path) -> None:
+    """Write the page of a study's run directory (for ``coterie report``)."""
+    from coterie.diffusion.page import write_page
+    from coterie.diffusion.study import Study
+
+    write_page(Study.load(run), path)
+
+
 def _print_example(s: Session) -> None:
     from coterie.diffusion.config import DiffusionConfig
 

@@ -80,7 +80,7 @@ def benchmark(
         if list_only:
             _list(s)
             return
-        from coterie.cli.benchmark_balancing import WORD, run_balancing
+        from coterie.benchmark.command_balancing import WORD, run_balancing
         from coterie.cli.workers import where
 
         if workloads and workloads[0] == WORD:

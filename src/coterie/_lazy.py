@@ -1,0 +1,42 @@
+"""Names that a package loads when they are first used, so that importing it stays cheap."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+
+def load_on_first_use(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """A package's ``__getattr__`` (PEP 562) that imports the module of a name and keeps what it finds.
+
+    Args:
+        package: the package's ``__name__``.
+        homes: name -> module, in full or relative to the package.
+
+    Example:
+        >>> load_on_first_use("coterie", {"Task": "workload"})("Task").__name__
+        'Task'
+    """
+
+    def get(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        home = homes[name]
+        value = getattr(import_module(home if home.startswith("coterie.") else f"{package}.{home}"), name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    return get
+
+
+def named(reference: str) -> Any:
+    """What ``"package.module:name"`` names, imported now.
+
+    Example:
+        >>> named("coterie.errors:SettingError").__name__
+        'SettingError'
+    """
+    module, _, name = reference.partition(":")
+    return getattr(import_module(module), name)

@@ -1,0 +1,55 @@
+"""Where the verbs of the program live: each is imported when it is called, or when its help is asked for.
+
+The verbs of extension rooms stand here by name too, so that no core room imports an extension.
+"""
+
+from __future__ import annotations
+
+from collections import UserDict
+from typing import Any
+
+import typer
+
+from coterie._lazy import named
+from coterie.cli.streams import Streamed
+
+#: verb -> its function
+VERBS = {
+    "demo": "coterie.cli.demo:demo",
+    "run": "coterie.cli.run:run",
+    "affinity": "coterie.cli.affinity:affinity",
+    "group": "coterie.cli.group:group",
+    "compare": "coterie.cli.compare:compare",
+    "benchmark": "coterie.benchmark.command:benchmark",
+    "diffusion": "coterie.diffusion.command:diffusion",
+    "report": "coterie.cli.report:report",
+    "plan": "coterie.cli.plan:plan",
+}
+#: key of a result that an extension wrote -> what writes its page again, called with the run's directory and the page
+PAGES = {"diffusion": "coterie.diffusion.command:write_page_again"}
+
+
+class Commands(UserDict[str, Any]):
+    """Verb -> its command, which is made when it is looked up; the names are known before."""
+
+    def __getitem__(self, verb: str) -> Any:
+        """The command of a verb."""
+        if isinstance(self.data.get(verb), str):
+            alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+            alone.command(verb)(named(self.data[verb]))
+            self.data[verb] = typer.main.get_command(alone)
+        return self.data[verb]
+
+
+class Verbs(Streamed):
+    """The verbs of the program, in the order of the table."""
+
+    def __init__(self, **options: Any) -> None:
+        """Take the table in place of commands that are imported already."""
+        super().__init__(**options)
+        self.commands = Commands(VERBS)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names of the verbs; imports none of them."""
+        del ctx
+        return list(VERBS)
