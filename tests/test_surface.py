@@ -13,9 +13,11 @@ from coterie import errors
 PUBLIC = {
     "Affinity",
     "Comparison",
+    "FunctionTrainer",
     "GainModel",
     "GradTAE",
     "Grouping",
+    "Outcome",
     "Predictor",
     "Recipe",
     "RunResult",

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from coterie.grouping import Grouping, group
     from coterie.pipeline import RunResult, estimate_affinity, plan, run
     from coterie.serving import Predictor, load
+    from coterie.training import FunctionTrainer, Outcome
     from coterie.workload import Recipe, Task, Workload, from_arrays, from_datasets, load_workload
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "CoterieWarning",
     "DataWarning",
     "FallbackWarning",
+    "FunctionTrainer",
     "GainModel",
     "GradTAE",
     "GradientMismatchError",
@@ -59,6 +61,7 @@ __all__ = [
     "ModelModeWarning",
     "NonDeterministicModelError",
     "NumericsWarning",
+    "Outcome",
     "Predictor",
     "Recipe",
     "ResourceError",
@@ -86,9 +89,11 @@ __all__ = [
 _LAZY = {
     "Affinity": "coterie.affinity",
     "Comparison": "coterie.evaluation",
+    "FunctionTrainer": "coterie.training",
     "GainModel": "coterie.affinity",
     "GradTAE": "coterie.affinity",
     "Grouping": "coterie.grouping",
+    "Outcome": "coterie.training",
     "Predictor": "coterie.serving",
     "Recipe": "coterie.workload",
     "RunResult": "coterie.pipeline",

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from coterie.errors import SettingError
 from coterie.evaluation import BASELINE, JOINT, Comparison, all_in_one, recommend, single_task
 from coterie.evaluation.entry import Entry
+from coterie.evaluation.gains import Losses
 from coterie.evaluation.halving import Prices, race, smallest_runs
 from coterie.evaluation.labels import LabelLosses
 from coterie.grouping import Grouping
@@ -40,7 +41,8 @@ def by_chance(seed):
 
     def measure(names, seeds):
         values = [[np.random.default_rng((seed, int(n[1:]), s)).uniform(0.5, 1, 4) for s in seeds] for n in names]
-        return LabelLosses(np.array(values, dtype=np.float32), np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]))
+        labels = LabelLosses(np.array(values, dtype=np.float32), np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]))
+        return Losses.of(labels.means(2), labels)
 
     return measure
 
@@ -104,9 +106,8 @@ def test_those_who_stay_are_the_best_by_the_geometric_mean(world):
     for rung in record.rungs:
         losses = {}
         for standing in rung.standings:
-            values = by_chance(chance)([standing.name], rung.seeds).values[0].astype(float)
-            per_task = [values[:, :2].mean(1), values[:, 2:].mean(1)]  # (seeds,) each
-            losses[standing.name] = math.exp(np.mean([np.log(task).mean() for task in per_task]))
+            means = by_chance(chance)([standing.name], rung.seeds).means[0]
+            losses[standing.name] = math.exp(np.log(means).mean())
             assert standing.loss == pytest.approx(losses[standing.name], rel=1e-6)
         order = sorted(losses, key=losses.__getitem__)
         assert [s.name for s in rung.standings] == order
@@ -119,7 +120,7 @@ def test_of_equals_the_one_with_fewer_models_is_better():
     known = prices(4, 3, 6)
 
     def same(names, seeds):
-        return LabelLosses(np.ones((len(names), len(seeds), 2), np.float32), np.zeros(2, int), np.arange(2))
+        return Losses.of(np.ones((len(names), len(seeds), 1)))
 
     record = race(known, range(3), smallest_runs(known, 3), same, {"c0": 5, "c1": 4, "c2": 2, "c3": 4})
     assert [s.name for s in record.rungs[0].standings] == ["c2", "c1", "c3", "c0"]

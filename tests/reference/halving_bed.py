@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from coterie.evaluation.gains import Losses
 from coterie.evaluation.halving import Prices, final_seeds, race
 from coterie.evaluation.intervals import Noise, t_interval
-from coterie.evaluation.labels import LabelLosses
 
 #: what one standard deviation between candidates is on the scale of log losses
 UNIT = 0.01
@@ -45,11 +45,11 @@ class Draw:
         examples = self.example_noise * self.rng.standard_normal()
         self.joint = examples + self.seed_noise * self.rng.standard_normal(_SEEDS)
 
-    def measure(self, names, seeds) -> LabelLosses:
+    def measure(self, names, seeds) -> Losses:
         """What successive halving sees."""
         rows = [self.names.index(name) for name in names]
         logs = self.validation[rows, None] + self.luck[np.ix_(rows, list(seeds))]
-        return LabelLosses(np.exp(UNIT * logs)[..., None].astype(np.float32), np.zeros(1, int), np.zeros(1, int))
+        return Losses.of(np.exp(UNIT * logs)[..., None])
 
     def best(self, rows, seeds) -> int:
         """The best of some candidates on validation data."""

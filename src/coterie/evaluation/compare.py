@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,24 +17,24 @@ from coterie._surface import known_arguments, said_once, warn
 from coterie._units import NoStore, UnitStore
 from coterie.balancing import Balancing, as_balancing, balancing_key
 from coterie.balancing.criterion import ROUNDING
-from coterie.errors import CoterieWarning, DataWarning
+from coterie.errors import CoterieWarning, DataWarning, SettingError
 from coterie.evaluation.comparison import BASELINE, JOINT, Comparison
 from coterie.evaluation.entry import Entry
+from coterie.evaluation.gains import Losses
 from coterie.evaluation.given import as_groupings, as_seeds
 from coterie.evaluation.halves import halve_validation
 from coterie.evaluation.halving import race, smallest_runs
-from coterie.evaluation.labels import LabelIndex, LabelLosses
+from coterie.evaluation.labels import LabelIndex
+from coterie.evaluation.run_outcomes import RunOutcomes
 from coterie.evaluation.rungs import Halving
-from coterie.evaluation.trainings import Subset, Trainings, collect, subsets_of
+from coterie.evaluation.trainings import Subset, Trainings, subsets_of
 from coterie.grouping import Grouping
 from coterie.training import Fit, fit
 from coterie.training.archive import pack_fits, unpack_fits
+from coterie.training.trainer import PARTS, Outcome, Trainer
 from coterie.workload import Workload
 
-#: trained parameters are kept between stages up to this many bytes; beyond it, what is served is trained again
-STATE_BYTES = 2**30
-#: for so many seeds
-USUAL_SEEDS = 5
+STAGE = "compare: training candidates"
 
 
 @short_repr
@@ -44,48 +44,47 @@ class TrainedComparison:
 
     Attributes:
         comparison: losses of all candidates.
-        workload: the workload as it was trained: stopped on one half of the validation part.
+        workload: the workload as it was trained: stopped on one half of the validation part; or the trainer.
         fits: the training of each (subset, seed); its state is empty where parameters were too large to keep.
         losses: (subset, seed, part) -> loss of each label of the subset's tasks.
         index: the labels of the part that chooses (``"validation"``) and of the test part.
         seconds: how long the trainings took, in this or an earlier process.
         raced: trainings of the rungs of successive halving, without their parameters; they serve nothing.
+        runs: the outcome of each (subset, seed) of a trainer that is no workload; such a comparison has no fits.
     """
 
     comparison: Comparison
-    workload: Workload = field(repr=False)
-    fits: Mapping[tuple[Subset, int], Fit] = field(repr=False)
-    losses: Mapping[tuple[Subset, int, str], NDArray[np.float32]] = field(repr=False)
-    index: Mapping[str, LabelIndex] = field(repr=False)
+    workload: Workload | Trainer = field(repr=False)
+    fits: Mapping[tuple[Subset, int], Fit] = field(default_factory=dict[tuple[Subset, int], Fit], repr=False)
+    losses: Mapping[tuple[Subset, int, str], NDArray[np.float32]] = field(
+        default_factory=dict[tuple[Subset, int, str], NDArray[np.float32]], repr=False
+    )
+    index: Mapping[str, LabelIndex] = field(default_factory=dict[str, LabelIndex], repr=False)
     seconds: float = 0.0
     raced: Mapping[tuple[Subset, int], Fit] = field(default_factory=dict[tuple[Subset, int], Fit], repr=False)
+    runs: Mapping[tuple[Subset, int], Outcome] = field(default_factory=dict[tuple[Subset, int], Outcome], repr=False)
 
     def _repr_html_(self) -> str:
         """The comparison's table, for notebooks."""
         return self.comparison._repr_html_()  # pyright: ignore[reportPrivateUsage]
 
-    def extended(
-        self, name: str, grouping: Grouping, losses: Mapping[str, NDArray[np.float32]] | None = None
-    ) -> TrainedComparison:
-        """With one more candidate, whose groups have all been trained already.
-
-        `losses` (part -> (seeds, labels)) takes the place of what the trained groups lose, where that would flatter.
-        """
-        if losses is None:
-            seeds = self.comparison.seeds
-            losses = {part: collect(grouping, seeds, self.losses, index, part) for part, index in self.index.items()}
-        return replace(self, comparison=self.comparison.extended(name, grouping, losses))
-
     def best_state(self, subset: Sequence[int], memory: int, store: UnitStore) -> Mapping[str, Tensor]:
-        """Parameters of the seed with the lowest validation loss; trained again where they were not kept."""
+        """Parameters of the seed with the lowest validation loss; trained again where they were not kept.
+
+        Raises:
+            SettingError: when the subset was not trained, or by a trainer that keeps its models to itself.
+        """
         key = tuple(sorted(subset))
         fits = [fitted for (trained, _), fitted in self.fits.items() if trained == key]
+        if not fits or not isinstance(self.workload, Workload):
+            raise SettingError(f"Parameter `subset`: no model of {list(key)} was trained here, so none can be served.")
         best = min(fits, key=lambda fitted: (fitted.loss, fitted.job.seed))
         if best.state:
             return best.state
         jobs = [best.job]
+        workload = self.workload
         unit = {"subset": list(key), "seed": best.job.seed, **balancing_key(best.job.balancing)}
-        payload = store.unit("served", unit, lambda: pack_fits(fit(self.workload, jobs, memory=memory)))
+        payload = store.unit("served", unit, lambda: pack_fits(fit(workload, jobs, memory=memory)))
         return unpack_fits(jobs, payload)[0].state
 
 
@@ -102,7 +101,7 @@ def single_task(tasks: tuple[str, ...]) -> Grouping:
 @known_arguments
 @said_once
 def compare(
-    workload: Workload,
+    workload: Workload | Trainer,
     candidates: Mapping[str, Grouping | Sequence[Sequence[int | str]]],
     *,
     seeds: int | Sequence[int] = 3,
@@ -125,7 +124,9 @@ def compare(
     ``comparison.halving`` tells who left when. With enough runs for everything nothing is eliminated.
 
     Args:
-        workload: tasks, data, model and recipe.
+        workload: tasks, data, model and recipe; or a trainer, such as :class:`coterie.training.FunctionTrainer`. What a
+            trainer reports as validation losses chooses, and its test losses are reported; where it reports no losses
+            of single examples, intervals cover seeds only.
         candidates: name -> grouping, or its groups as lists of task names or numbers; the two simple candidates are
             added when missing.
         seeds: training seeds, or their number; each fixes initialisation and batch order, and is one unit of the store.
@@ -150,31 +151,36 @@ def compare(
     Cost: (distinct subsets) x (seeds) ordinary trainings, and never more than `runs`.
     """
     progress, store, balancing = progress or silent, store or NoStore(), as_balancing(balancing)
-    names, wanted = workload.task_names, as_seeds(seeds)
+    wanted = as_seeds(seeds)
+    rungs: Trainings | RunOutcomes
+    final: Trainings | RunOutcomes
+    if isinstance(workload, Workload):
+        names = workload.task_names
+        halved, choose = halve_validation(workload)
+        index = {"validation": LabelIndex.of(workload, choose), "test": LabelIndex.of(workload, workload.split.test)}
+        chosen = {"validation": index["validation"]}
+        rungs = Trainings(halved, chosen, memory, store, "halving", balancing=balancing, executor=executor)
+        final = Trainings(halved, index, memory, store, "compare", balancing=balancing, executor=executor)
+    else:
+        rungs = final = RunOutcomes.of(workload, store, executor, balancing)
+        names = final.trainer.tasks
     everything = {JOINT: all_in_one(names), **as_groupings(candidates, names), BASELINE: single_task(names)}
-    halved, choose = halve_validation(workload)
-    index = {"validation": LabelIndex.of(workload, choose), "test": LabelIndex.of(workload, workload.split.test)}
-    chosen = {"validation": index["validation"]}
-    rungs = Trainings(halved, chosen, memory, store, "halving", balancing=balancing, executor=executor)
     halving = None
     if runs is not None:
         halving = _eliminate(everything, wanted, whole_number(runs, "runs", low=1), budget, rungs, progress)
         everything, wanted = {name: everything[name] for name in halving.finalists}, list(halving.seeds)
-    final = Trainings(halved, index, memory, store, "compare", balancing=balancing, executor=executor)
-    _train(final, subsets_of(everything.values()), wanted, progress)
-    labels = {
-        part: own.measured(np.stack([final.collect(g, wanted, part) for g in everything.values()]))
-        for part, own in index.items()
-    }
-    means = {part: found.means(len(names)) for part, found in labels.items()}
+    final.train(subsets_of(everything.values()), wanted, keep=None, stage=STAGE, progress=progress)
+    found = {part: final.measure(list(everything.values()), wanted, part) for part in PARTS}
+    labels = {part: losses.labels for part, losses in found.items() if losses.labels is not None}
     comparison = Comparison(
-        names, tuple(everything), tuple(everything.values()), tuple(wanted), means["validation"], means["test"],
-        labels, halving,
+        names, tuple(everything), tuple(everything.values()), tuple(wanted), found["validation"].means,
+        found["test"].means, labels, halving,
     )  # fmt: skip
     _warn_below_zero(comparison)
-    return TrainedComparison(
-        comparison, halved, final.fits, final.losses, index, final.seconds + rungs.seconds, rungs.fits
-    )
+    if isinstance(final, RunOutcomes):
+        return TrainedComparison(comparison, final.trainer, runs=final.runs, seconds=final.seconds)
+    raced, seconds = rungs.fits if isinstance(rungs, Trainings) else {}, final.seconds + rungs.seconds
+    return TrainedComparison(comparison, final.workload, final.fits, final.losses, final.index, seconds, raced)
 
 
 def _warn_below_zero(comparison: Comparison) -> None:
@@ -213,31 +219,23 @@ def affordable(
     return kept
 
 
-def _train(final: Trainings, subsets: Sequence[Subset], seeds: Sequence[int], progress: Progress) -> None:
-    """Every subset with every seed."""
-    size = sum(p.numel() * p.element_size() for p in final.workload.build_model(seeds[0]).parameters())
-    keep = size * len(subsets) <= STATE_BYTES / USUAL_SEEDS  # not by the number of seeds, which may grow
-    final.train(subsets, seeds, keep=keep, stage="compare: training candidates", progress=progress)
-
-
 def _eliminate(
     everything: Mapping[str, Grouping],
     seeds: Sequence[int],
     runs: int,
     budget: int | None,
-    rungs: Trainings,
+    rungs: Trainings | RunOutcomes,
     progress: Progress,
 ) -> Halving:
     """Successive halving on validation losses."""
     entry = Entry.of(everything, (JOINT, BASELINE), budget)
-    own = rungs.index["validation"]
 
-    def measure(names: Sequence[str], used: Sequence[int]) -> LabelLosses:
+    def measure(names: Sequence[str], used: Sequence[int]) -> Losses:
         groupings = [everything[name] for name in names]
         subsets = subsets_of(groupings)
-        new = [seed for seed in used if (subsets[0], seed, "validation") not in rungs.losses]
+        new = [seed for seed in used if not rungs.trained(subsets[0], seed)]
         rungs.train(subsets, new, keep=False, stage=f"compare: choosing among {len(names)}", progress=progress)
-        return own.measured(np.stack([rungs.collect(grouping, used, "validation") for grouping in groupings]))
+        return rungs.measure(groupings, used, "validation")
 
     models = {name: len(grouping.groups) for name, grouping in everything.items()}
     return entry.complete(race(entry.prices, seeds, runs, measure, models))

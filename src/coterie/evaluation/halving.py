@@ -18,12 +18,11 @@ import numpy as np
 
 from coterie.errors import SettingError
 from coterie.evaluation.gains import Losses, log_losses
-from coterie.evaluation.labels import LabelLosses
 from coterie.evaluation.rungs import Halving, Rung, Standing
 
 Subset = tuple[int, ...]
-#: ``measure(names, seeds)`` trains candidates and returns their validation losses (candidates, seeds, labels), in order
-Measure = Callable[[Sequence[str], Sequence[int]], LabelLosses]
+#: ``measure(names, seeds)`` trains candidates and returns their validation losses, in order
+Measure = Callable[[Sequence[str], Sequence[int]], Losses]
 #: seeds that the final should have before there is more than one rung
 ENOUGH = 3
 #: so many candidates go to the final together, where the budget allows
@@ -147,8 +146,7 @@ def race(
         >>> simple = frozenset([(0, 1, 2, 3), (0,), (1,), (2,), (3,)])
         >>> losses = {"a": 0.3, "b": 0.2, "c": 0.4}
         >>> def measure(names, seeds):
-        ...     values = np.array([[[losses[name]] * 2] * len(seeds) for name in names], dtype=np.float32)
-        ...     return LabelLosses(values, task=np.array([0, 0]), row=np.array([0, 1]))
+        ...     return Losses.of(np.array([[[losses[name]]] * len(seeds) for name in names]))
         >>> prices = Prices({name: frozenset(found) for name, found in groups.items()}, simple)
         >>> record = race(prices, seeds=range(2), runs=20, measure=measure)
         >>> record.finalists, record.eliminated, record.spent
@@ -191,10 +189,9 @@ def _kept(prices: Prices, order: Sequence[str], n_final: int, left: int) -> tupl
     return fits, True
 
 
-def _ranked(names: Sequence[str], labels: LabelLosses, models: Mapping[str, int]) -> list[Standing]:
+def _ranked(names: Sequence[str], losses: Losses, models: Mapping[str, int]) -> list[Standing]:
     """How the candidates stand, best first."""
-    tasks = range(int(labels.task.max()) + 1)
-    losses = Losses.of(labels.means(len(tasks)), labels)
+    tasks = range(losses.means.shape[-1])
     logs = log_losses(losses.means, losses.floor).mean((1, 2))
     ranks = np.where(np.isnan(logs), np.inf, logs)  # a loss that overflowed is the worst
     order = sorted(range(len(names)), key=lambda i: (float(ranks[i]), models.get(names[i], 0), i))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from coterie._progress import Progress
 from coterie._units import Payload, UnitStore, look
 from coterie.balancing import Balancing, balancing_key
+from coterie.evaluation.gains import Losses
 from coterie.evaluation.labels import LabelIndex
 from coterie.grouping import Grouping
 from coterie.training import Fit, FitUnit, Job, fit_units
@@ -20,6 +21,10 @@ from coterie.training.archive import pack_fits, unpack_fits
 from coterie.workload import Workload
 
 Subset = tuple[int, ...]
+#: trained parameters are kept between stages up to this many bytes; beyond it, what is served is trained again
+STATE_BYTES = 2**30
+#: for so many seeds
+USUAL_SEEDS = 5
 
 
 def subsets_of(groupings: Iterable[Grouping]) -> list[Subset]:
@@ -78,17 +83,20 @@ class Trainings:
     executor: Executor | None = None
 
     def train(
-        self, subsets: Sequence[Subset], seeds: Sequence[int], *, keep: bool, stage: str, progress: Progress
+        self, subsets: Sequence[Subset], seeds: Sequence[int], *, keep: bool | None, stage: str, progress: Progress
     ) -> None:
         """Train subsets with some seeds; `keep` says whether their parameters stay in memory and store.
+
+        None keeps them where they are small.
 
         What the store has of a seed is used, in the units in which it was trained; subsets that are missing are a
         further unit. A seed with the same subsets has the same units, whatever other seeds there are.
         """
+        kept = self._small(len(subsets), seeds) if keep is None else keep
         batches = [(seed, batch) for seed in seeds for batch in self._batches(subsets, seed)]
         units = [self._unit(batch, seed) for seed, batch in batches]
         payloads = fit_units(
-            self.workload, self.name, units, partial(self._pack, keep), store=self.store, memory=self.memory,
+            self.workload, self.name, units, partial(self._pack, kept), store=self.store, memory=self.memory,
             stage=stage, progress=progress, executor=self.executor,
         )  # fmt: skip
         for seed in seeds:  # not before all are there: a run that is killed trains the same batches again
@@ -103,6 +111,11 @@ class Trainings:
                 self.fits[done.job.subset, seed] = done
                 for part in self.index:
                     self.losses[done.job.subset, seed, part] = np.asarray(payload.arrays[f"losses/{part}/{number}"])
+
+    def _small(self, count: int, seeds: Sequence[int]) -> bool:
+        """Whether the parameters of so many subsets may be kept."""
+        size = sum(p.numel() * p.element_size() for p in self.workload.build_model(seeds[0]).parameters())
+        return size * count <= STATE_BYTES / USUAL_SEEDS  # not by the number of seeds, which may grow
 
     def _batches(self, subsets: Sequence[Subset], seed: int) -> list[list[Subset]]:
         """Subsets that were trained together with a seed, all that the store knows of, and those that are missing."""
@@ -134,6 +147,13 @@ class Trainings:
                 arrays[f"losses/{part}/{number}"] = labels.losses(self.workload, done.state, done.job.subset)
         return Payload(arrays, packed.meta)
 
-    def collect(self, grouping: Grouping, seeds: Sequence[int], part: str) -> NDArray[np.float32]:
-        """(seeds, labels) losses of a grouping whose groups were trained."""
-        return collect(grouping, seeds, self.losses, self.index[part], part)
+    def trained(self, subset: Subset, seed: int) -> bool:
+        """Whether a subset was trained with a seed."""
+        return (subset, seed) in self.fits
+
+    def measure(self, groupings: Sequence[Grouping], seeds: Sequence[int], part: str) -> Losses:
+        """Losses of groupings whose groups were trained, in order."""
+        index = self.index[part]
+        values = np.stack([collect(grouping, seeds, self.losses, index, part) for grouping in groupings])
+        labels = index.measured(values)
+        return Losses.of(labels.means(self.workload.n_tasks), labels)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from coterie.evaluation.compare import STATE_BYTES
+from coterie.evaluation.trainings import STATE_BYTES
 
 #: bytes of JSON that a validation check takes in a history
 CHECK = 27

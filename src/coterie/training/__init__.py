@@ -7,12 +7,17 @@ from coterie.training.job import Fit, Job
 from coterie.training.loop import fit_one
 from coterie.training.population import fit_population
 from coterie.training.stackable import is_stackable
+from coterie.training.trainer import FunctionTrainer, Outcome, Run, Trainer, train_runs
 from coterie.training.units import FitUnit, fit_units
 
 __all__ = [
     "Fit",
     "FitUnit",
+    "FunctionTrainer",
     "Job",
+    "Outcome",
+    "Run",
+    "Trainer",
     "UnitCost",
     "evaluate",
     "fit",
@@ -21,4 +26,5 @@ __all__ = [
     "fit_units",
     "is_stackable",
     "measure_cost",
+    "train_runs",
 ]
