@@ -1,10 +1,10 @@
 """Selection under a budget: time of the exact method against others, and how near the search and its bound come.
 
-Random asymmetric affinities (noise), planted groups with noise, one thread. The others are the plain recursion over
-collections of groups of the published code, with the last group tried for all at once in numpy, the branch and bound of
-Standley et al. (groups that lower no task's error are dropped, the rest sorted by their largest improvement), and the
-integer program of the usual formulation (a variable for each group, and for each task in each group) solved by HiGHS
-through scipy.
+Random asymmetric affinities (noise), planted groups with noise, one thread, processor time. The others are the plain
+recursion over collections of groups of the published code, with the last group tried for all at once in numpy, the
+branch and bound of Standley et al. (groups that lower no task's error are dropped, the rest sorted by their largest
+improvement), and the integer program of the usual formulation (a variable for each group, and for each task in each
+group) solved by HiGHS through scipy. All of them find the optimum.
 Run: ``python benchmarks/cover.py``.
 """
 
@@ -41,7 +41,7 @@ Matrix = NDArray[np.float64]
 RECURSION = {2: 10, 3: 9}
 PROGRAM = {2: 10, 3: 12}
 BRANCHES = {2: 10, 3: 9}
-MILP_SECONDS = 60.0
+MILP_SECONDS = 300.0  # on the clock
 
 
 def noise(n: int, seed: int) -> Matrix:
@@ -59,9 +59,10 @@ FAMILIES: dict[str, Callable[[int, int], Matrix]] = {"noise": noise, "planted": 
 
 
 def timed(call: Callable[[], Any]) -> tuple[Any, float]:
-    start = time.perf_counter()
+    """The result and the processor seconds."""
+    start = time.process_time()
     found = call()
-    return found, time.perf_counter() - start
+    return found, time.process_time() - start
 
 
 def program(matrix: Matrix, budget: int) -> tuple[float, bool]:

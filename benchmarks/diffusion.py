@@ -133,11 +133,7 @@ class Study:
 
     def tasks(self, name):
         """Intervals balanced by a method of :func:`available`."""
-        if name == FAIRGRAD:
-            return IntervalTasks(self.intervals, "fairgrad", alpha=1.0)
-        if name == "marigold-log":
-            return IntervalTasks(self.intervals, "marigold", phi="log")
-        return IntervalTasks(self.intervals, name)
+        return intervals_as_tasks(self.intervals, name)
 
     def validation(self, state, only=None):
         """(images, k) losses, kept."""
@@ -190,12 +186,21 @@ class Study:
         return found
 
 
+def intervals_as_tasks(intervals, name):
+    """Intervals balanced by a method of `METHODS`, or by FairGrad."""
+    if name == FAIRGRAD:
+        return IntervalTasks(intervals, "fairgrad", alpha=1.0)
+    if name == "marigold-log":
+        return IntervalTasks(intervals, "marigold", phi="log")
+    return IntervalTasks(intervals, name)
+
+
 def available(names):
     """The methods that can be run, with FairGrad in place of NashMTL where its solver is missing."""
     found, probe = [], step_intervals(NoiseSchedule.cosine(10), 2)
     for name in names:
         try:
-            IntervalTasks(probe, name)
+            intervals_as_tasks(probe, name)
         except MissingDependencyError as error:
             if name != "nash-mtl":
                 raise

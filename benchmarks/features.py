@@ -13,7 +13,8 @@ Beside them stands a floor: the matrix products alone that forward mode cannot a
 through every layer), without directions, activations or results.
 
 The slow ways are timed on the first rows and scaled to all; their features are compared on the same rows. Fast and slow
-runs take turns, so that another load on the machine meets both. Medians. Run: ``python benchmarks/features.py``.
+runs take turns, so that another load on the machine meets both. Processor time, medians.
+Run: ``python benchmarks/features.py``.
 """
 
 from __future__ import annotations
@@ -121,11 +122,11 @@ def products(x: Tensor, tasks: int, hidden: list[Tensor]) -> None:
             tangent @ weights[0].new_zeros(tangent.shape[1], width)
 
 
-def timed(work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds on the clock and of the processor."""
-    wall, cpu = time.perf_counter(), time.process_time()
+def timed(work: Callable[[], object]) -> float:
+    """Seconds of the processor."""
+    cpu = time.process_time()
     work()
-    return time.perf_counter() - wall, time.process_time() - cpu
+    return time.process_time() - cpu
 
 
 def memory(tasks: int) -> dict[str, float]:
@@ -177,8 +178,8 @@ def compare(tasks: int) -> dict[str, Any]:
         "vmap(jvp)": [lambda x: by_hand(model, x, dense)],
         "products alone": [lambda x: products(x, tasks, hidden)],
     }
-    fast: list[tuple[float, float]] = []
-    slow: dict[str, list[list[tuple[float, float]]]] = {name: [[] for _ in each] for name, each in ways.items()}
+    fast: list[float] = []
+    slow: dict[str, list[list[float]]] = {name: [[] for _ in each] for name, each in ways.items()}
     run = lambda: compute_features(workload, model, directions, heads="projected", mode="forward")  # noqa: E731
     found = run().g.reshape(tasks, ROWS, D).transpose(0, 1)
     for _ in range(REPEATS):
@@ -194,14 +195,13 @@ def compare(tasks: int) -> dict[str, Any]:
     }
     exact = loop(copy.deepcopy(model).double(), inputs[:2].double(), tasks, matrix.double(), 100)
     errors["loop in double precision"] = _difference(found, exact)
-    medians = [statistics.median(sample[k] for sample in fast) / ROWS for k in (0, 1)]
+    median = statistics.median(fast) / ROWS
     rows: dict[str, Any] = {}
     for name, each in slow.items():
-        wall, cpu = (min(statistics.median(s[k] for s in way) for way in each) / SLOW_ROWS[name] for k in (0, 1))
+        seconds = min(statistics.median(way) for way in each) / SLOW_ROWS[name]
         rows[name] = {
-            "ms_per_row": 1e3 * wall,
-            "times_slower": wall / medians[0],
-            "times_slower_cpu": cpu / medians[1],
+            "ms_per_row": 1e3 * seconds,
+            "times_slower": seconds / median,
             "target": TARGETS[tasks].get(name),
         }
     return {
@@ -209,8 +209,9 @@ def compare(tasks: int) -> dict[str, Any]:
         "parameters": matrix.shape[0],
         "relative_error": max(errors.values()),
         "relative_errors": errors,
-        "features_ms_per_row": 1e3 * medians[0],
-        "features_seconds": medians[0] * ROWS,
+        "features_ms_per_row": 1e3 * median,
+        "features_seconds": median * ROWS,
+        "above_floor": 1 / rows["products alone"]["times_slower"],
         "against": rows,
     }
 
@@ -223,7 +224,7 @@ def _difference(found: Tensor, want: Tensor) -> float:
 def growth() -> dict[str, float]:
     """Time with 20 and with 200 tasks."""
     few, many = problem(20), problem(200)
-    times: dict[int, list[tuple[float, float]]] = {20: [], 200: []}
+    times: dict[int, list[float]] = {20: [], 200: []}
     for repeat in range(REPEATS + 1):
         for count, (workload, model, directions) in ((20, few), (200, many)):
             one = timed(
@@ -231,31 +232,22 @@ def growth() -> dict[str, float]:
             )
             if repeat:
                 times[count].append(one)
-    wall, cpu = ({n: statistics.median(s[k] for s in times[n]) for n in times} for k in (0, 1))
-    return {
-        "seconds_20": wall[20],
-        "seconds_200": wall[200],
-        "ratio": wall[200] / wall[20],
-        "ratio_cpu": cpu[200] / cpu[20],
-    }
+    cpu = {n: statistics.median(times[n]) for n in times}
+    return {"seconds_20": cpu[20], "seconds_200": cpu[200], "ratio": cpu[200] / cpu[20]}
 
 
 def report(result: dict[str, Any], sizes: list[dict[str, float]], comparisons: list[dict[str, Any]]) -> None:
     print(
         f"\nOne thread, d = {D}, {ROWS} rows, directions over all parameters. Slow ways on {SLOW_ROWS} rows, scaled.\n"
     )
-    print(f"{'tasks':>5} {'parameters':>10}  {'way':<22}{'ms a row':>10}{'slower':>9}{'(cpu)':>9}{'target':>8}")
+    print(f"{'tasks':>5} {'parameters':>10}  {'way':<22}{'ms a row':>10}{'slower':>9}{'target':>8}")
     for one in comparisons:
         print(
             f"{one['tasks']:>5} {one['parameters']:>10}  {'features, forward':<22}{one['features_ms_per_row']:>10.3f}"
         )
         for name, row in one["against"].items():
             target = f"{row['target']}x" if row["target"] else "-"
-            print(
-                f"{'':>16}  {name:<22}{row['ms_per_row']:>10.2f}{row['times_slower']:>8.2f}x"
-                f"{row['times_slower_cpu']:>8.2f}x"
-                f"{target:>8}"
-            )
+            print(f"{'':>16}  {name:<22}{row['ms_per_row']:>10.2f}{row['times_slower']:>8.2f}x{target:>8}")
         print(
             f"{'':>16}  relative difference {one['relative_error']:.1e} at most (target 1e-5), "
             f"{one['relative_errors']['loop in double precision']:.1e} to double precision"
@@ -263,7 +255,7 @@ def report(result: dict[str, Any], sizes: list[dict[str, float]], comparisons: l
     grown = result["growth"]
     print(
         f"\n20 -> 200 tasks: {grown['seconds_20']:.2f} s -> {grown['seconds_200']:.2f} s, {grown['ratio']:.2f} times "
-        f"(cpu {grown['ratio_cpu']:.2f}; target at most 2)"
+        f"(target at most 2)"
     )
     for one in sizes:
         print(
