@@ -1,5 +1,6 @@
 """Training: one recipe, one model at a time or a whole population at once."""
 
+from coterie.training.command import CommandTrainer
 from coterie.training.cost import UnitCost, measure_cost
 from coterie.training.evaluate import evaluate
 from coterie.training.fit import fit
@@ -11,6 +12,7 @@ from coterie.training.trainer import FunctionTrainer, Outcome, Run, Trainer, tra
 from coterie.training.units import FitUnit, fit_units
 
 __all__ = [
+    "CommandTrainer",
     "Fit",
     "FitUnit",
     "FunctionTrainer",

@@ -141,7 +141,7 @@ class FunctionTrainer:
             raise SettingError(
                 f"Parameter `function` should be a function of (tasks, seed). Found {type(function).__name__}."
             )
-        self.function, self.tasks, self.version = function, _read_tasks(tasks), str(version)
+        self.function, self.tasks, self.version = function, read_tasks(tasks), str(version)
         self.fingerprint = self._fingerprint()
 
     def _fingerprint(self) -> str:
@@ -319,7 +319,12 @@ def _read_losses(losses: Any, part: str) -> dict[str, Floats]:
     return found
 
 
-def _read_tasks(tasks: Any) -> tuple[str, ...]:
+def read_tasks(tasks: Any) -> tuple[str, ...]:
+    """Names of at least two tasks.
+
+    Raises:
+        SettingError: for anything else.
+    """
     listed = list(tasks) if isinstance(tasks, Sequence) and not isinstance(tasks, str) else []
     if len(listed) < 2 or len(set(listed)) < len(listed) or not all(isinstance(task, str) and task for task in listed):
         raise SettingError(f"Parameter `tasks` should be at least two different names. Found {tasks!r:.80}.")
