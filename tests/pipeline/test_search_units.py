@@ -138,11 +138,12 @@ def test_what_no_unit_took_is_booked_on_the_stage() -> None:
 def test_costs_add_up_and_a_finished_run_searches_no_more(
     tiny: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(time, "perf_counter", time.process_time)  # what others do on the machine does not count
     begin = time.perf_counter()
     first = run(tiny, out=tmp_path / "run", budget=3, seeds=1, bases=1)
-    wall = time.perf_counter() - begin
+    took = time.perf_counter() - begin
     rows = first.result["costs"]
-    assert first.result["seconds"] == sum(row["seconds"] for row in rows) == pytest.approx(wall, rel=0.05)
+    assert first.result["seconds"] == sum(row["seconds"] for row in rows) == pytest.approx(took, rel=0.05)
     assert {AFFINITY, SEARCH, "reading and checking", "report and served models"} <= {row["stage"] for row in rows}
     trainings = {row["stage"]: row["trainings"] for row in rows}
     assert trainings["comparison: real trainings"] > 1

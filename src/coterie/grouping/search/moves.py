@@ -15,6 +15,8 @@ from coterie.grouping.search.guesses import Guesses
 BATCH = 32
 #: with more tasks all moves of a changed group are asked for together: models fit neighbours of a group at once
 WHOLE = 96
+#: ways of several moves that are valued at a time, most promising first
+CHAINS = 12
 #: exchanges that are valued at a time, most promising first
 PAIRS = 64
 
@@ -113,7 +115,7 @@ class Partition:
             self.refresh(*np.nonzero(np.isfinite(gain)))
             self._guessed = True
         gain, _ = self.gains(limits)
-        tasks, targets = _largest(gain, count)
+        tasks, targets = largest_gains(gain, count)
         self.refresh(tasks, targets)
         gain, _ = self.gains(limits)
         order = np.argsort(-gain[tasks, targets], kind="stable")
@@ -141,6 +143,17 @@ class Partition:
         ways = [groups.copy() for groups in self.guesses().climb(self.objective.tolerance)]
         tried = [ways[number - 1] for number in (2**power for power in range(1, 20)) if number < len(ways)]
         return self._best_of([*tried, ways[-1]], least) if len(ways) > 1 else False
+
+    def best_chain(self, limits: Limits, count: int) -> bool:
+        """Make the best of the most promising ways of several moves, of which single ones may lose, if that gains."""
+        gain, _ = self.gains(limits)
+        gain = gain[:, : len(self.groups)]
+        found: dict[bytes, tuple[float, BoolArray]] = {}
+        for task, target in zip(*largest_gains(gain, 2 * count), strict=True):
+            worth, groups = self.guesses().chain(int(task), int(target))
+            found[groups.tobytes()] = worth, groups
+        ways = sorted(found.values(), key=lambda one: -one[0])[:count]
+        return bool(ways) and self._best_of([groups for _, groups in ways], 0.0)
 
     def guesses(self) -> Guesses:
         """The partition as far as guesses tell."""
@@ -254,12 +267,16 @@ def climb(
     tried = max(200, 4 * n) if swaps is None else swaps
     tried = tried if thorough else min(tried, PAIRS)
     for step in range(100 * n):  # every step raises the objective; the limit only guards against rounding
-        if stop() or not (partition.best_move(limits, thorough=thorough) or (tried and partition.best_swap(tried))):
+        if stop() or not (
+            partition.best_move(limits, thorough=thorough)
+            or (CHAINS and partition.best_chain(limits, CHAINS))
+            or (tried and partition.best_swap(tried))
+        ):
             return step
     return 100 * n
 
 
-def _largest(gain: FloatArray, count: int) -> tuple[IntArray, IntArray]:
+def largest_gains(gain: FloatArray, count: int) -> tuple[IntArray, IntArray]:
     """Rows and columns of the largest finite entries."""
     flat = gain.ravel()
     count = min(count, int(np.isfinite(flat).sum()))
