@@ -94,7 +94,7 @@ child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 open({str(tmp_path / "child")!r}, "w").write(str(child.pid))
 child.wait()
 """
-    with pytest.raises(ModelError, match=r"took longer than `timeout`=5 seconds"):
+    with pytest.raises(ModelError, match=r"took longer than `timeout`=5 s and was ended. It printed last: 'training"):
         trainer(tmp_path, end, timeout=5).train(RUN)
     child = int((tmp_path / "child").read_text())
     for _ in range(100):
@@ -143,8 +143,9 @@ def test_commands_that_cannot_be_meant(command: Any, message: str) -> None:
     ids=range(4),
 )
 def test_settings_that_cannot_be_meant(settings: dict[str, Any]) -> None:
+    every: dict[str, Any] = {"tasks": TASKS, **settings}
     with pytest.raises(SettingError, match=f"`{next(iter(settings))}`"):
-        CommandTrainer(f"train {PLACES}", **{"tasks": TASKS, **settings})
+        CommandTrainer(f"train {PLACES}", **every)
 
 
 def test_the_script_counts_in_the_fingerprint(tmp_path: Path) -> None:
