@@ -1,6 +1,7 @@
 """What balancing is worth on real data: Delta m against single-task models, with intervals over seeds.
 
     python benchmarks/balancing.py [--seeds 10] [--beds yeast,chemicals,mhc,fashion] [--fashion FOLDER] [--tune]
+                                   [--keep-gradients]
 
 Beds are those of coterie.datasets.beds and, as ten-task images, Fashion-MNIST from the four files of its distribution
 (Debian's package dataset-fashion-mnist puts them where --fashion looks by default); without them it is left out and
@@ -11,7 +12,8 @@ the forms of MARIGOLD alike, from four values. Each method is run with its defau
 chosen rate.
 
 Methods that combine gradients are trained one model after the other, with one backward pass a task, and get five seeds.
-They are left out on mhc, whose 73 tasks make a training ten (MGDA) to sixty times (PCGrad) as long.
+They are left out on mhc, whose 73 tasks make a training ten (MGDA) to sixty times (PCGrad) as long. With
+--keep-gradients their stored rows stay, which is most of the time; seeds, network and starts are the same.
 
 Writes benchmarks/results/balancing.json.
 """
@@ -93,8 +95,10 @@ def tune() -> dict[str, Any]:
     return {"bed": TUNED_ON, "seeds": list(TUNING_SEEDS), "deltas": rows, "chosen": chosen}
 
 
-def measure(work: Workload, tuned: dict[str, float], seeds: range, gradients: list[str]) -> dict[str, Any]:
-    """All methods on one bed, and the forms of MARIGOLD paired with FAMO."""
+def measure(
+    work: Workload, tuned: dict[str, float], seeds: range, gradients: list[str], kept: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """All methods on one bed, and the forms of MARIGOLD paired with FAMO; `kept` are rows of an earlier run."""
     methods: list[Balancing | str] = [*LOSSES, *FORMS]
     for name, rate in tuned.items():
         methods += [method(name)] if rate == DEFAULTS[name] else [method(name), method(name, learning_rate=rate)]
@@ -102,6 +106,7 @@ def measure(work: Workload, tuned: dict[str, float], seeds: range, gradients: li
     if gradients:
         more = compare_balancing(work, gradients, seeds=seeds[:FEW_SEEDS])
         found["methods"] += [row for row in more["methods"] if row["name"] != "equal"]
+    found["methods"] += kept
     by_seed = {row["name"]: np.array(row["by_seed"]) for row in found["methods"]}
     found["against_famo"] = {}
     for name in (name for name in tuned if name != "famo"):
@@ -147,6 +152,7 @@ def main() -> None:
     parser.add_argument("--beds", default="yeast,chemicals,mhc,fashion")
     parser.add_argument("--fashion", type=Path, default=FOLDER)
     parser.add_argument("--tune", action="store_true", help="choose the learning rate anew")
+    parser.add_argument("--keep-gradients", action="store_true", help="stored rows of methods that combine gradients")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", FallbackWarning)
@@ -162,7 +168,10 @@ def main() -> None:
             print(f"\n{name}: no files in {options.fashion}, left out")
             continue
         left_out = LEFT_OUT.get(name, {})
-        found = measure(work, chosen, range(options.seeds), [own for own in GRADIENTS if own not in left_out])
+        stored = results["beds"].get(name, {"methods": []})["methods"] if options.keep_gradients else []
+        kept = [row for row in stored if row["name"] in GRADIENTS]
+        missing = [own for own in GRADIENTS if own not in [*left_out, *(row["name"] for row in kept)]]
+        found = measure(work, chosen, range(options.seeds), missing, kept)
         results["beds"][name] = found | {"left_out": left_out}
         show(found)
         _write(results)
