@@ -1,7 +1,20 @@
-"""Settings for all tests."""
+"""Settings and fixtures for all tests."""
 
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import settings
+
+from reference.forked import Scripts
 
 # how long an example takes says nothing about whether it is right, and machines are shared
 settings.register_profile("coterie", deadline=None, print_blob=True)
 settings.load_profile("coterie")
+
+
+@pytest.fixture(scope="session")
+def scripts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scripts]:
+    """Runs scripts in processes of their own."""
+    found = Scripts(tmp_path_factory.mktemp("scripts"))
+    yield found
+    found.close()

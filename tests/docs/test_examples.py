@@ -1,10 +1,10 @@
 """Every script in examples/ runs."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from reference.forked import Scripts
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.py"))
 
@@ -14,7 +14,7 @@ def test_there_are_examples():
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
-def test_example_runs(path: Path, tmp_path: Path):
-    done = subprocess.run([sys.executable, str(path)], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+def test_example_runs(path: Path, tmp_path: Path, scripts: Scripts):
+    done = scripts.run(path, cwd=tmp_path)
+    assert done.code == 0, done.text("stderr")
+    assert done.text("stdout").strip()
