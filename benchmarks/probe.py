@@ -21,7 +21,7 @@ import torch
 from coterie.affinity import get_estimator
 from coterie.affinity.costs import training_flops
 from coterie.affinity.scores import probe as probe_module
-from coterie.affinity.scores.meter import Meter
+from coterie.affinity.scores.gradient_probe import GradientProbe
 from coterie.affinity.scores.probe import Probe, run_probe
 from coterie.training import Job, fit_one, measure_cost
 from coterie.training.evaluate import row_losses
@@ -35,7 +35,7 @@ VARIANTS = {
 }
 
 
-class NaiveMeter(Meter):
+class NaiveGradientProbe(GradientProbe):
     """The look ahead of TAG with loops: one gradient, one copy and one pass a task."""
 
     def _measure(self, rows: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
@@ -62,14 +62,14 @@ class NaiveMeter(Meter):
 
 
 def naive(run: Callable[[], Any]) -> Callable[[], Any]:
-    """The same with the naive meter."""
+    """The same with the naive gradient probe."""
 
     def wrapped() -> Any:
-        probe_module.Meter = NaiveMeter
+        probe_module.GradientProbe = NaiveGradientProbe
         try:
             return run()
         finally:
-            probe_module.Meter = Meter
+            probe_module.GradientProbe = GradientProbe
 
     return wrapped
 

@@ -108,8 +108,8 @@ def counted() -> list[float]:
         return call
 
     for holder, name in (
-        (eigen.Dense, "__call__"),
-        (eigen.Block, "__call__"),
+        (eigen.DenseEigenStep, "__call__"),
+        (eigen.BlockEigenStep, "__call__"),
         (solve, "bound_of_state"),
         (lift, "lacking"),
     ):

@@ -49,7 +49,7 @@ from coterie.features.modes import differentiable
 from coterie.features.pairs import Pairs, labelled_pairs
 from coterie.features.plan import demand, make_plan
 from coterie.features.program import MarginProgram
-from coterie.features.sink import Sink
+from coterie.features.writer import FeatureWriter
 from coterie.workload import Split, Task, Workload, find_structure
 
 D, TOKENS, RANK, REPEATS, TARGET, ERROR = 200, 32, 8, 3, 10.0, 1e-4
@@ -164,17 +164,17 @@ def gradients_only(
     workload: Workload, model: nn.Module, directions: RandomDirections, pairs: Pairs, plan: FeaturePlan
 ) -> Tensor:
     """Features by the way of the plan, without planning, trial, margins and heads."""
-    sink = Sink(pairs, D, torch.float32)
+    writer = FeatureWriter(pairs, D, torch.float32)
     with differentiable(model):
         program = MarginProgram(workload, model, directions.names)
-        jobs, silent = [(directions, sink)], lambda *_: None
+        jobs, silent = [(directions, writer)], lambda *_: None
         if plan.way == "hooks":
             hooks = Hooks(program)
             hooks.check(pairs.rows[:3])
             hooks.compute(jobs, pairs, plan, silent, HeadCapture(workload, model, None, pairs, torch.float32))
         else:
             reverse.compute(program, jobs, pairs, plan, silent)
-    return sink.features
+    return writer.features
 
 
 def few(workload: Workload, count: int) -> Workload:

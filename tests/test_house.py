@@ -48,7 +48,7 @@ COMMON = {
     "_show",
     "_spawn",
     "_surface",
-    "_turn",
+    "_process_lock",
     "_units",
     "_worker",
 }
@@ -59,10 +59,10 @@ ALLOWED = {
 MAX_FILE, MAX_FUNCTION = 500, 50
 #: measure of scripts/house.py -> how many offenders there may be; these numbers only go down
 LIMITS = {
-    "functions with more than 8 parameters": 20,
+    "functions with more than 8 parameters": 19,
     "functions that carry 3 or more of seed, memory, store, progress, executor": 28,
     "circles of imports": 0,
-    "class names defined twice": 17,
+    "class names defined twice": 2,
     "imports of extension rooms by core rooms": 0,
     "files over 500 lines": 0,
     "functions over 50 lines": 0,

@@ -25,10 +25,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+from coterie._process_lock import process_lock
 from coterie._progress import Progress, silent
 from coterie._spawn import refuse_unguarded
 from coterie._surface import warn
-from coterie._turn import turn
 from coterie._worker import facts, work
 from coterie.errors import CoterieError, WorkerError
 
@@ -112,7 +112,7 @@ class Done:
     warned: Warned = ()
 
 
-def say(warned: Warned) -> None:
+def reissue_warnings(warned: Warned) -> None:
     """Raise warnings of a worker in this process, each once."""
     for category, text in dict.fromkeys(warned):
         warn(text, category)
@@ -197,7 +197,7 @@ class _Batch:
             while self.waiting or self.under_way:
                 while self.waiting and len(self.under_way) < self._window():
                     self._send(self.waiting.popleft())
-                with turn.away():
+                with process_lock.away():
                     ended, _ = wait(self.under_way, return_when=FIRST_COMPLETED)
                 failure: Exception | None = None
                 for future in sorted(ended, key=lambda future: self.under_way[future][0]):
@@ -225,11 +225,11 @@ class _Batch:
         try:
             with ExitStack() as stack:
                 if type(self.executor).__module__.startswith("distributed"):  # it warns of large arguments
-                    stack.enter_context(turn)
+                    stack.enter_context(process_lock)
                     stack.enter_context(warnings.catch_warnings())
                     warnings.simplefilter("ignore", UserWarning)
                 else:  # an executor may do the job here and now, or wait for a thread that is free
-                    stack.enter_context(turn.away())
+                    stack.enter_context(process_lock.away())
                 future = self.executor.submit(work, ticket, call, data, self.facts)
         except CoterieError:
             raise
@@ -257,7 +257,7 @@ class _Batch:
         else:
             self.found[number] = outcome = Done(*rest)
             if self.done is not None:
-                with turn:  # jobs in threads of this process would mix up its warnings
+                with process_lock:  # jobs in threads of this process would mix up its warnings
                     self.done(number, outcome)
                 self.found[number] = replace(outcome, result=None)
             self.progress(self.stage, len(self.found), len(self.items))

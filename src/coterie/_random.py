@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from coterie._turn import turn
+from coterie._process_lock import process_lock
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def random_numbers(device: torch.device | None = None, seed: int | None = None) 
         devices = [torch.device("cuda", torch.cuda.current_device())] if torch.cuda.is_initialized() else []
     else:
         devices = [device] if device.type == "cuda" else []
-    with turn, torch.random.fork_rng(devices=devices):
+    with process_lock, torch.random.fork_rng(devices=devices):
         if seed is not None:
             seed_numbers(seed, *devices)
         yield

@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from coterie._check import plain
-from coterie._turn import turn
+from coterie._process_lock import process_lock
 from coterie.errors import CoterieWarning, DataWarning, FallbackWarning, ModelModeWarning, SettingError
 
 Named = TypeVar("Named", bound=Callable[..., Any])
@@ -163,7 +163,7 @@ def once(about: object = None) -> Generator[list[warnings.WarningMessage]]:
     """
     caught: list[warnings.WarningMessage] = []
     try:
-        with turn, warnings.catch_warnings(record=True) as caught:
+        with process_lock, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("default")
             warnings.simplefilter("always", CoterieWarning)
             yield caught

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from contextlib import suppress
 from typing import Any
 
-from coterie._turn import turn
+from coterie._process_lock import process_lock
 from coterie.errors import CoterieError, WorkerError
 
 #: opened parcels that a process keeps
@@ -34,7 +34,7 @@ def work(ticket: str, call: bytes, data: bytes, wanted: dict[str, Any]) -> bytes
     del ticket
     import torch
 
-    with turn:
+    with process_lock:
         threads = torch.get_num_threads()
         torch.set_num_threads(wanted["threads"])
         try:

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from coterie.affinity import get_estimator
 from coterie.affinity.scores.cosine import Cosine
 from coterie.affinity.scores.etap import Etap
-from coterie.affinity.scores.meter import ahead
+from coterie.affinity.scores.gradient_probe import ahead
 from coterie.affinity.scores.probe import Probe, run_probe
 from coterie.affinity.scores.probe_score import _filled
 from coterie.affinity.scores.tag import Tag

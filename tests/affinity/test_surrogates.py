@@ -25,7 +25,7 @@ from coterie.affinity.surrogates import fused as fused_module
 from coterie.affinity.surrogates.budget import FORK_OF_RUN, Remembered, split_budget
 from coterie.affinity.surrogates.covariance import covariances, find_likeness, make_points
 from coterie.affinity.surrogates.design import choose_subsets
-from coterie.affinity.surrogates.evidence import Evidence, Settings, negative_log_likelihood
+from coterie.affinity.surrogates.evidence import Evidence, ProcessPriors, negative_log_likelihood
 from coterie.affinity.surrogates.fused import Fused
 from coterie.affinity.surrogates.kernel import KernelSurrogate, radial
 from coterie.affinity.surrogates.linear import LinearSurrogate, membership
@@ -71,7 +71,7 @@ def process(seed=0, runs=12, **more):
 
 @pytest.mark.parametrize("learned", [True, False])
 def test_posterior_is_that_of_plain_loops(learned):
-    found, seen, values, cheap, reference = process(settings=Settings(learn=learned))
+    found, seen, values, cheap, reference = process(settings=ProcessPriors(learn=learned))
     asked = np.concatenate([reference[:10], np.eye(T, dtype=bool)])
     mean, deviation = found.predict(asked, cheap(asked))
     expected, error = posterior(found, seen, values, cheap(seen), asked, cheap(asked))
@@ -100,7 +100,7 @@ class _Same(Kernel):
 
 
 def test_posterior_is_scikit_learns():
-    rule = Settings(luck=0.0, shift=0.0, unsure=0.0)
+    rule = ProcessPriors(luck=0.0, shift=0.0, unsure=0.0)
     found, seen, values, cheap, reference = process(settings=rule)
     asked = reference[:15]
     both, estimates = np.concatenate([seen, asked]), np.concatenate([cheap(seen), cheap(asked)])
@@ -150,7 +150,7 @@ def test_names_of_tasks_do_not_matter(order, seed):
         reference[:, order],
         cheap(reference)[:, order],
         features=[feature[np.ix_(order, order)]],
-        settings=Settings(steps=40),
+        settings=ProcessPriors(steps=40),
     )
     mean, deviation = plain.predict(asked, cheap(asked))
     mean2, deviation2 = other.predict(asked[:, order], cheap(asked)[:, order])
@@ -163,7 +163,7 @@ def test_names_of_tasks_do_not_matter(order, seed):
 @given(st.floats(0.01, 100), st.integers(0, 50))
 def test_units_of_the_loss_do_not_matter(factor, seed):
     seen, real, cheap, reference, _ = data(seed)
-    rule = Settings(learn=False)
+    rule = ProcessPriors(learn=False)
     plain = fit_process(seen, real(seen), cheap(seen), reference, cheap(reference), settings=rule)
     other = fit_process(
         seen, factor * real(seen), factor * cheap(seen), reference, factor * cheap(reference), settings=rule
@@ -183,7 +183,7 @@ def test_without_runs_the_ranking_is_the_estimates():
 
 def test_many_noise_free_runs_are_interpolated():
     seen, real, cheap, reference, _ = data(runs=50)
-    rule = Settings(luck=0.0, shift=0.0, unsure=0.0, steps=200)
+    rule = ProcessPriors(luck=0.0, shift=0.0, unsure=0.0, steps=200)
     found = fit_process(seen, real(seen), cheap(seen), reference, cheap(reference), settings=rule)
     mean, deviation = found.predict(seen, cheap(seen))
     spread = real(seen)[seen].std()
@@ -247,7 +247,7 @@ def test_active_choice_is_the_best_next_run():
     """Against refitting with every candidate; the variance of differences within tasks is what counts."""
     _, _, cheap, reference, _ = data()
     pool = np.unique(reference, axis=0)[:14]
-    rule = Settings(learn=False, shift=0.0, unsure=0.0)
+    rule = ProcessPriors(learn=False, shift=0.0, unsure=0.0)
 
     def spread(chosen):
         held = pool[chosen]

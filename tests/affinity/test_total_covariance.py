@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.affinity.test_surrogates import T, process
 
 from coterie.affinity import Affinity, GradTAEModel, PairwiseGainModel
-from coterie.affinity.surrogates.evidence import Settings
+from coterie.affinity.surrogates.evidence import ProcessPriors
 from coterie.affinity.surrogates.fused_model import FusedModel
 from coterie.affinity.surrogates.process import combine, covariances
 from coterie.affinity.surrogates.sums import Sums, covariance_of_sums
@@ -49,7 +49,7 @@ def summing(points, subsets, weights, alone_weights):
 @pytest.mark.parametrize("runs", [12, 0])
 @pytest.mark.parametrize("learned", [True, False])
 def test_covariance_of_sums_is_that_of_explicit_sums_over_points(runs, learned):
-    found, _, _, cheap, reference = process(runs=runs, settings=Settings(learn=learned))
+    found, _, _, cheap, reference = process(runs=runs, settings=ProcessPriors(learn=learned))
     asked = np.concatenate([reference[:8], ALONE[:3], np.ones((1, T), dtype=bool)])
     weights, alone_weights = np.random.default_rng(1).normal(size=(2, *asked.shape))
     alone = np.diag(cheap(ALONE))

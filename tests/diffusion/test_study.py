@@ -12,7 +12,7 @@ from coterie.datasets.images import load_images
 from coterie.diffusion import NoiseSchedule, StepAffinity
 from coterie.diffusion.config import DiffusionConfig
 from coterie.diffusion.extractor import train_extractor
-from coterie.diffusion.quality import Judge
+from coterie.diffusion.quality import QualityEvaluator
 from coterie.diffusion.study import Study, _Bench, make_schedule, run_study
 from coterie.diffusion.summary import against_gap, method_rows
 from coterie.diffusion.train import Trained
@@ -174,7 +174,7 @@ def test_mistakes_are_told_before_anything_is_trained(tmp_path, parts, words):
 
 def test_a_training_that_diverged_is_told():
     study = tiny()
-    judge = Judge.of(study, load_images("digits"), make_schedule(study), Intervals((0, 20), 40, 0.0), None)
+    judge = QualityEvaluator.of(study, load_images("digits"), make_schedule(study), Intervals((0, 20), 40, 0.0), None)
     model = make_unet((8, 8), 1, 8)
     torch.nn.init.constant_(next(model.parameters()), torch.nan)
     with pytest.raises(SettingError, match=r"training\.learning_rate"):

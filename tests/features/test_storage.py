@@ -21,8 +21,8 @@ from coterie.errors import ModelError, SettingError
 from coterie.features import FeatureMatrix, PartFeatures, RandomDirections, compute_features
 from coterie.features.measure import TensorSizes
 from coterie.features.pairs import labelled_pairs
-from coterie.features.sink import Sink
 from coterie.features.storage import ColumnScales
+from coterie.features.writer import FeatureWriter
 from coterie.workload import find_structure
 from reference.models import make
 
@@ -35,15 +35,15 @@ def sink_of(values: Tensor, stored: torch.dtype | None, blocks: list[int]) -> Fe
     """Store (9, d) values in blocks of rows of the given lengths, columns in two parts."""
     workload, _ = make("mlp", missing=0.0)
     pairs = labelled_pairs(workload, "train")
-    sink = Sink(pairs, values.shape[1], values.dtype, None, stored)
-    sink.features.zero_()
+    writer = FeatureWriter(pairs, values.shape[1], values.dtype, None, stored)
+    writer.features.zero_()
     start, half = 0, values.shape[1] // 2
     for length in blocks:
         index = torch.arange(len(values))[start : start + length]
         for first, last in ((0, half), (half, values.shape[1])):
-            sink.put(index, values[index, first:last], first)
+            writer.put(index, values[index, first:last], first)
         start += length
-    return sink.finish().rows(slice(0, len(values)))
+    return writer.finish().rows(slice(0, len(values)))
 
 
 @pytest.mark.parametrize("mode", ["forward", "reverse"])

@@ -13,7 +13,7 @@ from coterie.grouping import solve_sdp
 from coterie.grouping.choose import penalty_for, penalty_path
 from coterie.grouping.sdp.admm import POLISH, Iteration
 from coterie.grouping.sdp.certificate import bound_of_state
-from coterie.grouping.sdp.eigen import Block, Dense, orthonormal
+from coterie.grouping.sdp.eigen import BlockEigenStep, DenseEigenStep, orthonormal
 from coterie.grouping.sdp.fantope import threshold, weights
 from coterie.grouping.sdp.lift import _ALL, lacking
 from coterie.grouping.sdp.partition import nearest_partition
@@ -270,11 +270,11 @@ def test_weights_are_the_nearest_in_the_fantope():
 def test_block_follows_the_leading_eigenvectors_of_a_moving_matrix():
     n, generator = 150, np.random.default_rng(0)
     basis = orthonormal(generator.normal(size=(20, n)) @ (np.eye(n) - 1 / n))
-    block, a = Block(basis), family("planted", n)
+    block, a = BlockEigenStep(basis), family("planted", n)
     for step in range(25):
         matrix = a + 0.02 * step * random_matrix(7, n)
         values, rows = block(matrix, 8)
-        exact, vectors = Dense(n)(matrix, 8)
+        exact, vectors = DenseEigenStep(n)(matrix, 8)
     np.testing.assert_allclose(values[:4], exact[:4], rtol=1e-3)
     np.testing.assert_allclose(np.abs(np.einsum("ij,ij->i", rows[:4], vectors[:4])), 1, atol=5e-3)
     np.testing.assert_allclose(rows @ rows.T, np.eye(len(rows)), atol=1e-9)
@@ -345,8 +345,8 @@ def test_mirroring_stops_where_the_goal_is_reached_or_out_of_reach(monkeypatch):
     problem = scale(family("kernel", 60), 4, 0.0)
     iteration = advanced(problem, 40)
     calls = []
-    step = Dense.__call__
-    monkeypatch.setattr(Dense, "__call__", lambda *given: calls.append(1) or step(*given))
+    step = DenseEigenStep.__call__
+    monkeypatch.setattr(DenseEigenStep, "__call__", lambda *given: calls.append(1) or step(*given))
 
     def took(goal):
         calls.clear()
@@ -361,8 +361,8 @@ def test_mirroring_stops_where_the_goal_is_reached_or_out_of_reach(monkeypatch):
 
 def test_a_smooth_kernel_takes_few_eigendecompositions(monkeypatch):
     calls = []
-    step = Dense.__call__
-    monkeypatch.setattr(Dense, "__call__", lambda *given: calls.append(1) or step(*given))
+    step = DenseEigenStep.__call__
+    monkeypatch.setattr(DenseEigenStep, "__call__", lambda *given: calls.append(1) or step(*given))
     found = solve_sdp(family("kernel", 100), 5)
     assert found.gap <= 1e-4
     assert len(calls) < 400  # more than 600 without mirroring

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from coterie.balancing import as_balancing
 from coterie.errors import ResourceError, SettingError
-from coterie.pipeline import plan, planning, planning_draft, planning_rows, planning_time, run
+from coterie.pipeline import plan, planning, planning_measurements, planning_rows, planning_time, run
 from coterie.pipeline.planning import check_runs
-from coterie.pipeline.planning_draft import Draft
 from coterie.pipeline.planning_estimate import SearchCost, count_search, shrunk
+from coterie.pipeline.planning_measurements import Measurements
 from coterie.pipeline.planning_memory import resident
 from coterie.pipeline.planning_rows import rows_of
-from coterie.pipeline.planning_time import Pilot, Prices, Took
+from coterie.pipeline.planning_time import Pilot, StepCost, Timing
 from coterie.training import Fit, Job
 from coterie.workload import Workload
 
@@ -107,14 +107,14 @@ def test_a_pilot_that_is_cut_off_says_so(tiny: Workload, monkeypatch: pytest.Mon
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(1, 500), min_size=2, max_size=30), st.integers(2, 40))
-def test_prices_of_a_population(steps: list[int], at_once: int) -> None:
-    one = Took(1.0, 1.0)
-    prices = Prices(True, at_once, Took(), Took(), one, one * 0.1, Took(), Took(), one)
+def test_step_cost_of_a_population(steps: list[int], at_once: int) -> None:
+    one = Timing(1.0, 1.0)
+    step_cost = StepCost(True, at_once, Timing(), Timing(), one, one * 0.1, Timing(), Timing(), one)
     chunks = -(-len(steps) // at_once)
-    assert prices.trainings(steps).cpu == pytest.approx(chunks * max(steps) + 0.1 * sum(steps))
-    alone = Prices(False, 1, Took(), Took(), one, one, Took(), Took(), one)
+    assert step_cost.trainings(steps).cpu == pytest.approx(chunks * max(steps) + 0.1 * sum(steps))
+    alone = StepCost(False, 1, Timing(), Timing(), one, one, Timing(), Timing(), one)
     assert alone.trainings(steps).cpu == pytest.approx(sum(steps))
-    assert alone.trainings([]) == Took()
+    assert alone.trainings([]) == Timing()
 
 
 def test_few_examples_have_labels_of_every_task(tiny: Workload) -> None:
@@ -137,7 +137,7 @@ def test_a_search_is_counted() -> None:
 
 def test_a_process_that_was_larger_before_is_not_the_pilot(tiny: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its peak stays where it was: 8 GiB of something that is gone are no working memory of a training."""
-    monkeypatch.setattr(planning_draft, "resident", lambda: (2**28, 2**33))
+    monkeypatch.setattr(planning_measurements, "resident", lambda: (2**28, 2**33))
     monkeypatch.setattr(planning_rows, "resident", lambda: (2**28, 2**33))
     found = plan(tiny, **OPTIONS)
     assert max(row["memory_bytes"] for row in found["rows"]) < 2**28
@@ -154,14 +154,14 @@ def test_a_process_that_was_larger_before_is_not_the_pilot(tiny: Workload, monke
     ],
 )
 def test_the_past_of_the_process_does_not_make_trainings_small(
-    draft: Draft, before: tuple[int, int] | None, after: tuple[int, int] | None
+    measured: Measurements, before: tuple[int, int] | None, after: tuple[int, int] | None
 ) -> None:
-    shapes = min(len(draft.members), draft.prices.at_once) * draft.footprint.member
+    shapes = min(len(measured.members), measured.step_cost.at_once) * measured.footprint.member
     assert shapes > 2**16
-    rows = {row["stage"]: row for row in planning_rows.rows_of(replace(draft, before=before, after=after))}
+    rows = {row["stage"]: row for row in planning_rows.rows_of(replace(measured, before=before, after=after))}
     assert rows["base models"]["memory_bytes"] == shapes
     assert rows["comparison"]["memory_bytes"] >= shapes
-    grown = planning_rows.rows_of(replace(draft, before=(2**28, 2**28), after=(2**28, 2**29)))
+    grown = planning_rows.rows_of(replace(measured, before=(2**28, 2**28), after=(2**28, 2**29)))
     assert {row["stage"]: row for row in grown}["base models"]["memory_bytes"] == 2**28
 
 
@@ -172,20 +172,20 @@ def test_what_a_run_refuses_is_refused_before_anything_is_trained(
     """The rehearsal has one base on a few examples, which would fit."""
     with pytest.raises(ResourceError) as real:
         run(tiny, method=method, memory=3000, **OPTIONS)
-    monkeypatch.setattr(planning_draft, "measure_prices", lambda *_: pytest.fail("steps were timed"))
+    monkeypatch.setattr(planning_measurements, "measure_step_cost", lambda *_: pytest.fail("steps were timed"))
     with pytest.raises(ResourceError) as planned:
         plan(tiny, method=method, memory=3000, **OPTIONS)
     assert str(planned.value) == str(real.value)
 
 
 @pytest.fixture(scope="module")
-def draft(tiny: Workload) -> Draft:
+def measured(tiny: Workload) -> Measurements:
     """What was measured for a plan."""
-    found: list[Draft] = []
+    found: list[Measurements] = []
 
-    def keep(draft: Draft) -> list:
-        found.append(draft)
-        return planning_rows.rows_of(draft)
+    def keep(measured: Measurements) -> list:
+        found.append(measured)
+        return planning_rows.rows_of(measured)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(planning, "rows_of", keep)
@@ -193,12 +193,15 @@ def draft(tiny: Workload) -> Draft:
     return found[0]
 
 
-def test_methods_that_combine_gradients_train_groups_one_by_one(draft: Draft) -> None:
-    one = Took(1.0, 1.0)
-    prices = Prices(True, 100, Took(), Took(), one, Took(), Took(), Took(), one)
-    draft = replace(draft, prices=prices, losses=Took())
+def test_methods_that_combine_gradients_train_groups_one_by_one(measured: Measurements) -> None:
+    one = Timing(1.0, 1.0)
+    step_cost = StepCost(True, 100, Timing(), Timing(), one, Timing(), Timing(), Timing(), one)
+    measured = replace(measured, step_cost=step_cost, losses=Timing())
     plain, weighted, combined = (
-        stage({"rows": rows_of(replace(draft, wish=replace(draft.wish, balancing=as_balancing(name))))}, "comparison")
+        stage(
+            {"rows": rows_of(replace(measured, request=replace(measured.request, balancing=as_balancing(name))))},
+            "comparison",
+        )
         for name in (None, "uncertainty", "pcgrad")
     )
     assert weighted["cpu_seconds"] == pytest.approx(plain["cpu_seconds"], rel=0.1)
@@ -206,13 +209,13 @@ def test_methods_that_combine_gradients_train_groups_one_by_one(draft: Draft) ->
     assert combined["flops"] > plain["flops"]
 
 
-def test_groups_of_many_tasks_are_counted_as_asked_for(draft: Draft, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_of_many_tasks_are_counted_as_asked_for(measured: Measurements, monkeypatch: pytest.MonkeyPatch) -> None:
     """The search is rehearsed with 48 tasks, in which 100 groups would be single tasks."""
     assert count_search(tuple(str(i) for i in range(500)), 100, None, remembers=True).subsets > 0
-    monkeypatch.setattr(planning_draft, "TASKS", 1)
-    n, counts = draft.wish.workload.n_tasks, [2, 3]
+    monkeypatch.setattr(planning_measurements, "TASKS", 1)
+    n, counts = measured.request.workload.n_tasks, [2, 3]
     halves = [-(-n // k) for k in counts for _ in range(k)]
-    asked = replace(draft, wish=replace(draft.wish, counts=counts))
+    asked = replace(measured, request=replace(measured.request, counts=counts))
     assert asked.members == [n, *[1] * n, *(size for size in halves if size > 1)]
 
 
@@ -222,7 +225,7 @@ def test_the_network_is_asked_about_new_subsets_only(tiny: Workload, monkeypatch
     def count(*_: object, remembers: bool) -> SearchCost:
         raise KeyError(remembers)
 
-    monkeypatch.setattr(planning_draft, "count_search", count)
+    monkeypatch.setattr(planning_measurements, "count_search", count)
     for method, remembers in (("grad-tag", True), ("secants", False)):
         with pytest.raises(KeyError, match=str(remembers)):
             plan(tiny, method=method, groups=2, seeds=1)
@@ -246,5 +249,5 @@ def test_the_smallest_number_of_runs_is_enough(tiny: Workload) -> None:
 def test_a_training_that_was_cut_off_cannot_stop_before_its_patience(steps: int, best: int, expected: float) -> None:
     job, nothing = Job((0, 1), seed=0), np.full(2, np.nan)
     done = Fit(replace(job, max_steps=4), {}, steps, best, (), nothing, nothing)
-    pilot = Pilot((done,), (), {job: 100}, {job: 30}, 4, Took(), Took())
+    pilot = Pilot((done,), (), {job: 100}, {job: 30}, 4, Timing(), Timing())
     assert pilot.steps(done) == pytest.approx(expected)

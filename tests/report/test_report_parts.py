@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from coterie.errors import SettingError
 from coterie.report import affinity_figure, gains_figure, heatmap, palette, print_summary, summary_text, tables, text
-from coterie.report.data import AffinityData, Groups, Interval, parse
+from coterie.report.data import AffinityData, Groups, ReportedInterval, parse
 from coterie.report.forest import axis, nice_ticks, strip
 from coterie.report.formats import DASH, count, duration, flops, number, percent, share, shorten, span
 from coterie.report.png import png
@@ -78,8 +78,8 @@ def test_ends_that_are_ticks_are_not_lost_to_rounding() -> None:
 
 
 def test_axis_keeps_one_extreme_row_from_flattening_the_others() -> None:
-    usual = [Interval(0.01 * i, 0.01 * i - 0.01, 0.01 * i + 0.01) for i in range(6)]
-    extreme = Interval(-50.0, -60.0, 0.02)
+    usual = [ReportedInterval(0.01 * i, 0.01 * i - 0.01, 0.01 * i + 0.01) for i in range(6)]
+    extreme = ReportedInterval(-50.0, -60.0, 0.02)
     ax = axis([*usual, extreme])
     assert ax.low > -1
     assert all(ax.inside(i.low or 0) and ax.inside(i.high or 0) for i in usual)
@@ -89,15 +89,15 @@ def test_axis_keeps_one_extreme_row_from_flattening_the_others() -> None:
 
 
 def test_strip_colours_follow_the_verdict() -> None:
-    ax = axis([Interval(0.0, -0.1, 0.1)])
+    ax = axis([ReportedInterval(0.0, -0.1, 0.1)])
     for interval, name in [
-        (Interval(0.05, 0.01, 0.09), "test up"),
-        (Interval(-0.05, -0.09, -0.01), "test down"),
-        (Interval(0.01, -0.01, 0.03), "test level"),
-        (Interval(0.05, None, None), "test level"),
+        (ReportedInterval(0.05, 0.01, 0.09), "test up"),
+        (ReportedInterval(-0.05, -0.09, -0.01), "test down"),
+        (ReportedInterval(0.01, -0.01, 0.03), "test level"),
+        (ReportedInterval(0.05, None, None), "test level"),
     ]:
         assert f'class="{name}"' in strip(interval, ax)
-    assert "<circle" not in strip(Interval(), ax)
+    assert "<circle" not in strip(ReportedInterval(), ax)
 
 
 def test_tally_counts_verdicts() -> None:

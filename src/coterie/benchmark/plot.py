@@ -22,7 +22,7 @@ APART = 0.045
 
 
 @dataclass(frozen=True)
-class Point:
+class MethodPoint:
     """A method.
 
     Attributes:
@@ -45,7 +45,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Line:
+class ReferenceLine:
     """A reference drawn across the panel.
 
     Attributes:
@@ -73,8 +73,8 @@ class Panel:
     """
 
     name: str
-    points: tuple[Point, ...]
-    lines: tuple[Line, ...]
+    points: tuple[MethodPoint, ...]
+    lines: tuple[ReferenceLine, ...]
     left: float
     right: float
     bottom: float
@@ -93,9 +93,9 @@ class Panel:
         return [(tick, decimal(tick, 1)) for tick in ticks]
 
     @property
-    def paths(self) -> list[list[Point]]:
+    def paths(self) -> list[list[MethodPoint]]:
         """Points of each method that has several, cheapest first."""
-        methods: dict[str, list[Point]] = {}
+        methods: dict[str, list[MethodPoint]] = {}
         for point in self.points:
             methods.setdefault(point.method, []).append(point)
         return [sorted(points, key=lambda p: p.share) for points in methods.values() if len(points) > 1]
@@ -134,14 +134,14 @@ def panel(result: Json) -> Panel:
     Args:
         result: the mapping of ``benchmark.json``.
     """
-    points: list[Point] = []
+    points: list[MethodPoint] = []
     for number, row in enumerate(sorted_rows(result), 1):
         pooled, cost = row.get("pooled"), row.get("cost")
         if not pooled or not cost or pooled["mean"] is None:
             continue
         known = METHODS.index(row["method"]) if row["method"] in METHODS else len(METHODS)
         points.append(
-            Point(
+            MethodPoint(
                 number,
                 row["label"],
                 row["method"],
@@ -154,18 +154,18 @@ def panel(result: Json) -> Panel:
         )
     names = (("noise ceiling", "ceiling"), ("R1", "one_run"), ("R1, common", "one_common_run"))
     found = [(label, result["references"][name]["mean"]) for label, name in names]
-    lines = _spread([Line(label, float(skill)) for label, skill in found if skill is not None])
+    lines = _spread([ReferenceLine(label, float(skill)) for label, skill in found if skill is not None])
     costs = [math.log10(max(point.share, LEAST)) for point in points]
     left, right = math.floor(min(costs, default=-3.0)), max(math.ceil(max(costs, default=0.0)), 0)
     lowest = min([0.0, *(p.skill if p.low is None else p.low for p in points), *(line.skill for line in lines)])
     return Panel(result["bed"]["name"], tuple(points), lines, float(left), float(right), max(lowest - 0.03, -1.0))
 
 
-def _spread(lines: list[Line]) -> tuple[Line, ...]:
+def _spread(lines: list[ReferenceLine]) -> tuple[ReferenceLine, ...]:
     """Labels from the highest line downwards, each below the one before."""
     room = math.inf
-    placed: list[Line] = []
+    placed: list[ReferenceLine] = []
     for line in sorted(lines, key=lambda line: -line.skill):
         room = min(line.skill, room - APART)
-        placed.append(Line(line.label, line.skill, room))
+        placed.append(ReferenceLine(line.label, line.skill, room))
     return tuple(placed)

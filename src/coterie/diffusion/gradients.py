@@ -21,7 +21,7 @@ from coterie.grouping.matrix import IntArray
 
 
 @dataclass(frozen=True, eq=False)
-class Probe:
+class DenoiserProbe:
     """A denoiser, images and their noise.
 
     Attributes:
@@ -86,7 +86,7 @@ def probing(
     seed: int,
     condition: Sequence[Tensor] | None,
     parameters: Sequence[str] | None,
-) -> Generator[Probe]:
+) -> Generator[DenoiserProbe]:
     """A probe of a model in evaluation mode; afterwards modes, random numbers and `requires_grad` are as before."""
     _check(model, images, examples, batch, seed, condition)
     chosen = choose(model, parameters)
@@ -100,7 +100,7 @@ def probing(
         with evaluating(model), random_numbers(device):
             for value in flags:  # the shadow copies of a moving average often ask for no gradient
                 value.requires_grad_(True)
-            yield Probe(model, schedule, chosen, images[rows.to(images.device)], noise, given, batch)
+            yield DenoiserProbe(model, schedule, chosen, images[rows.to(images.device)], noise, given, batch)
     finally:
         for value, flag in flags.items():
             value.requires_grad_(flag)

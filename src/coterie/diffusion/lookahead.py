@@ -14,7 +14,7 @@ from coterie._check import positive
 from coterie._progress import Progress, silent
 from coterie._surface import known_arguments
 from coterie.diffusion.affinity import StepAffinity
-from coterie.diffusion.gradients import Probe, check_gradient, probed_steps, probing
+from coterie.diffusion.gradients import DenoiserProbe, check_gradient, probed_steps, probing
 from coterie.diffusion.schedule import NoiseSchedule
 from coterie.errors import ModelError
 from coterie.grouping.matrix import FloatArray, IntArray
@@ -114,7 +114,7 @@ def moved(parameters: Mapping[str, nn.Parameter], direction: Mapping[str, Tensor
                 value.copy_(before[name])
 
 
-def _losses(probe: Probe, steps: IntArray) -> FloatArray:
+def _losses(probe: DenoiserProbe, steps: IntArray) -> FloatArray:
     values = np.array([probe.loss(step) for step in steps.tolist()])
     wrong = ~(np.isfinite(values) & (values > 0))
     if wrong.any():

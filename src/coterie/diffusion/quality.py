@@ -25,7 +25,7 @@ SHOWN = 64
 
 
 @dataclass(frozen=True, eq=False)
-class Judge:
+class QualityEvaluator:
     """Judges denoisers of one study, all on the same images, time steps and noise.
 
     Attributes:
@@ -47,7 +47,7 @@ class Judge:
     @classmethod
     def of(
         cls, config: DiffusionConfig, images: Images, schedule: NoiseSchedule, intervals: Intervals, store: UnitStore
-    ) -> Judge:
+    ) -> QualityEvaluator:
         """A judge with a trained extractor."""
         extractor = train_extractor(images, store=store)
         return cls(config, images, schedule, intervals, extractor, extractor.features(images.validation))

@@ -30,7 +30,7 @@ from coterie.diffusion.affinity import StepAffinity, average, check_steps, step_
 from coterie.diffusion.config import DiffusionConfig
 from coterie.diffusion.intervals import step_intervals
 from coterie.diffusion.lookahead import lookahead_affinity
-from coterie.diffusion.quality import Judge
+from coterie.diffusion.quality import QualityEvaluator
 from coterie.diffusion.schedule import NoiseSchedule
 from coterie.diffusion.summary import summarise
 from coterie.diffusion.tasks import IntervalTasks
@@ -210,7 +210,7 @@ def _study(bench: _Bench) -> Study:
     )  # fmt: skip
     for method in config.balancing.methods:
         trained[method] = [_train(bench, method, seed, intervals) for seed in seeds]
-    judge = Judge.of(config, bench.images, bench.schedule, intervals, bench.run)
+    judge = QualityEvaluator.of(config, bench.images, bench.schedule, intervals, bench.run)
     found: dict[str, list[Payload]] = {}
     for name, runs in trained.items():
         found[name] = [_judge(bench, judge, name, seed, done) for seed, done in enumerate(runs)]
@@ -267,7 +267,7 @@ def _one_map(bench: _Bench, state: Mapping[str, Tensor], key: Mapping[str, Any])
     return StepAffinity(steps, values, bench.schedule.n_steps, part.kind, payload.meta["facts"])
 
 
-def _judge(bench: _Bench, judge: Judge, name: str, seed: int, done: Trained) -> Payload:
+def _judge(bench: _Bench, judge: QualityEvaluator, name: str, seed: int, done: Trained) -> Payload:
     key = {"name": name, "seed": seed, "starts": list(judge.intervals.starts)}
     stage = f"evaluation, {name}, seed {seed}"
     bench.progress(stage, 0, 1)

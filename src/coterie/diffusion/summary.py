@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from coterie._units import Payload
 from coterie.diffusion.affinity import StepAffinity, average
 from coterie.diffusion.evaluate import mean_difference
-from coterie.diffusion.quality import Judge
+from coterie.diffusion.quality import QualityEvaluator
 from coterie.diffusion.schedule import NoiseSchedule
 from coterie.diffusion.train import Trained
 from coterie.evaluation.intervals import t_interval
@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 
 
 def summarise(
-    judge: Judge,
+    judge: QualityEvaluator,
     maps: Sequence[StepAffinity],
     trained: Mapping[str, Sequence[Trained]],
     found: Mapping[str, Sequence[Payload]],

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coterie._turn import turn
+from coterie._process_lock import process_lock
 from coterie.evaluation.bootstrap import Figure, resample, weighted_mean
 from coterie.evaluation.skill import within_task
 
@@ -108,7 +108,7 @@ def _target(score: Floats, gain: Floats) -> dict[str, float]:
 def _ranks(score: Floats, gain: Floats) -> dict[str, float]:
     from scipy import stats
 
-    with turn, warnings.catch_warnings():
+    with process_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about tiny samples, of which no p-value is wanted
         tau: Any = stats.kendalltau(score, gain)
         rho: Any = stats.spearmanr(score, gain)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from coterie._process_lock import process_lock
 from coterie._show import short_repr
-from coterie._turn import turn
 from coterie.evaluation.comparison import BASELINE, JOINT, Comparison
 from coterie.evaluation.labels import LabelLosses
 from coterie.grouping import Grouping
@@ -146,7 +146,7 @@ def _put(
 
 def _seen_through(comparison: Comparison, labels: LabelLosses, seeds: Sequence[int]) -> Comparison:
     """The comparison seen through some validation labels and some seeds only."""
-    with np.errstate(invalid="ignore"), turn, warnings.catch_warnings():
+    with np.errstate(invalid="ignore"), process_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a task without a label there has no mean, and does not move
         means: NDArray[np.float64] = labels.means(len(comparison.tasks))
     chosen = tuple(comparison.seeds[seed] for seed in seeds)

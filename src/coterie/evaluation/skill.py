@@ -25,7 +25,7 @@ NINETY = 1.6448536269514722
 
 
 @dataclass(frozen=True, eq=False)
-class Moments:
+class SkillSums:
     """Sums over the subsets of each task, (draws, T), each task's mean taken out.
 
     Attributes:
@@ -41,7 +41,7 @@ class Moments:
     truth: Floats
 
 
-def moments(estimate: Floats, truth: Floats, weights: Floats | None = None) -> Moments:
+def moments(estimate: Floats, truth: Floats, weights: Floats | None = None) -> SkillSums:
     """Weighted sums of squares and products around each task's own mean."""
     weights = np.ones((1, len(truth))) if weights is None else weights
     known = np.isfinite(estimate) & np.isfinite(truth)
@@ -59,7 +59,7 @@ def moments(estimate: Floats, truth: Floats, weights: Floats | None = None) -> M
         size = np.abs(np.where(known, values, 0.0)).max(0, initial=0.0)
         found = product(which, which)
         spread.append(np.where(found > safe * (ROUNDING * size) ** 2, found, 0.0))
-    return Moments((weights > 0).astype(np.float64) @ counted, product(0, 1), spread[0], spread[1])
+    return SkillSums((weights > 0).astype(np.float64) @ counted, product(0, 1), spread[0], spread[1])
 
 
 def _centred(values: Floats, known: NDArray[np.bool_]) -> Floats:

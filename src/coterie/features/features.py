@@ -26,8 +26,8 @@ from coterie.features.plan import FeaturePlan, demand, make_plan
 from coterie.features.probe import choose_backend, warn_fallback
 from coterie.features.program import MarginProgram
 from coterie.features.random_directions import RandomDirections
-from coterie.features.sink import Sink
 from coterie.features.storage import stored_type
+from coterie.features.writer import FeatureWriter
 from coterie.workload.structure import Structure, find_structure
 from coterie.workload.workload import Workload
 
@@ -126,7 +126,7 @@ def compute_features(
     own = own_directions(model, directions, structure, head_directions) if heads == "exact" else None
     every = [directions] if own is None else [directions, own]
     with differentiable(model):
-        runs = [_Run(MarginProgram(workload, model, each.names), each) for each in every]
+        runs = [_MovedPart(MarginProgram(workload, model, each.names), each) for each in every]
         program = MarginProgram(workload, model, [name for each in every for name in each.names])
         stored = stored_type(dtype, program.dtype)
         ask = (workload, program, runs, pairs, mode, memory, spill is not None, stored)
@@ -134,17 +134,17 @@ def compute_features(
         plan = _plan(*ask, hooks)
         capture = HeadCapture(workload, model, structure if heads == "exact" else None, pairs, program.dtype)
         file = _spill_file(spill, part) if plan.spill and spill is not None else None
-        sinks = [Sink(pairs, directions.count, program.dtype, file, stored)]
+        writers = [FeatureWriter(pairs, directions.count, program.dtype, file, stored)]
         if own is not None:
-            sinks.append(Sink(pairs, own.count, program.dtype))
+            writers.append(FeatureWriter(pairs, own.count, program.dtype))
         try:
-            _compute(program, runs, sinks, pairs, plan, progress or silent, capture, hooks)
+            _compute(program, runs, writers, pairs, plan, progress or silent, capture, hooks)
         except HooksUnsupportedError:  # in a later batch, what the trial could not see: all again in another way
             plan = replace(_plan(*ask, None), spill=plan.spill)
-            _compute(program, runs, sinks, pairs, plan, progress or silent, capture, hooks)
+            _compute(program, runs, writers, pairs, plan, progress or silent, capture, hooks)
     margins, head = capture.result()
     if own is not None:
-        head = replace(head, projected=sinks[1].features, directions=own)
+        head = replace(head, projected=writers[1].features, directions=own)
     return PartFeatures(
         part=part,
         tasks=workload.task_names,
@@ -153,7 +153,7 @@ def compute_features(
         local=pairs.local,
         offset=margins[pairs.local, pairs.task],
         targets=workload.targets[pairs.rows][pairs.local, pairs.task].to(program.dtype),
-        matrix=sinks[0].finish(),
+        matrix=writers[0].finish(),
         heads=heads,
         head_features=head,
         structure=structure if heads != "projected" else None,
@@ -162,7 +162,7 @@ def compute_features(
 
 
 @dataclass(frozen=True)
-class _Run:
+class _MovedPart:
     """Directions, with a program over the parameters that they move."""
 
     program: MarginProgram
@@ -171,15 +171,15 @@ class _Run:
 
 def _compute(
     program: MarginProgram,
-    runs: Sequence[_Run],
-    sinks: Sequence[Sink],
+    runs: Sequence[_MovedPart],
+    writers: Sequence[FeatureWriter],
     pairs: Pairs,
     plan: FeaturePlan,
     progress: Progress,
     capture: HeadCapture,
     hooks: Hooks,
 ) -> None:
-    jobs = [(run.directions, sink) for run, sink in zip(runs, sinks, strict=True)]
+    jobs = [(run.directions, writer) for run, writer in zip(runs, writers, strict=True)]
     if plan.way == "hooks":  # its passes are ordinary ones, which serve the heads too
         hooks.compute(jobs, pairs, plan, progress, capture)
         return
@@ -187,14 +187,14 @@ def _compute(
     if plan.mode == "reverse":
         reverse.compute(program, jobs, pairs, plan, progress)
         return
-    for run, sink in zip(runs, sinks, strict=True):
-        forward.compute(run.program, run.directions, pairs, sink, plan, progress)
+    for run, writer in zip(runs, writers, strict=True):
+        forward.compute(run.program, run.directions, pairs, writer, plan, progress)
 
 
 def _plan(
     workload: Workload,
     program: MarginProgram,
-    runs: Sequence[_Run],
+    runs: Sequence[_MovedPart],
     pairs: Pairs,
     mode: str,
     memory: int,

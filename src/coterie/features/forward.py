@@ -13,7 +13,7 @@ from coterie.features.directions import Directions
 from coterie.features.pairs import Pairs
 from coterie.features.plan import FeaturePlan
 from coterie.features.program import MarginProgram
-from coterie.features.sink import Sink
+from coterie.features.writer import FeatureWriter
 from coterie.workload.workload import Batch
 
 
@@ -39,9 +39,14 @@ def directional(
 
 
 def compute(
-    program: MarginProgram, directions: Directions, pairs: Pairs, sink: Sink, plan: FeaturePlan, progress: Progress
+    program: MarginProgram,
+    directions: Directions,
+    pairs: Pairs,
+    writer: FeatureWriter,
+    plan: FeaturePlan,
+    progress: Progress,
 ) -> None:
-    """Write the features of all pairs to the sink, chunk by chunk.
+    """Write the features of all pairs to the writer, chunk by chunk.
 
     Directions are the outer loop, so that each is generated once.
     """
@@ -53,7 +58,7 @@ def compute(
             for row in range(0, rows, height):
                 batch, targets = program.data(pairs.rows[row : row + height])
                 block = directional(program, tangents, batch, targets, batched=plan.batched)
-                sink.write(block, row, start)
+                writer.write(block, row, start)
                 del block
                 progress("features", start * rows + (stop - start) * min(row + height, rows), directions.count * rows)
             del tangents  # before the next are drawn: two chunks at a time would double the memory

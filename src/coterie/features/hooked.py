@@ -131,12 +131,12 @@ class Hooks:
         return outputs.detach()
 
     def compute(self, jobs: Jobs, pairs: Pairs, plan: FeaturePlan, progress: Progress, capture: HeadCapture) -> None:
-        """Write the features of all pairs to the sinks; show the passes to `capture`. A row is passed once a label.
+        """Write the features of all pairs to the writers; show the passes to `capture`. A row is passed once a label.
 
         One pair of every chunk is compared with the same pair alone: rows may mix that were not in the check.
 
         Raises:
-            HooksUnsupportedError: a pair differs, or see :meth:`backward`; the sinks may be partly written then.
+            HooksUnsupportedError: a pair differs, or see :meth:`backward`; the writers may be partly written then.
         """
         owned = [frozenset(directions.names) for directions, _ in jobs]
         order = torch.argsort(pairs.local, stable=True)
@@ -158,8 +158,8 @@ class Hooks:
             if start % spaced < plan.rows_per_chunk:
                 self._compare(jobs, pairs, index, totals)
             capture.take(local, outputs)
-            for (_, sink), total in zip(jobs, totals, strict=True):
-                sink.put(index, total, 0)
+            for (_, writer), total in zip(jobs, totals, strict=True):
+                writer.put(index, total, 0)
             progress("features", min(start + plan.rows_per_chunk, pairs.count), pairs.count)
 
     def _compare(self, jobs: Jobs, pairs: Pairs, index: Tensor, totals: Sequence[Tensor]) -> None:

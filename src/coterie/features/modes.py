@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from coterie._process_lock import process_lock
 from coterie._surface import warn
-from coterie._turn import turn
 from coterie.errors import ModelError, ModelModeWarning
 
 #: warnings of torch about its own inside, of no use to the caller
@@ -50,7 +50,7 @@ def differentiable(model: nn.Module, *, warn: bool = True) -> Generator[None]:
     if warn:
         _say_modes(model)
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
-    with turn, ExitStack() as stack:
+    with process_lock, ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         for message in _NOISE:
             warnings.filterwarnings("ignore", message=message)

@@ -13,11 +13,11 @@ from coterie.features.directions import Directions
 from coterie.features.pairs import Pairs
 from coterie.features.plan import FeaturePlan
 from coterie.features.program import MarginProgram, example
-from coterie.features.sink import Sink
+from coterie.features.writer import FeatureWriter
 from coterie.workload.workload import Batch
 
 #: pairs of directions and where their features go
-Jobs = Sequence[tuple[Directions, Sink]]
+Jobs = Sequence[tuple[Directions, FeatureWriter]]
 
 
 def gradients(program: MarginProgram, rows: Tensor, tasks: Tensor, *, batched: bool) -> dict[str, Tensor]:
@@ -61,7 +61,7 @@ def _one_by_one(program: MarginProgram, rows: Tensor, tasks: Tensor) -> dict[str
 
 
 def compute(program: MarginProgram, jobs: Jobs, pairs: Pairs, plan: FeaturePlan, progress: Progress) -> None:
-    """Write the features of all pairs to the sinks.
+    """Write the features of all pairs to the writers.
 
     Pairs are the outer loop, so that each gradient is taken once; directions are regenerated for every chunk of pairs.
     """
@@ -70,10 +70,10 @@ def compute(program: MarginProgram, jobs: Jobs, pairs: Pairs, plan: FeaturePlan,
     for start in range(0, pairs.count, plan.rows_per_chunk):
         index = order[start : start + plan.rows_per_chunk]
         found = gradients(program, pairs.rows[pairs.local[index]], pairs.task[index], batched=plan.batched)
-        for directions, sink in jobs:
+        for directions, writer in jobs:
             for first in range(0, directions.count, plan.directions_per_chunk):
                 last = min(first + plan.directions_per_chunk, directions.count)
-                sink.put(index, _project(found, directions.chunk(first, last)), first)
+                writer.put(index, _project(found, directions.chunk(first, last)), first)
         progress("features", min(start + plan.rows_per_chunk, pairs.count), pairs.count)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coterie._executor import Done, run_jobs, say
+from coterie._executor import Done, reissue_warnings, run_jobs
 from coterie._progress import Progress
 from coterie.features import shard_files
 from coterie.features.directions import Directions
@@ -31,8 +31,8 @@ from coterie.features.part import PartFeatures
 from coterie.features.plan import FeaturePlan, demand, make_plan
 from coterie.features.program import MarginProgram
 from coterie.features.random_directions import RandomDirections
-from coterie.features.sink import Sink
 from coterie.features.storage import stored_type
+from coterie.features.writer import FeatureWriter
 from coterie.workload.fingerprint import fingerprint
 from coterie.workload.structure import Structure
 from coterie.workload.travel import bound, own
@@ -246,7 +246,7 @@ def _collect(
     hand_over()
     parcel = bound(workload, setting)
     ended = run_jobs(executor, compute_shard, missing, parcel, stage=_STAGE, progress=tell, done=done)
-    say(tuple(said for outcome in ended for said in outcome.warned))
+    reissue_warnings(tuple(said for outcome in ended for said in outcome.warned))
 
 
 def _plan(
@@ -296,7 +296,7 @@ class _Table:
         self._pairs, self._dtype = pairs, dtype
         self._filled = pairs.starts.cpu()[:-1].clone()
         self.offset = torch.empty(0)
-        self.sinks: dict[str, Sink] = {}
+        self.writers: dict[str, FeatureWriter] = {}
         self.by_row: dict[str, list[Tensor]] = {}
         self.facts: dict[str, Any] = {}
 
@@ -313,10 +313,10 @@ class _Table:
         for name in ("g", "projected"):
             if name in tensors:
                 value = tensors.pop(name)
-                if name not in self.sinks:
+                if name not in self.writers:
                     kind = stored_type(self._dtype, value.dtype) if name == "g" else value.dtype
-                    self.sinks[name] = Sink(self._pairs, value.shape[1], value.dtype, None, kind)
-                self.sinks[name].put(index, value, 0)
+                    self.writers[name] = FeatureWriter(self._pairs, value.shape[1], value.dtype, None, kind)
+                self.writers[name].put(index, value, 0)
         self._filled += counts
         for name, value in tensors.items():
             self.by_row.setdefault(name, []).append(value)
@@ -324,7 +324,7 @@ class _Table:
 
 def _assemble(workload: Workload, setting: Setting, pairs: Pairs, plan: FeaturePlan, table: _Table) -> PartFeatures:
     """The features of the part, once all shards are in the table."""
-    device, facts, by_row, sinks = workload.device, table.facts, table.by_row, table.sinks
+    device, facts, by_row, writers = workload.device, table.facts, table.by_row, table.writers
     stored = sorted((name for name in by_row if name.startswith("representation/")), key=lambda n: int(n[15:]))
     head = HeadFeatures(
         tuple(torch.cat(by_row[name]).to(device) for name in stored),
@@ -332,7 +332,7 @@ def _assemble(workload: Workload, setting: Setting, pairs: Pairs, plan: FeatureP
         torch.cat(by_row["slopes"]).to(device),
         tuple(facts["bias"]),
         workload.columns,
-        sinks["projected"].finish().read() if "projected" in sinks else None,
+        writers["projected"].finish().read() if "projected" in writers else None,
         _of_heads(workload.build_model(0), setting.directions, setting.structure, setting.options),
     )
     same = plan.mode == facts["mode"]
@@ -346,7 +346,7 @@ def _assemble(workload: Workload, setting: Setting, pairs: Pairs, plan: FeatureP
         local=pairs.local,
         offset=offset.to(device),
         targets=workload.targets[pairs.rows][pairs.local, pairs.task].to(offset.dtype),
-        matrix=sinks["g"].finish(),
+        matrix=writers["g"].finish(),
         heads=str(setting.options.get("heads", "exact")),
         head_features=head,
         structure=None if setting.options.get("heads") == "projected" else setting.structure,

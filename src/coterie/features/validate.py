@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from coterie._process_lock import process_lock
 from coterie._show import short_repr
 from coterie._surface import known_arguments
-from coterie._turn import turn
 from coterie.errors import GradientMismatchError, SettingError
 from coterie.features.directions import Directions
 from coterie.features.features import compute_features
@@ -146,7 +146,7 @@ def _plain_loop(workload: Workload, model: nn.Module, rows: Tensor, starts: Tens
         for task in range(workload.n_tasks):
             for pair in range(int(starts[task]), int(starts[task + 1])):
                 row = rows[pair : pair + 1]
-                with torch.enable_grad(), turn, torch.backends.cudnn.flags(enabled=False):
+                with torch.enable_grad(), process_lock, torch.backends.cudnn.flags(enabled=False):
                     outputs = workload.outputs(model, workload.batch(row))
                     margins = workload.margins(outputs, workload.targets[row].to(outputs.dtype))
                     grads = torch.autograd.grad(margins[0, task], list(parameters.values()), allow_unused=True)

@@ -8,9 +8,9 @@ import warnings
 from typing import Any
 
 from coterie._check import whole_number
+from coterie._process_lock import process_lock
 from coterie._progress import Progress, silent
 from coterie._surface import known_arguments
-from coterie._turn import turn
 from coterie.affinity import Estimator, GradTAE
 from coterie.affinity.methods import estimator_of
 from coterie.affinity.surrogates.fused import Fused
@@ -19,7 +19,7 @@ from coterie.errors import SettingError
 from coterie.pipeline.candidates import group_counts, has_overlapping, typical_size
 from coterie.pipeline.check import as_workload, check_settings
 from coterie.pipeline.planned import Plan
-from coterie.pipeline.planning_draft import Draft, Wish
+from coterie.pipeline.planning_measurements import Measurements, PlanRequest
 from coterie.pipeline.planning_rows import notes, rows_of, totals
 from coterie.workload import Workload, validate
 
@@ -89,17 +89,17 @@ def plan(
     counts = group_counts(workload.n_tasks, groups, budget)
     models = sum(_proper(workload, counts)) + (budget or 0) * has_overlapping(workload.n_tasks, groups, budget)
     most = min(seeds * (1 + workload.n_tasks + models), compare_runs or sys.maxsize)
-    with turn, warnings.catch_warnings():
+    with process_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the run will say them
-        wish = Wish(
+        request = PlanRequest(
             workload, estimator, base, groups, budget, counts, seeds, most, balancing, memory,
             typical_size(workload.n_tasks, groups),
         )  # fmt: skip
-        draft = Draft.make(wish, tell)
+        measured = Measurements.make(request, tell)
         gc.collect()
-        rows = rows_of(draft)
-        total = totals(draft, rows)
-        found = Plan(rows=rows, totals=total, notes=[*notes(draft, total), *NOTES])
+        rows = rows_of(measured)
+        total = totals(measured, rows)
+        found = Plan(rows=rows, totals=total, notes=[*notes(measured, total), *NOTES])
     tell("plan", 4, 4)
     return found
 

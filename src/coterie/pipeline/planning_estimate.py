@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from coterie._process_lock import process_lock
 from coterie._progress import silent
-from coterie._turn import turn
 from coterie._units import Payload
 from coterie.affinity import Affinity, Estimate, GainModel, GradTAE, GradTAEModel, PairwiseGainModel
 from coterie.affinity.costs import Costs
 from coterie.affinity.stopped import SAMPLE
 from coterie.grouping import Grouping
 from coterie.pipeline.candidates import candidate_groupings, subset_count
-from coterie.pipeline.planning_time import Took, timed
+from coterie.pipeline.planning_time import Timing, timed
 from coterie.training import UnitCost
 from coterie.workload import Split, Workload
 
@@ -39,13 +39,13 @@ NUMBERS = 2**26
 class _Recorder:
     """Times units of work and keeps their arrays' sizes."""
 
-    took: dict[str, Took] = field(default_factory=dict)
+    timing: dict[str, Timing] = field(default_factory=dict)
     sizes: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def unit(self, name: str, key: Mapping[str, Any], compute: Callable[[], Payload]) -> Payload:
         """Compute."""
         del key
-        payload, self.took[name] = timed(compute)
+        payload, self.timing[name] = timed(compute)
         self.sizes[name] = {k: int(v.nbytes) for k, v in payload.arrays.items()}
         return payload
 
@@ -58,7 +58,7 @@ class Rehearsal:
         model: predicts any subset, as the real one will but worse.
         train: labels of the training part.
         validation: labels of the validation part.
-        took: time of the features and of their sums.
+        timing: time of the features and of their sums.
         fixed: bytes of what is kept of a base whatever the number of examples.
         label: bytes of what is kept of a label.
         call: time of a call of the model.
@@ -68,11 +68,11 @@ class Rehearsal:
     model: GradTAEModel
     train: int
     validation: int
-    took: Took
+    timing: Timing
     fixed: int
     label: float
-    call: Took
-    subset: Took
+    call: Timing
+    subset: Timing
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,12 @@ class EstimateCost:
         subset: time of a subset in a call, for one base.
     """
 
-    features: Took
+    features: Timing
     kept: float
     stored: tuple[float, float]
     features_bytes: float
-    call: Took
-    subset: Took
+    call: Timing
+    subset: Timing
 
 
 def rehearse(base: GradTAE, workload: Workload, size: int, memory: int, label_numbers: int) -> EstimateCost:
@@ -111,7 +111,7 @@ def rehearse(base: GradTAE, workload: Workload, size: int, memory: int, label_nu
     small = _rehearsal(base, workload, max(8, rows // PART), size, memory)
     train, validation = (int(workload.observed[workload.split.part(p)].sum()) for p in ("train", "validation"))
     labels, grown = train + validation, large.train + large.validation
-    features = _line(large.took, small.took, grown, small.train + small.validation, labels)
+    features = _line(large.timing, small.timing, grown, small.train + small.validation, labels)
     call = _line(large.call, small.call, large.validation, small.validation, validation)
     subset = _line(large.subset, small.subset, large.validation, small.validation, validation)
     both = large.fixed + large.label * labels
@@ -121,7 +121,7 @@ def rehearse(base: GradTAE, workload: Workload, size: int, memory: int, label_nu
     return EstimateCost(features, kept, (first, kept), large.label * labels, call, subset)
 
 
-def _line(large: Took, small: Took, many: int, few: int, wanted: int) -> Took:
+def _line(large: Timing, small: Timing, many: int, few: int, wanted: int) -> Timing:
     """A time that grows with a count, from two."""
     if many <= few:
         return large
@@ -134,7 +134,7 @@ def _rehearsal(base: GradTAE, workload: Workload, rows: int, size: int, memory: 
     small = replace(small, recipe=recipe)
     store = _Recorder()
     settings = replace(base, bases=1, share=0.0, ridge=base.ridge if base.ridge != "matched" else 0.1)
-    with turn, warnings.catch_warnings():
+    with process_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         estimate = settings.estimate(small, subset_size=size, memory=memory, store=store)
     model: Any = estimate.model
@@ -144,16 +144,16 @@ def _rehearsal(base: GradTAE, workload: Workload, rows: int, size: int, memory: 
     train, validation = (int(small.observed[small.split.part(p)].sum()) for p in ("train", "validation"))
     label = sum(v for k, v in sizes.items() if k.startswith("validation/")) / max(1, validation)
     call, subset = _call(model, size)
-    return Rehearsal(model, train, validation, store.took[name], fixed, label, call, subset)
+    return Rehearsal(model, train, validation, store.timing[name], fixed, label, call, subset)
 
 
-def _call(model: GradTAEModel, size: int) -> tuple[Took, Took]:
+def _call(model: GradTAEModel, size: int) -> tuple[Timing, Timing]:
     """Time of a call and of a subset in it."""
     n, rng = len(model.tasks), np.random.default_rng(0)
-    least: list[Took] = []
+    least: list[Timing] = []
     for count in (FEW, MANY):
         masks = [rng.random((count, n)).argsort(1) < size for _ in range(3)]
-        found: list[Took] = []
+        found: list[Timing] = []
         for mask in masks:
             if model.network is not None:
                 model.network.known.clear()  # nothing is evaluated twice
@@ -218,7 +218,7 @@ class SearchCost:
 
     calls: float
     subsets: float
-    own: Took
+    own: Timing
     groupings: tuple[Grouping, ...]
 
     @property

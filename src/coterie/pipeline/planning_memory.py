@@ -116,5 +116,5 @@ def write_seconds() -> float:
     from coterie.store.memory import settle
 
     payload = Payload({"x": np.zeros(2**19)})
-    _, took = timed(lambda: digest(encode(settle(payload).arrays)))
-    return took.cpu / (8 * 2**19)
+    _, timing = timed(lambda: digest(encode(settle(payload).arrays)))
+    return timing.cpu / (8 * 2**19)

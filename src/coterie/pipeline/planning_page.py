@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coterie._turn import turn
+from coterie._process_lock import process_lock
 from coterie.affinity import Affinity, Estimate, PairwiseGainModel
 from coterie.affinity.costs import Costs
 from coterie.evaluation import Comparison, mix, recommend
 from coterie.evaluation.comparison import BASELINE, JOINT
 from coterie.evaluation.labels import LabelIndex, LabelLosses
 from coterie.grouping import Grouping
-from coterie.pipeline.planning_time import Took, timed
+from coterie.pipeline.planning_time import Timing, timed
 from coterie.pipeline.results import describe
 from coterie.training import UnitCost
 from coterie.workload import Workload
@@ -31,7 +31,7 @@ class PageCost:
     result: int
     report: int
     affinity: int
-    took: Took
+    timing: Timing
 
 
 def rehearse_page(
@@ -67,15 +67,15 @@ def rehearse_page(
     estimate = Estimate(PairwiseGainModel(affinity), Costs(UnitCost(0.0, 0.0, 0.0)))
 
     def make() -> tuple[int, int]:
-        with turn, warnings.catch_warnings():
+        with process_lock, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             advice = recommend(comparison)
             mix(comparison, advice.candidate)
             found = describe(workload, {}, affinity, joint, joint, comparison, advice, estimate, [])
             return len(_text(to_plain(found))), len(render(found).encode())
 
-    (result, report), took = timed(make)
-    return PageCost(result, report, 22 * n * n + 12 * n, took)
+    (result, report), timing = timed(make)
+    return PageCost(result, report, 22 * n * n + 12 * n, timing)
 
 
 def _text(value: object) -> str:

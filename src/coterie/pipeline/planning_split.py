@@ -18,7 +18,7 @@ from coterie.affinity.surrogates.fused import REFERENCE, Fused
 from coterie.affinity.surrogates.process import fit_process
 from coterie.affinity.surrogates.real_runs import RealRuns, balanced_subsets
 from coterie.features import plan_features
-from coterie.pipeline.planning_time import Pilot, Took, timed
+from coterie.pipeline.planning_time import Pilot, Timing, timed
 from coterie.training import Fit
 from coterie.training.archive import pack_fits
 
@@ -27,7 +27,7 @@ OBSERVED = 400
 
 
 @dataclass(frozen=True)
-class Shares:
+class TrainingCounts:
     """What an estimate trains.
 
     Attributes:
@@ -57,7 +57,7 @@ class _Known:
         return replace(self._payload, meta={**self._payload.meta, "seconds": 0.0})
 
 
-def find_shares(context: Context, estimator: Estimator, base: GradTAE, pilot: Pilot) -> Shares:
+def count_trainings(context: Context, estimator: Estimator, base: GradTAE, pilot: Pilot) -> TrainingCounts:
     """Divide the budget of an estimate as it will be divided, with the pilot's trainings in the place of its own."""
     workload, unit, full = context.workload, context.costs.unit, pilot.fits[0]
     bases, runs, fork = base.bases, 0, base.fork
@@ -74,7 +74,7 @@ def find_shares(context: Context, estimator: Estimator, base: GradTAE, pilot: Pi
     if isinstance(estimator, Fused) and estimator.alone:
         runs += workload.n_tasks
     steps = full.steps if base.share == 0 else max(1, checkpoint(full, base.share))
-    return Shares(bases, steps, max(1, round(fork * full.steps)), runs)
+    return TrainingCounts(bases, steps, max(1, round(fork * full.steps)), runs)
 
 
 def fixed_bases(estimator: Estimator, base: GradTAE) -> int:
@@ -84,21 +84,21 @@ def fixed_bases(estimator: Estimator, base: GradTAE) -> int:
     return estimator.bases or (0 if estimator.runs is None else base.bases)
 
 
-def check_memory(context: Context, estimator: Estimator, base: GradTAE, size: int, shares: Shares) -> None:
+def check_memory(context: Context, estimator: Estimator, base: GradTAE, size: int, planned: TrainingCounts) -> None:
     """Refuse what the estimate will refuse, by its own rules.
 
     Raises:
         ResourceError: sums, directions, features or covariances do not fit the memory.
     """
     n = context.workload.n_tasks
-    if shares.bases:
-        replace(base, bases=shares.bases)._check_memory(context)  # pyright: ignore[reportPrivateUsage]
+    if planned.bases:
+        replace(base, bases=planned.bases)._check_memory(context)  # pyright: ignore[reportPrivateUsage]
         if base.directions != "secants":
             count = base.count if base.directions == "random" else n
             plan_features(context.workload, context.structure, count, context.memory)
-    if isinstance(estimator, Fused) and shares.runs:
+    if isinstance(estimator, Fused) and planned.runs:
         reference = balanced_subsets(n, reference_size(estimator), min(max(size, 2), n), 0)
-        runs = shares.runs - n * estimator.alone
+        runs = planned.runs - n * estimator.alone
         estimator._check_memory(runs, reference, context.memory)  # pyright: ignore[reportPrivateUsage]
 
 
@@ -109,10 +109,10 @@ def reference_size(estimator: Estimator) -> int:
     return max(REFERENCE, 3 * int(estimator.trainings if estimator.runs is None else estimator.runs))
 
 
-def process_seconds(estimator: Estimator, n_tasks: int, size: int, runs: int) -> Took:
+def process_seconds(estimator: Estimator, n_tasks: int, size: int, runs: int) -> Timing:
     """Time to fit the process of the fused estimate to random values."""
     if not isinstance(estimator, Fused):
-        return Took()
+        return Timing()
     size = min(max(size, 2), n_tasks)
     count = max(1, min(runs, OBSERVED // size))
     reference = balanced_subsets(n_tasks, reference_size(estimator), size, 0)
@@ -120,5 +120,5 @@ def process_seconds(estimator: Estimator, n_tasks: int, size: int, runs: int) ->
     values = rng.normal(size=(len(reference), n_tasks))
     estimates = np.where(reference, values, np.nan)
     seen = np.where(reference, estimates + 0.5 * rng.normal(size=estimates.shape), np.nan)[:count]
-    _, took = timed(lambda: fit_process(reference[:count], seen, estimates[:count], reference, estimates))
-    return took * max(1.0, (runs / count) ** 3 if runs > count else 1.0)
+    _, timing = timed(lambda: fit_process(reference[:count], seen, estimates[:count], reference, estimates))
+    return timing * max(1.0, (runs / count) ** 3 if runs > count else 1.0)

@@ -30,39 +30,39 @@ Subset = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Took:
+class Timing:
     """Seconds by the clock on the wall, and of the processor (all threads)."""
 
     wall: float = 0.0
     cpu: float = 0.0
 
-    def __add__(self, other: Took) -> Took:
+    def __add__(self, other: Timing) -> Timing:
         """One after the other."""
-        return Took(self.wall + other.wall, self.cpu + other.cpu)
+        return Timing(self.wall + other.wall, self.cpu + other.cpu)
 
-    def __sub__(self, other: Took) -> Took:
+    def __sub__(self, other: Timing) -> Timing:
         """What is left; never less than nothing."""
-        return Took(max(0.0, self.wall - other.wall), max(0.0, self.cpu - other.cpu))
+        return Timing(max(0.0, self.wall - other.wall), max(0.0, self.cpu - other.cpu))
 
     @property
     def least(self) -> float:
         """The smaller of the two: what is left of the clock's on a busy machine, of the processor's with threads."""
         return min(self.wall, self.cpu)
 
-    def __mul__(self, times: float) -> Took:
+    def __mul__(self, times: float) -> Timing:
         """So many times."""
-        return Took(self.wall * times, self.cpu * times)
+        return Timing(self.wall * times, self.cpu * times)
 
 
-def timed(work: Callable[[], T]) -> tuple[T, Took]:
+def timed(work: Callable[[], T]) -> tuple[T, Timing]:
     """A result and what it took."""
     wall, cpu = time.perf_counter(), time.process_time()
     result = work()
-    return result, Took(time.perf_counter() - wall, time.process_time() - cpu)
+    return result, Timing(time.perf_counter() - wall, time.process_time() - cpu)
 
 
 @dataclass(frozen=True)
-class Prices:
+class StepCost:
     """What trainings cost on this machine.
 
     Attributes:
@@ -75,24 +75,24 @@ class Prices:
         look: of one member at one validation row.
         begin_alone: of one training in the plain loop, before its first step.
         alone: of one of its steps.
-        factor: how much longer the pilot's trainings took than these prices say.
+        factor: how much longer the pilot's trainings took than this says.
     """
 
     stackable: bool
     at_once: int
-    begin: Took
-    enter: Took
-    step: Took
-    member: Took
-    look: Took
-    begin_alone: Took
-    alone: Took
+    begin: Timing
+    enter: Timing
+    step: Timing
+    member: Timing
+    look: Timing
+    begin_alone: Timing
+    alone: Timing
     factor: float = 1.0
 
-    def trainings(self, steps: Sequence[float], looks: float = 0.0) -> Took:
+    def trainings(self, steps: Sequence[float], looks: float = 0.0) -> Timing:
         """Models with so many steps each, trained by one call; `looks` counts members times rows at all checks."""
         if not steps:
-            return Took()
+            return Timing()
         if len(steps) == 1 or not self.stackable:
             once = self.begin_alone * len(steps) + self.alone * sum(steps)
         else:
@@ -102,11 +102,11 @@ class Prices:
         return (once + self.look * looks) * self.factor
 
 
-def measure_prices(workload: Workload, jobs: Sequence[Job], memory: int) -> Prices:
+def measure_step_cost(workload: Workload, jobs: Sequence[Job], memory: int) -> StepCost:
     """Time a few steps of one model, of a small population and of one with all jobs, and a look at validation data."""
     stackable, _ = is_stackable(workload)
     begin_alone, alone = _line(workload, jobs[:1], memory)
-    at_once, begin, enter, step, member = 1, begin_alone, Took(), Took(), alone
+    at_once, begin, enter, step, member = 1, begin_alone, Timing(), Timing(), alone
     look = _look(workload, jobs[:1], memory)
     if stackable and len(jobs) > 1:
         try:
@@ -120,13 +120,13 @@ def measure_prices(workload: Workload, jobs: Sequence[Job], memory: int) -> Pric
         if apart:
             member, enter = (slope - flat) * (1 / apart), (first - less) * (1 / apart)
         else:
-            member, enter = slope * (1 / len(many)), Took()
+            member, enter = slope * (1 / len(many)), Timing()
         step, begin = slope - member * len(many), first - enter * len(many)
         look = _look(workload, many, memory)
-    return Prices(at_once > 1, at_once, begin, enter, step, member, look, begin_alone, alone)
+    return StepCost(at_once > 1, at_once, begin, enter, step, member, look, begin_alone, alone)
 
 
-def _line(workload: Workload, jobs: Sequence[Job], memory: int) -> tuple[Took, Took]:
+def _line(workload: Workload, jobs: Sequence[Job], memory: int) -> tuple[Timing, Timing]:
     """What a call takes before its first step, and a step."""
     steps = STEPS
     _, less = timed(lambda: _steps(workload, jobs, 1, memory))
@@ -143,8 +143,8 @@ def _line(workload: Workload, jobs: Sequence[Job], memory: int) -> tuple[Took, T
     return less - slope, slope
 
 
-def _better(one: Took, other: Took) -> Took:
-    return min(one, other, key=lambda took: took.cpu)
+def _better(one: Timing, other: Timing) -> Timing:
+    return min(one, other, key=lambda timing: timing.cpu)
 
 
 def _steps(workload: Workload, jobs: Sequence[Job], steps: int, memory: int, *, checks: bool = False) -> list[Fit]:
@@ -152,7 +152,7 @@ def _steps(workload: Workload, jobs: Sequence[Job], steps: int, memory: int, *, 
     return fit(workload, short, memory=memory)
 
 
-def _look(workload: Workload, jobs: Sequence[Job], memory: int) -> Took:
+def _look(workload: Workload, jobs: Sequence[Job], memory: int) -> Timing:
     """One member at one row of validation or test data: the same step with checks before and after it, and without."""
     without = _better(*(timed(lambda: _steps(workload, jobs, 1, memory))[1] for _ in range(2)))
     fits, more = timed(lambda: _steps(workload, jobs, 1, memory, checks=True))
@@ -180,8 +180,8 @@ class Pilot:
         longest: steps of each, had it gone on to the last epoch.
         waits: steps without improvement after which each stops early; those to the last epoch where it never does.
         limit: steps at which trainings were cut off; None where all of them came to their own end.
-        took: what they took.
-        said: what the prices had said.
+        timing: what they took.
+        said: what the cost of a step had said.
     """
 
     fits: tuple[Fit, ...]
@@ -189,8 +189,8 @@ class Pilot:
     longest: dict[Job, int]
     waits: dict[Job, int]
     limit: int | None
-    took: Took
-    said: Took
+    timing: Timing
+    said: Timing
 
     def steps(self, done: Fit) -> float:
         """Expected steps: where a training was cut off, the geometric mean of the soonest stop and the last epoch."""
@@ -204,14 +204,14 @@ class Pilot:
         return self.longest[replace(done.job, max_steps=None)]
 
 
-def run_pilot(workload: Workload, jobs: Sequence[Job], usual: int, prices: Prices, memory: int) -> Pilot:
+def run_pilot(workload: Workload, jobs: Sequence[Job], usual: int, step_cost: StepCost, memory: int) -> Pilot:
     """Train a sample of the jobs for real, as many and as long as the budget of seconds allows.
 
     Args:
         workload: tasks, data, model and recipe.
         jobs: the training on all tasks, so many usual subsets, then everything else that will be trained.
         usual: number of the usual subsets.
-        prices: what a step costs.
+        step_cost: what a step costs.
         memory: for the population.
     """
     schedules = {job: Schedule(workload, job) for job in jobs}
@@ -228,7 +228,7 @@ def run_pilot(workload: Workload, jobs: Sequence[Job], usual: int, prices: Price
         steps = [min(limit, longest[job]) for job in chosen]
         checks = [1 + count / (every or max(1, longest[job] // workload.recipe.epochs)) for job, count in
                   zip(chosen, steps, strict=True)]  # fmt: skip
-        return prices.trainings(steps, rows * sum(checks)).least
+        return step_cost.trainings(steps, rows * sum(checks)).least
 
     wanted, full = _mixed(jobs, usual)[:SAMPLE], max(longest.values())
     while len(wanted) > usual + 3 and price(wanted, full // STOPPED) > BUDGET:
@@ -236,19 +236,19 @@ def run_pilot(workload: Workload, jobs: Sequence[Job], usual: int, prices: Price
     limit = full
     while limit > STEPS and price(wanted, limit) > BUDGET / GROW**2:
         limit = int(0.8 * limit)
-    pending, found, took, said = wanted, dict[Job, Fit](), Took(), Took()
+    pending, found, timing, said = wanted, dict[Job, Fit](), Timing(), Timing()
     while True:  # those that have not come to their end begin anew with more steps: optimisers cannot be gone on with
         cut = [replace(job, max_steps=min(limit, longest[job])) for job in pending]
         fits, once = timed(lambda cut=cut: fit(workload, cut, memory=memory, keep_states=False))
-        took, said = took + once, said + prices.trainings([f.steps for f in fits], looks_of(workload, fits))
+        timing, said = timing + once, said + step_cost.trainings([f.steps for f in fits], looks_of(workload, fits))
         found.update(zip(pending, fits, strict=True))
         pending = [job for job in pending if found[job].steps == limit < longest[job]]
-        if not pending or took.least + GROW * once.least > 2 * BUDGET:
+        if not pending or timing.least + GROW * once.least > 2 * BUDGET:
             break
         limit *= GROW
     chosen = tuple(found[job] for job in wanted if job in jobs[1 : 1 + usual])
     fits = tuple(found[job] for job in wanted)
-    return Pilot(fits, chosen, longest, waits, limit if pending else None, took, said)
+    return Pilot(fits, chosen, longest, waits, limit if pending else None, timing, said)
 
 
 def _mixed(jobs: Sequence[Job], usual: int) -> list[Job]:
@@ -260,7 +260,7 @@ def _mixed(jobs: Sequence[Job], usual: int) -> list[Job]:
     return [*jobs[: 1 + usual], *(kind[i] for i in range(longest) for kind in kinds if i < len(kind))]
 
 
-def corrected(prices: Prices, pilot: Pilot) -> Prices:
-    """The prices, times what the pilot's trainings really took over what they had said."""
-    both = (pilot.took.cpu, pilot.said.cpu)
-    return replace(prices, factor=both[0] / both[1]) if min(both) > 0 else prices
+def corrected(step_cost: StepCost, pilot: Pilot) -> StepCost:
+    """The cost of a step, times what the pilot's trainings really took over what they had said."""
+    both = (pilot.timing.cpu, pilot.said.cpu)
+    return replace(step_cost, factor=both[0] / both[1]) if min(both) > 0 else step_cost

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from coterie import errors
+from coterie._process_lock import process_lock
 from coterie._surface import warn
-from coterie._turn import turn
 from coterie._units import Payload, UnitStore, folder_of
 
 
@@ -35,7 +35,7 @@ class RecordingStore:
 
         def recorded() -> Payload:
             start = time.perf_counter()
-            with turn, warnings.catch_warnings(record=True) as caught:
+            with process_lock, warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 payload = compute()
             self.spent += time.perf_counter() - start
@@ -43,7 +43,7 @@ class RecordingStore:
             return Payload(payload.arrays, {**payload.meta, "warnings": [list(pair) for pair in said]})
 
         payload = self.inner.unit(name, key, recorded)
-        turn.offer()
+        process_lock.offer()
         for category, text in payload.meta.get("warnings", []):
             warn(text, getattr(errors, category, UserWarning))
         return payload

@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Interval:
+class ReportedInterval:
     """A mean with the ends of its interval; None where unknown."""
 
     mean: float | None = None
@@ -43,23 +43,23 @@ class TaskResult:
     """One task under one candidate."""
 
     name: str
-    test: Interval
-    validation: Interval
+    test: ReportedInterval
+    validation: ReportedInterval
     test_loss: float | None
     validation_loss: float | None
 
 
 @dataclass(frozen=True)
-class Candidate:
+class CandidateResult:
     """One way to serve all tasks, trained and measured; gains are against single-task models, or against one model."""
 
     name: str
     models: int | None
-    test: Interval
-    validation: Interval
+    test: ReportedInterval
+    validation: ReportedInterval
     tasks: tuple[TaskResult, ...]
-    over_one: Interval = Interval()
-    over_one_validation: Interval = Interval()
+    over_one: ReportedInterval = ReportedInterval()
+    over_one_validation: ReportedInterval = ReportedInterval()
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class ReportData:
     one_model: str
     interval: str
     seeds: int
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[CandidateResult, ...]
     costs: tuple[Cost, ...]
     reference_flops: float | None
     training_flops: float | None
@@ -143,12 +143,12 @@ class ReportData:
         return self.verdict == "no"
 
     @property
-    def recommended(self) -> Candidate | None:
+    def recommended(self) -> CandidateResult | None:
         """The candidate the recommendation names, if it was measured."""
         return next((c for c in self.candidates if c.name == self.choice), None)
 
     @property
-    def claimed(self) -> Candidate | None:
+    def claimed(self) -> CandidateResult | None:
         """The candidate whose gain over one model for all tasks the recommendation is about.
 
         The recommended one, or, when that is the one model itself, the best of the others on validation rows.
@@ -160,7 +160,7 @@ class ReportData:
         return max(others, key=lambda c: c.over_one_validation.mean or 0.0)
 
     @property
-    def detailed(self) -> Candidate | None:
+    def detailed(self) -> CandidateResult | None:
         """The candidate shown task by task: the recommended one, or, when that is the yardstick, the best other one."""
         chosen = self.recommended
         if chosen is not None and chosen.name != self.baseline:
@@ -194,9 +194,9 @@ def _text(value: object, otherwise: str = "") -> str:
     return otherwise if value is None or str(value).strip() == "" else clean(value)
 
 
-def _interval(value: object) -> Interval:
+def _interval(value: object) -> ReportedInterval:
     entry = _mapping(value)
-    return Interval(_number(entry.get("mean")), _number(entry.get("low")), _number(entry.get("high")))
+    return ReportedInterval(_number(entry.get("mean")), _number(entry.get("low")), _number(entry.get("high")))
 
 
 def flatten(settings: Json, prefix: str = "") -> list[tuple[str, str]]:
@@ -271,10 +271,10 @@ def _task_result(value: object) -> TaskResult:
     )
 
 
-def _candidate(value: object) -> Candidate:
+def _candidate(value: object) -> CandidateResult:
     entry = _mapping(value)
     total, over_one = _mapping(entry.get("total")), _mapping(entry.get("over_one_model"))
-    return Candidate(
+    return CandidateResult(
         name=clean(entry.get("name", "")),
         models=_whole(entry.get("models")),
         test=_interval(total.get("test")),

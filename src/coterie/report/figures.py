@@ -13,7 +13,7 @@ import numpy as np
 from coterie._read import read_matrix
 from coterie.errors import SettingError, require
 from coterie.report import palette
-from coterie.report.data import AffinityData, Floats, Groups, Interval
+from coterie.report.data import AffinityData, Floats, Groups, ReportedInterval
 from coterie.report.formats import clean, shorten
 from coterie.report.heatmap import CELLS, order, scale
 
@@ -124,7 +124,7 @@ def gains_figure(
         )
     target: Any = _axes(ax, (7.0, 1.2 + 0.28 * len(names)))
     for row, (mean, low, high) in enumerate(gains):
-        verdict = Interval(mean, low, high).verdict
+        verdict = ReportedInterval(mean, low, high).verdict
         colour = {1: palette.colour("light", 0.8), -1: palette.colour("light", -0.8)}.get(verdict or 0, (110, 110, 110))
         paint = tuple(v / 255 for v in colour)
         if low is not None and high is not None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from coterie.report.data import Interval
+from coterie.report.data import ReportedInterval
 from coterie.report.formats import percent, span
 
 _VERDICTS = {1: "up", -1: "down", 0: "level", None: "level"}
@@ -59,7 +59,7 @@ def nice_ticks(low: float, high: float, about: int = 4) -> tuple[float, ...]:
     return tuple(round(i * step, 12) + 0.0 for i in range(first, last + 1))
 
 
-def axis(intervals: Sequence[Interval]) -> Axis:
+def axis(intervals: Sequence[ReportedInterval]) -> Axis:
     """A common axis.
 
     From five rows on, single extreme ones run out of it (drawn as an arrow or an open line) so that the rest stays
@@ -82,17 +82,17 @@ def axis(intervals: Sequence[Interval]) -> Axis:
     return Axis(low - pad, high + pad, nice_ticks(low - pad / 2, high + pad / 2))
 
 
-def describe(interval: Interval) -> str:
+def describe(interval: ReportedInterval) -> str:
     r"""An interval as a phrase.
 
-    >>> describe(Interval(0.02, 0.01, 0.03)).replace("\u00a0", " ")
+    >>> describe(ReportedInterval(0.02, 0.01, 0.03)).replace("\u00a0", " ")
     '+2.0 % (+1.0 to +3.0)'
     """
     ends = span(interval.low, interval.high)
     return percent(interval.mean, signed=True) + (f" ({ends})" if ends else "")
 
 
-def _mark(interval: Interval, ax: Axis, y: float, kind: str) -> str:
+def _mark(interval: ReportedInterval, ax: Axis, y: float, kind: str) -> str:
     if interval.mean is None:
         return ""
     mark = ""
@@ -114,7 +114,7 @@ def _mark(interval: Interval, ax: Axis, y: float, kind: str) -> str:
     return f'<g class="{kind} {_VERDICTS[interval.verdict]}">{mark}</g>'
 
 
-def strip(test: Interval, ax: Axis, validation: Interval | None = None) -> Markup:
+def strip(test: ReportedInterval, ax: Axis, validation: ReportedInterval | None = None) -> Markup:
     """One row of the plot: the test interval, and below it, smaller, the one on validation rows."""
     height = 22 if validation is None else 30
     grid = "".join(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from coterie.report import forest
-from coterie.report.data import Candidate, Cost, Groups, Interval, ReportData
+from coterie.report.data import CandidateResult, Cost, Groups, ReportData, ReportedInterval
 from coterie.report.formats import amount, count, duration, flops, number, percent, plural, span
 
 #: most tasks shown at once in the plot of gains per task; with more, this many of the best and of the worst
@@ -162,7 +162,7 @@ def cards(data: ReportData, groups: Groups | None) -> tuple[Card, ...]:
     return tuple(result)
 
 
-def _mood(interval: Interval) -> str:
+def _mood(interval: ReportedInterval) -> str:
     return {1: "up", -1: "down"}.get(interval.verdict or 0, "")
 
 
@@ -174,7 +174,7 @@ def candidate_forest(data: ReportData) -> Forest:
     for c in data.candidates:
         base = c.name == data.baseline
         tag = "recommended" if c.name == data.choice else ""
-        zero = Interval(0.0, None, None)
+        zero = ReportedInterval(0.0, None, None)
         rows.append(
             GainRow(
                 name=c.name,
@@ -198,7 +198,7 @@ def task_forest(data: ReportData, *, everything: bool = False) -> Forest | None:
         data: the result.
         everything: all tasks; otherwise the best and the worst ones when there are more than `ROWS`.
     """
-    shown: Candidate | None = data.detailed
+    shown: CandidateResult | None = data.detailed
     if shown is None or not shown.tasks:
         return None
     ax = forest.axis([t.test for t in shown.tasks])

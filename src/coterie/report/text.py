@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from coterie.report.data import Candidate, Interval, Json, ReportData, parse
+from coterie.report.data import CandidateResult, Json, ReportData, ReportedInterval, parse
 from coterie.report.formats import DASH, amount, count, duration, flops, number, percent, plural, share, span
 
 
@@ -45,7 +45,7 @@ def headline(data: ReportData) -> str:
     return text
 
 
-def tally(candidate: Candidate) -> Tally:
+def tally(candidate: CandidateResult) -> Tally:
     """Count the verdicts of a candidate's tasks on the test part."""
     verdicts = [task.test.verdict for task in candidate.tasks]
     return Tally(*(verdicts.count(v) for v in (1, -1, 0, None)))
@@ -86,7 +86,7 @@ def costs_meaning(data: ReportData) -> str:
     )
 
 
-def _mood(interval: Interval) -> str:
+def _mood(interval: ReportedInterval) -> str:
     return {1: "up", -1: "down"}.get(interval.verdict or 0, "")
 
 
@@ -103,7 +103,7 @@ def _gain_figure(data: ReportData) -> KeyFigure:
     return KeyFigure(percent(gain.mean, signed=True), label, f"on test rows; {detail}", _mood(gain))
 
 
-def _task_figure(data: ReportData, chosen: Candidate | None) -> KeyFigure:
+def _task_figure(data: ReportData, chosen: CandidateResult | None) -> KeyFigure:
     label = "tasks helped / harmed"
     if chosen is None or chosen.name == data.baseline:
         return KeyFigure(DASH, label, "against single-task training" if chosen else "not measured")

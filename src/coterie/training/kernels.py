@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from coterie._turn import turn
+from coterie._process_lock import process_lock
 
 
 @contextmanager
@@ -18,7 +18,7 @@ def open_kernels(*, recurrent: bool = False) -> Generator[None]:
 
     vmap would run the fused kernels member by member, and the FLOP counter does not see into them.
     """
-    with turn, ExitStack() as stack:
+    with process_lock, ExitStack() as stack:
         stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
         torch.backends.mha.set_fastpath_enabled(False)
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))

@@ -68,7 +68,7 @@ def fit_population(
         WorkloadError: when a subset has no label in the training or validation part.
     """
     schedules = [Schedule(workload, job) for job in jobs]
-    tell = Teller(progress or silent, [schedule.max_steps for schedule in schedules])
+    tell = ProgressReporter(progress or silent, [schedule.max_steps for schedule in schedules])
     fits: dict[int, Fit] = {}
     for chunk in plan_population(workload, jobs, memory=memory, keep_states=keep_states):
         fits.update(zip(chunk.positions, train_chunk(workload, chunk, tell), strict=True))
@@ -149,7 +149,7 @@ def members_at_once(footprint: Footprint, memory: int) -> int:
     return at_once
 
 
-class Teller:
+class ProgressReporter:
     """Adds up the progress of members."""
 
     def __init__(self, progress: Progress, max_steps: Sequence[int]) -> None:

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from torch import Tensor
 
-from coterie._executor import Done, Warned, run_jobs, say
+from coterie._executor import Done, Warned, reissue_warnings, run_jobs
+from coterie._process_lock import process_lock
 from coterie._progress import Progress, silent
-from coterie._turn import turn
 from coterie._units import Payload
 from coterie.training.archive import pack_fits, unpack_fits
 from coterie.training.job import Fit, Job, Schedule
 from coterie.training.loop import fit_one
-from coterie.training.population import Chunk, Teller, plan_population, train_chunk
+from coterie.training.population import Chunk, ProgressReporter, plan_population, train_chunk
 from coterie.workload.travel import own, parcel
 from coterie.workload.workload import Workload
 
@@ -79,7 +79,7 @@ class Shares:
 
     def result(self) -> list[Fit]:
         """The fits in the order of the jobs, after the warnings of the workers."""
-        say(self.warned)
+        reissue_warnings(self.warned)
         return [self.fits[position] for position in range(len(self.jobs))]
 
     def take(self, workload: Workload, share: Share, outcome: Done) -> None:
@@ -113,11 +113,11 @@ def divide(
 def train_here(workload: Workload, shares: Shares, progress: Progress | None) -> None:
     """Train all shares in this process; progress is told in steps, added up over the jobs."""
     start = time.perf_counter()
-    tell = Teller(progress or silent, [Schedule(workload, job).max_steps for job in shares.jobs])
+    tell = ProgressReporter(progress or silent, [Schedule(workload, job).max_steps for job in shares.jobs])
     for share in shares.shares:
         fits = share.train(workload, tell)
         shares.fits.update(zip(share.chunk.positions, fits, strict=True))
-        turn.offer()
+        process_lock.offer()
     shares.seconds += time.perf_counter() - start
 
 

@@ -9,8 +9,8 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
+from coterie._process_lock import process_lock
 from coterie._progress import Progress, silent
-from coterie._turn import turn
 from coterie._units import Payload, UnitStore, look
 from coterie.training.fit import cut, fit
 from coterie.training.job import Fit, Job
@@ -98,7 +98,7 @@ def _elsewhere(
     missing = [number for number, payload in enumerate(found) if payload is None]
     several: list[Shares] = []
     for number in missing:
-        with turn, warnings.catch_warnings(record=True) as caught:
+        with process_lock, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             shares = cut(workload, units[number].jobs, backend="auto", memory=memory, keep_states=keep_states)
         # said again when the unit is made, so that a store that keeps warnings has them

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from coterie._process_lock import process_lock
 from coterie._show import short_repr
 from coterie._surface import known_arguments
-from coterie._turn import turn
 from coterie.errors import ModelError, WorkloadError
 from coterie.workload.dependents import Slices, dependents
 from coterie.workload.initial import copied
@@ -174,7 +174,7 @@ def _reach(workload: Workload, model: nn.Module, rows: Tensor) -> dict[str, Tens
 def _look(workload: Workload, probe: nn.Module, rows: Tensor, tasks: Iterable[int], hits: dict[str, Tensor]) -> None:
     """Note what the gradients of some tasks reach."""
     parameters = _trained(probe)
-    with torch.enable_grad(), turn, torch.backends.cudnn.flags(enabled=False):
+    with torch.enable_grad(), process_lock, torch.backends.cudnn.flags(enabled=False):
         totals = _weighted_margins(workload, workload.outputs(probe, workload.batch(rows)), rows)
         if not totals.requires_grad:
             raise ModelError(
@@ -277,7 +277,7 @@ def _heads(
     probe = _disturbed(model, 0)
     calls: dict[str, list[tuple[Tensor, Tensor]]] = {found[0]: [] for found in modules if found}
     hooks = [probe.get_submodule(name).register_forward_hook(_recorder(seen)) for name, seen in calls.items()]
-    with torch.enable_grad(), turn, torch.backends.cudnn.flags(enabled=False):
+    with torch.enable_grad(), process_lock, torch.backends.cudnn.flags(enabled=False):
         outputs = workload.outputs(probe, workload.batch(rows))
         for hook in hooks:
             hook.remove()

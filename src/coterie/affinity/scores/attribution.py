@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from coterie._check import whole_number
+from coterie._process_lock import process_lock
 from coterie._progress import Progress
 from coterie._surface import known_arguments
-from coterie._turn import turn
 from coterie._units import Payload, UnitStore
 from coterie.affinity.context import Context, open_context
 from coterie.affinity.costs import timed
@@ -50,7 +50,7 @@ def attribution_maps(workload: Workload, model: nn.Module, task: int, rows: Tens
     batch = workload.batch(rows)
     leaves = [(batch if name == "" else batch[name]).detach().clone().requires_grad_() for name in names]
     given = leaves[0] if names == [""] else {**batch, **dict(zip(names, leaves, strict=True))}
-    with torch.enable_grad(), turn, torch.backends.cudnn.flags(enabled=False):
+    with torch.enable_grad(), process_lock, torch.backends.cudnn.flags(enabled=False):
         outputs = workload.outputs(model, given)[:, workload.columns[task]]
         value = outputs
         if workload.tasks[task].loss.per_class:

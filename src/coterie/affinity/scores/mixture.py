@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coterie._check import whole_number
-from coterie._turn import turn
+from coterie._process_lock import process_lock
 
 #: added to the variances, in units of the variance of all points
 _FLOOR = 1e-3
@@ -46,7 +46,7 @@ def mixture_labels(points: NDArray[np.float64], k: int, *, seed: int = 0) -> NDA
         reg_covar=_FLOOR,
         random_state=seed % 2**32,
     )
-    with turn, warnings.catch_warnings():
+    with process_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # restarts that do not converge, and equal points: what is empty is filled
         fitted = mixture.fit(standard)
     return fill(np.asarray(fitted.predict(standard), dtype=np.int64), k, standard)
@@ -71,7 +71,7 @@ def graph_labels(similarity: NDArray[np.float64], k: int, *, seed: int = 0) -> N
     spectral: Any = importlib.import_module("sklearn.cluster").SpectralClustering(
         k, affinity="precomputed", random_state=seed % 2**32, n_init=_RESTARTS
     )
-    with turn, warnings.catch_warnings():
+    with process_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a graph in several parts, and equal nodes: what is empty is filled
         labels = np.asarray(spectral.fit_predict(similarity), dtype=np.int64)
     return fill(labels, k, similarity)

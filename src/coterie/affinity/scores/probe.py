@@ -12,7 +12,7 @@ from torch import nn
 
 from coterie._progress import Progress, silent
 from coterie._random import random_numbers, seed_numbers
-from coterie.affinity.scores.meter import Meter
+from coterie.affinity.scores.gradient_probe import GradientProbe
 from coterie.errors import ModelError
 from coterie.training import Fit, Job
 from coterie.training.evaluate import rows_losses, tensors_of
@@ -48,7 +48,7 @@ class ProbeRun:
     Attributes:
         fit: the training; its test losses are NaN, as the test part is not looked at.
         sums: (targets, sources) sums over the measurements, and under ``n_...`` their counts.
-        work: what the measurements took, see ``meter.WORK``.
+        work: what the measurements took, see ``gradient_probe.WORK``.
     """
 
     fit: Fit
@@ -87,20 +87,22 @@ def run_probe(
     device = workload.labels.device
     with random_numbers(device):
         model = build(workload, job)
-        meter = Meter(
+        gradient_probe = GradientProbe(
             workload, model, trunk, rate=probe.rate, memory=memory, gram=probe.gram, lookahead=probe.lookahead
         )
         seed_numbers(derive(job.seed, 2), device)
-        fit = _train(workload, model, job, meter, probe.every, progress or silent)
-    if not all(np.isfinite(total).all() for total in meter.sums.values()):
+        fit = _train(workload, model, job, gradient_probe, probe.every, progress or silent)
+    if not all(np.isfinite(total).all() for total in gradient_probe.sums.values()):
         raise ModelError(
             "A step for one task alone makes a loss NaN or infinite, so the probe run has no affinities. The likely "
             f"cause is too large a learning rate ({workload.recipe.learning_rate:g}). Try one ten times smaller."
         )
-    return ProbeRun(fit, meter.sums, meter.work)
+    return ProbeRun(fit, gradient_probe.sums, gradient_probe.work)
 
 
-def _train(workload: Workload, model: nn.Module, job: Job, meter: Meter, every: int, progress: Progress) -> Fit:
+def _train(
+    workload: Workload, model: nn.Module, job: Job, gradient_probe: GradientProbe, every: int, progress: Progress
+) -> Fit:
     """The plain loop of training, with measurements; nothing but the order of work may differ from it."""
     schedule = Schedule(workload, job)
     tracker = Tracker(schedule, workload.recipe.patience)
@@ -121,7 +123,7 @@ def _train(workload: Workload, model: nn.Module, job: Job, meter: Meter, every: 
                 break
         rows = schedule.stream.batch(step).to(workload.labels.device)
         if step % every == 0:
-            meter.measure(rows, optimizer)
+            gradient_probe.measure(rows, optimizer)
         step += 1
         loss = batch_loss(workload, model, rows, schedule.tasks)
         if not torch.isfinite(loss):

@@ -23,7 +23,7 @@ from coterie.affinity.context import Context, open_context
 from coterie.affinity.costs import training_flops
 from coterie.affinity.estimator import Estimate, Estimator
 from coterie.affinity.pairwise import PairwiseGainModel
-from coterie.affinity.scores.meter import SUMS, WORK
+from coterie.affinity.scores.gradient_probe import SUMS, WORK
 from coterie.affinity.scores.probe import Probe, ProbeRun, run_probe
 from coterie.errors import SettingError
 from coterie.training import Job

@@ -58,7 +58,7 @@ class Remembered:
 
 
 @dataclass(frozen=True)
-class Split:
+class BudgetSplit:
     """What a budget buys.
 
     Attributes:
@@ -77,7 +77,7 @@ def probes_of(trainings: float) -> int:
     return min(PROBES[trainings >= SMALL], int(trainings))
 
 
-def split_budget(context: Context, base: GradTAE, trainings: float, ordinary: RealRuns) -> Split:
+def split_budget(context: Context, base: GradTAE, trainings: float, ordinary: RealRuns) -> BudgetSplit:
     """Base models and real runs that cost about so many ordinary trainings together.
 
     Base models come first, since a few of them tell more than as many real runs; what is left is spent on runs. Where
@@ -100,7 +100,7 @@ def split_budget(context: Context, base: GradTAE, trainings: float, ordinary: Re
     if run_flops * (1 + forked * workload.n_tasks * base.fork / 2) + features > max(
         available, (LIMIT * trainings - probes) * run_flops
     ):
-        return Split(0, int(spendable / run_flops), base.fork)
+        return BudgetSplit(0, int(spendable / run_flops), base.fork)
     scratch = replace(context, costs=Costs(unit))
     full = train_full(scratch)
     once = training_flops(workload, full, unit)
@@ -114,9 +114,9 @@ def split_budget(context: Context, base: GradTAE, trainings: float, ordinary: Re
         if not count and once + each + probes * run_flops <= LIMIT * trainings * run_flops:
             count = 1
         if count:
-            return Split(count, max(0, int((spendable - once - count * each) / run_flops)), fork)
+            return BudgetSplit(count, max(0, int((spendable - once - count * each) / run_flops)), fork)
     context.costs.add("base models", once)  # spent to find out that there is no room for a base
-    return Split(0, max(0, int((spendable - once) / run_flops)), base.fork)
+    return BudgetSplit(0, max(0, int((spendable - once) / run_flops)), base.fork)
 
 
 def _features_flops(context: Context, base: GradTAE) -> float:

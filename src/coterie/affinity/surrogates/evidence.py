@@ -19,7 +19,7 @@ BOUND, FACTOR_BOUND = (-10.0, 7.0), (-2.5, 2.5)
 
 
 @dataclass(frozen=True)
-class Settings:
+class ProcessPriors:
     """Priors of the process; measured, see docs/decisions.md.
 
     Args:
@@ -114,7 +114,7 @@ def negative_log_likelihood(evidence: Evidence, logs: Floats, log_relative: Floa
     return float(value), np.concatenate([own, [noise], factors])
 
 
-def learn(evidence: Evidence, means: Floats, deviations: Floats, settings: Settings) -> tuple[Floats, Floats]:
+def learn(evidence: Evidence, means: Floats, deviations: Floats, settings: ProcessPriors) -> tuple[Floats, Floats]:
     """Log-variances and tasks' factors where the penalised marginal likelihood is largest."""
     count, n = len(means), evidence.n_tasks
     if not settings.learn or not len(evidence.observed):

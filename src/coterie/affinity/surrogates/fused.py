@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coterie._check import whole_number
+from coterie._process_lock import process_lock
 from coterie._progress import Progress
 from coterie._surface import known_arguments
-from coterie._turn import turn
 from coterie._units import NoStore, UnitStore
 from coterie.affinity.context import Context, open_context
 from coterie.affinity.costs import Costs
@@ -279,7 +279,7 @@ def _values_of(found: Estimate, name: str) -> Callable[[NDArray[np.bool_]], Floa
 def _matrix(name: str, workload: Workload, common: dict[str, Any], costs: Costs) -> Floats:
     from coterie.affinity.methods import get_estimator  # the list of methods names this module
 
-    with turn, warnings.catch_warnings():
+    with process_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)  # a feature that says nothing does no harm
         found = get_estimator(name).estimate(workload, **common)
     model = found.model

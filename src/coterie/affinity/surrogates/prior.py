@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from coterie._turn import turn
+from coterie._process_lock import process_lock
 from coterie.affinity.scores.label_correlation import LabelCorrelation, label_overlap
 from coterie.affinity.surrogates.covariance import Floats
 from coterie.errors import DataWarning
@@ -34,7 +34,7 @@ def partial_correlation(workload: Workload) -> Floats | None:
     between = overlap[~np.eye(len(overlap), dtype=bool)]
     if not len(between) or not PARTIAL[0] < float(np.nanmean(between)) < PARTIAL[1]:
         return None
-    with turn, warnings.catch_warnings():
+    with process_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)  # correlations that are not known do no harm: all are 0
         matrix = LabelCorrelation().estimate(workload).model.pairwise().values
     return np.where(np.eye(len(matrix), dtype=bool), 0.0, matrix)

@@ -13,7 +13,7 @@ from scipy.linalg import solve_triangular  # pyright: ignore[reportUnknownVariab
 
 from coterie.affinity.surrogates.collapsed import Collapsed, collapse
 from coterie.affinity.surrogates.covariance import Floats, Likeness, Points, covariances, find_likeness, make_points
-from coterie.affinity.surrogates.evidence import Evidence, Settings, factor, learn
+from coterie.affinity.surrogates.evidence import Evidence, ProcessPriors, factor, learn
 
 #: points that are predicted at a time
 CHUNK = 2000
@@ -47,7 +47,7 @@ class SubsetProcess:
     factor: Floats
     weights: Floats
     offset: float
-    settings: Settings
+    settings: ProcessPriors
 
     def predict(self, subsets: NDArray[np.bool_], estimates: Floats, *, errors: bool = True) -> tuple[Floats, Floats]:
         """Mean and standard deviation of f(S, t), the mean over trainings with all seeds; NaN outside the subset.
@@ -163,7 +163,7 @@ def fit_process(
     reference_estimates: Floats,
     *,
     features: Sequence[Floats] = (),
-    settings: Settings | None = None,
+    settings: ProcessPriors | None = None,
 ) -> SubsetProcess:
     """Correct a cheap estimate by real runs.
 
@@ -184,7 +184,7 @@ def fit_process(
 
     Cost: about 50 Cholesky factors of the number of observed pairs (S, t): seconds for 1000 of them.
     """
-    settings = settings or Settings()
+    settings = settings or ProcessPriors()
     centre, scale = _scales(reference, reference_estimates)
     typical = float(reference.sum(1).mean())
     likeness = find_likeness(reference, (reference_estimates - centre) / scale, typical, features)

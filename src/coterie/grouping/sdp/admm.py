@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from coterie.grouping.matrix import FloatArray
-from coterie.grouping.sdp.eigen import Block, Dense, EigenStep, centre, orthonormal
+from coterie.grouping.sdp.eigen import BlockEigenStep, DenseEigenStep, EigenStep, centre, orthonormal
 from coterie.grouping.sdp.fantope import weights
 from coterie.grouping.sdp.scaling import Scaled, row_blocks
 from coterie.grouping.sdp.solution import WarmStart
@@ -81,8 +81,8 @@ class Iteration:
         self.wanted = max(int(used.sum()), 1)
         self.weights, self.vectors = found[used], rows[used]
         n = self.problem.n
-        if isinstance(self.eigen, Block) and self.wanted > 0.35 * n and n <= LARGE:
-            self.eigen = Dense(n)
+        if isinstance(self.eigen, BlockEigenStep) and self.wanted > 0.35 * n and n <= LARGE:
+            self.eigen = DenseEigenStep(n)
         return self._move(measure)
 
     def balance(self, residuals: Residuals) -> None:
@@ -192,7 +192,7 @@ def _first_vectors(problem: Scaled, A: Rows, start: WarmStart | None, seed: int)
     """How eigenpairs are found, and those of A itself."""
     n, k = problem.n, problem.k or 1
     if n <= DENSE or (k > 0.3 * n and n <= LARGE):
-        dense = Dense(n)
+        dense = DenseEigenStep(n)
         return dense, *dense(A, n)
     count = min(n // 3, max(int(0.12 * n) if n <= 1000 else 60 + n // 50, int(1.2 * k) + 10))
     generator = np.random.default_rng(seed)
@@ -200,8 +200,8 @@ def _first_vectors(problem: Scaled, A: Rows, start: WarmStart | None, seed: int)
     if start is not None:
         known = start.basis.astype(A.dtype)
         basis = np.concatenate([known, basis[: max(count - len(known), 8)]])
-        return Block(orthonormal(centre(basis)), seed), np.zeros(len(basis)), orthonormal(centre(basis))
-    block = Block(orthonormal(centre(basis)), seed)
+        return BlockEigenStep(orthonormal(centre(basis)), seed), np.zeros(len(basis)), orthonormal(centre(basis))
+    block = BlockEigenStep(orthonormal(centre(basis)), seed)
     values, rows = block(A, int(len(block.basis) / 1.2))
     for _ in range(6):
         wanted = max(k, int((values > problem.price / problem.size).sum()) if problem.k is None else 0)

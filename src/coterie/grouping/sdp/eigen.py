@@ -57,7 +57,7 @@ def orthonormal(rows: Rows) -> Rows:
     return rows
 
 
-class Dense:
+class DenseEigenStep:
     """All eigenpairs, by LAPACK: for up to some hundred tasks."""
 
     def __init__(self, n: int) -> None:
@@ -76,7 +76,7 @@ class Dense:
         return values[:0:-1].astype(np.float64), self.basis
 
 
-class Block:
+class BlockEigenStep:
     """A block of rows that follows the leading eigenvectors: residuals join it, Rayleigh-Ritz takes the best.
 
     Args:

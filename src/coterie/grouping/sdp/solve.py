@@ -94,7 +94,7 @@ def solve_sdp(
         return closed
     target = _default_eps(n) if eps is None else eps
     steps = (20_000 if n <= _DOUBLE else 3_000) if max_iters is None else max_iters
-    run = _Run(problem, target, steps, time_limit, progress or silent)
+    run = _Solve(problem, target, steps, time_limit, progress or silent)
     iteration = Iteration(problem, np.float64 if n <= _DOUBLE or target < _FINE else np.float32, start and start.start)
     solution = run.through(iteration)
     if solution.status != "optimal":
@@ -194,7 +194,7 @@ class _Best:
         return max(self.bound - self.value, 0.0) / width if width > 0 else 0.0
 
 
-class _Run:
+class _Solve:
     """One solve: when to look at the certificate, and when to stop."""
 
     def __init__(self, problem: Scaled, eps: float, steps: int, seconds: float | None, say: Progress) -> None:

@@ -18,7 +18,7 @@ from coterie.errors import SettingError, WorkloadError
 from coterie.workload.build import FRACTIONS, from_datasets, split_each
 from coterie.workload.causal.base import check_base, check_rows, shared_copy
 from coterie.workload.causal.rows import Row, fit_rows, pack
-from coterie.workload.causal.scorer import CausalScorer, Layout
+from coterie.workload.causal.scorer import CausalScorer, OutputColumns
 from coterie.workload.causal.tokens import Template, Tokens
 from coterie.workload.causal.words import class_numbers, word_tokens, words_in_order
 from coterie.workload.frames import paired, row_labels
@@ -122,7 +122,7 @@ def from_causal(
             raise WorkloadError(f"Parameter `tasks`, task {task!r}: {error}") from error
     every = [row for made in read.values() for row in made.rows]
     length, width = max(row.length for row in every), max(1, *(len(row.answer) for row in every))
-    layout = Layout(tuple(made.words for made in read.values()))
+    layout = OutputColumns(tuple(made.words for made in read.values()))
     check_rows(model, every, layout.tokens())
     if isinstance(split, Mapping):
         indexes = [row_labels(*pair) for pair in tasks.values()]
@@ -234,7 +234,7 @@ def _packed(rows: list[Row], length: int, width: int, model: Any) -> dict[str, T
     return {name: value.to(device) for name, value in pack(rows, length, width).items()}
 
 
-def _scorer(model: Any, config: Any, layout: Layout, rows: list[Row], per_token: bool) -> SharedBuilder:
+def _scorer(model: Any, config: Any, layout: OutputColumns, rows: list[Row], per_token: bool) -> SharedBuilder:
     spec = text_spec(config, kind="causal", words=layout.words, per_token=per_token)
     scorer = CausalScorer(apply_lora(shared_copy(model), config), layout, per_token=per_token)
     scorer.settle(pack([min(rows, key=lambda row: row.length), max(rows, key=lambda row: row.length)]))
@@ -247,7 +247,7 @@ def builder_of_causal(spec: Mapping[str, Any], model: Any, config: Any) -> Share
     if isinstance(model, str | Path):
         model = load_pretrained("AutoModelForCausalLM", model)
     check_base(model)
-    layout = Layout(tuple(None if words is None else tuple(words) for words in spec["words"]))
+    layout = OutputColumns(tuple(None if words is None else tuple(words) for words in spec["words"]))
     with random_numbers(seed=0):
         scorer = CausalScorer(apply_lora(shared_copy(model), config), layout, per_token=bool(spec["per_token"]))
     scorer.direct = bool(spec["direct"])

@@ -25,7 +25,7 @@ _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1}
 
 
 @dataclass(frozen=True)
-class Layout:
+class OutputColumns:
     """What the output columns are, task by task: the tokens of its label words, or None for a sequence task."""
 
     words: tuple[tuple[int, ...] | None, ...]
@@ -64,7 +64,7 @@ class CausalScorer(FrozenModule):
     plus: Tensor
     minus: Tensor
 
-    def __init__(self, model: Any, layout: Layout, *, per_token: bool = False) -> None:
+    def __init__(self, model: Any, layout: OutputColumns, *, per_token: bool = False) -> None:
         super().__init__()
         self.model = model
         self.per_token = per_token

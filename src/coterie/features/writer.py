@@ -25,7 +25,7 @@ _CODES = {
 }
 
 
-class Sink:
+class FeatureWriter:
     """Collects blocks of features.
 
     Args:

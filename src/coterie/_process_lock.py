@@ -13,14 +13,14 @@ from typing import Any
 _FILTERS = ("filters", "showwarning", "_showwarnmsg_impl")
 
 
-class Turn:
+class ProcessLock:
     """A lock that a thread may take again while it holds it, and that is handed on in the order of asking.
 
     A thread that waits for others, as for the jobs of an executor of threads, gives it away meanwhile, with the filters
     of warnings as they were before it came.
 
     Example:
-        >>> mine = Turn()
+        >>> mine = ProcessLock()
         >>> with mine, mine:
         ...     mine.held
         True
@@ -114,7 +114,7 @@ def _set(filters: dict[str, Any]) -> None:
     warnings._filters_mutated()  # type: ignore[attr-defined]  # pyright: ignore
 
 
-#: the turn of this process
-turn = Turn()
+#: the lock of this process
+process_lock = ProcessLock()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=turn.after_fork)
+    os.register_at_fork(after_in_child=process_lock.after_fork)

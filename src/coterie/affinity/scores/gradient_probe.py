@@ -84,7 +84,7 @@ def _copied(name: str, value: Any, like: Tensor) -> Any:
     return value.clone() if name == "step" else value.expand_as(like).clone()
 
 
-class Meter:
+class GradientProbe:
     """Measures, and adds up what was measured.
 
     Args:

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 import coterie
+from coterie._process_lock import ProcessLock, process_lock
 from coterie._random import random_numbers
-from coterie._turn import Turn, turn
 from coterie.training import Job, fit
 from coterie.workload import Recipe, Workload, from_arrays
 
@@ -35,7 +35,7 @@ def ended(*threads: threading.Thread, seconds: float = 60.0) -> bool:
 
 
 def test_turns_are_taken_in_the_order_of_asking_and_again_by_who_has_it() -> None:
-    lock, seen = Turn(), list[int]()
+    lock, seen = ProcessLock(), list[int]()
     threads: list[threading.Thread] = []
 
     def ask(number: int) -> None:
@@ -59,7 +59,7 @@ def test_turns_are_taken_in_the_order_of_asking_and_again_by_who_has_it() -> Non
 
 
 def test_filters_of_warnings_are_those_of_who_has_the_turn() -> None:
-    lock = Turn()
+    lock = ProcessLock()
     before = list(warnings.filters)
     inside, other = list[Any](), list[Any]()
 
@@ -88,7 +88,7 @@ def test_a_forked_process_does_not_wait_for_threads_that_it_has_not() -> None:
     go, hold = threading.Event(), threading.Event()
 
     def keep() -> None:
-        with turn:
+        with process_lock:
             go.set()
             hold.wait()
 
@@ -96,7 +96,7 @@ def test_a_forked_process_does_not_wait_for_threads_that_it_has_not() -> None:
     go.wait()
     child = os.fork()
     if not child:
-        with turn:
+        with process_lock:
             os._exit(0)
     for _ in range(500):
         found, status = os.waitpid(child, os.WNOHANG)
@@ -114,7 +114,7 @@ def test_a_forked_process_does_not_wait_for_threads_that_it_has_not() -> None:
 
 def test_an_interrupted_wait_takes_the_turn_from_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C while a thread waits to have its turn back."""
-    lock, go, hold = Turn(), threading.Event(), threading.Event()
+    lock, go, hold = ProcessLock(), threading.Event(), threading.Event()
 
     def keep() -> None:
         with lock, lock:
@@ -145,14 +145,14 @@ def test_an_interrupted_wait_takes_the_turn_from_nobody(monkeypatch: pytest.Monk
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_process_forked_by_who_has_the_turn_waits_for_nobody() -> None:
-    with turn:
-        thread = start(turn.__enter__)  # waits in the parent only
-        while not turn._queue:
+    with process_lock:
+        thread = start(process_lock.__enter__)  # waits in the parent only
+        while not process_lock._queue:
             time.sleep(0.001)
         child = os.fork()
         if not child:
-            turn.offer()
-            os._exit(0 if turn.held else 3)
+            process_lock.offer()
+            os._exit(0 if process_lock.held else 3)
         for _ in range(500):
             found, status = os.waitpid(child, os.WNOHANG)
             if found:
@@ -164,7 +164,7 @@ def test_a_process_forked_by_who_has_the_turn_waits_for_nobody() -> None:
             os.waitpid(child, 0)
     assert ended(thread)
     assert status == 0
-    turn.after_fork()  # what the thread has taken and not given back
+    process_lock.after_fork()  # what the thread has taken and not given back
 
 
 def work_for(seed: int = 0, dropout: float = 0.0) -> Workload:
@@ -269,7 +269,7 @@ def test_a_long_run_lets_others_in_between_its_trainings() -> None:
     jobs = [Job((0, 1), seed, early_stopping=False) for seed in range(30)]
 
     def train() -> None:
-        with turn:  # as in a comparison, which has it all the time
+        with process_lock:  # as in a comparison, which has it all the time
             fit(work_for(), jobs, backend="loop", progress=tell)
 
     long = start(train)
