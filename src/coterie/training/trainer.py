@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coterie._check import is_number, whole_number
-from coterie._executor import Done, Parcel, run_jobs, say
+from coterie._executor import Done, Parcel, reissue_warnings, run_jobs
 from coterie._show import short_repr
 from coterie._surface import known_arguments
 from coterie._units import Payload, UnitStore, look
@@ -224,7 +224,7 @@ def train_runs(
     tell(len(found), len(wanted))
 
     def keep(number: int, done: Done) -> None:
-        say(done.warned)
+        reissue_warnings(done.warned)
         run = missing[number]
         payload = Payload(done.result.arrays, {**done.result.meta, "seconds": done.seconds})
         found[run] = store.unit(UNIT, _key(trainer, run), lambda: payload)
