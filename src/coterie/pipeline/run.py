@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from coterie._bars import following
 from coterie._check import whole_number
@@ -269,11 +269,11 @@ def estimate_affinity(
 
 def _book(trained: TrainedComparison, estimate: Estimate) -> None:
     """Add the comparison to the costs. Its groups also tell what one ordinary training costs, if nothing else did."""
-    costs = estimate.costs
+    costs, workload = estimate.costs, cast(Workload, trained.workload)  # an own trainer is compared elsewhere
     fits = {**trained.fits, **trained.raced}
-    flops = {job: training_flops(trained.workload, fit, costs.unit) for job, fit in fits.items()}
+    flops = {job: training_flops(workload, fit, costs.unit) for job, fit in fits.items()}
     if costs.reference is None:
-        groups = [cost for (subset, _), cost in flops.items() if 1 < len(subset) < trained.workload.n_tasks]
+        groups = [cost for (subset, _), cost in flops.items() if 1 < len(subset) < workload.n_tasks]
         costs.refer(sum(groups) / len(groups) if groups else None)
     costs.add("comparison: real trainings", sum(flops.values()), trained.seconds)
 
