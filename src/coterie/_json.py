@@ -81,6 +81,29 @@ def write_json(path: str | Path, value: Any) -> None:
     atomic_write(path, json_bytes(value))
 
 
+def parse_json(data: str | bytes) -> Any:
+    """The value of a JSON text. NaN, infinities and numbers beyond all floats are refused.
+
+    Python's own reader takes them, though they are no JSON, and :func:`canonical` writes them as it writes null: a
+    checksum would not tell one from the other.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    return json.loads(data, parse_constant=_refuse_constant, parse_float=_finite)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"the number {text[:40]} is beyond all floats")
+    return value
+
+
 def read_json(path: str | Path) -> Any:
     """Read JSON.
 
@@ -89,7 +112,7 @@ def read_json(path: str | Path) -> Any:
     """
     data = read_bytes(path)
     try:
-        found = json.loads(data)
+        found = parse_json(data)
         _refuse_deep(found)
     except (ValueError, RecursionError) as error:
         raise StoreError(

@@ -15,7 +15,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from coterie._files import read_bytes
-from coterie._json import canonical, to_plain
+from coterie._json import canonical, parse_json, to_plain
 from coterie.errors import StoreError
 
 _SEAL = "coterie"
@@ -56,7 +56,7 @@ def unpack(kind: str, data: bytes, source: str | Path) -> tuple[dict[str, Any], 
 
     try:
         head, body = _split(data)
-        sealed = json.loads(head.pop("__metadata__")[_SEAL])
+        sealed = parse_json(head.pop("__metadata__")[_SEAL])
         facts, found = sealed["facts"], sealed["kind"]
         if not isinstance(facts, dict) or not isinstance(found, str):
             raise ValueError("its facts are of another type")
@@ -93,7 +93,7 @@ def read_sealed(kind: str, path: str | Path) -> tuple[dict[str, Any], dict[str, 
 def _split(data: bytes) -> tuple[dict[str, Any], memoryview]:
     """The header of safetensors bytes, and the numbers."""
     size = int.from_bytes(data[:8], "little")
-    head = json.loads(data[8 : 8 + size])
+    head = parse_json(data[8 : 8 + size])
     if not isinstance(head, dict):
         raise ValueError("its header is no object")
     return cast("dict[str, Any]", head), memoryview(data)[8 + size :]

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coterie._sealed import pack, unpack
 from coterie.errors import StoreError
+from coterie.store import Payload, RunDirectory, StoreWarning
 from coterie.store.files import (
     atomic_write,
     canonical,
@@ -19,6 +22,7 @@ from coterie.store.files import (
     to_plain,
     write_json,
 )
+from coterie.store.pair import read_pair, sealed_pair
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -115,6 +119,40 @@ def test_damaged_json_is_named(tmp_path, content):
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(StoreError, match="not valid JSON"):
         read_json(tmp_path / "x.json")
+
+
+NO_JSON = ["NaN", "Infinity", "-Infinity", "1e999", "-1E400"]
+
+
+@pytest.mark.parametrize("number", NO_JSON)
+def test_numbers_that_json_does_not_have_are_refused(tmp_path, number):
+    (tmp_path / "x.json").write_text('{"a": [1, ' + number + "]}")
+    with pytest.raises(StoreError, match=f"{number} is no JSON|{number} is beyond"):
+        read_json(tmp_path / "x.json")
+    (tmp_path / "x.json").write_text('{"a": [1, 1.7976931348623157e308]}')
+    assert read_json(tmp_path / "x.json") == {"a": [1, 1.7976931348623157e308]}
+
+
+@pytest.mark.parametrize("number", NO_JSON)
+def test_checksums_tell_null_from_what_is_written_as_null(tmp_path, number):
+    with RunDirectory(tmp_path / "run", fingerprint="f", settings={}) as run:
+        run.unit("u", {}, lambda: Payload(meta={"value": None}))
+        (path,) = run.units.glob("*.json")
+        path.write_text(path.read_text().replace("null", number, 1))
+        with pytest.warns(StoreWarning, match="damaged"):
+            assert run.unit("u", {}, lambda: Payload(meta={"value": "again"})).meta == {"value": "again"}
+
+    data = pack("k", {"value": None}, {"a": torch.ones(2)})
+    head = data[8 : 8 + int.from_bytes(data[:8], "little")].replace(b"null", number.encode())
+    with pytest.raises(StoreError, match="damaged"):
+        unpack("k", len(head).to_bytes(8, "little") + head + data[-8:], "x")
+
+    names = ("x.json", "x.safetensors")
+    for name, content in sealed_pair(names, {"format": 2, "value": None}, {"a": torch.ones(2)}).items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / names[0]).write_text((tmp_path / names[0]).read_text().replace("null", number))
+    with pytest.raises(StoreError, match="not valid JSON"):
+        read_pair(tmp_path, names, 2)
 
 
 def test_missing_json(tmp_path):
