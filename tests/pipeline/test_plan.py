@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 from coterie.balancing import as_balancing
 from coterie.errors import ResourceError, SettingError
+from coterie.evaluation import BASELINE, JOINT, Comparison, LabelLosses, all_in_one, single_task
 from coterie.pipeline import plan, planning, planning_measurements, planning_rows, planning_time, run
 from coterie.pipeline.planning import check_runs
 from coterie.pipeline.planning_estimate import SearchCost, count_search, shrunk
 from coterie.pipeline.planning_measurements import Measurements
-from coterie.pipeline.planning_memory import resident
+from coterie.pipeline.planning_memory import Sizes, resident
 from coterie.pipeline.planning_rows import rows_of
 from coterie.pipeline.planning_time import Pilot, StepCost, Timing
 from coterie.training import Fit, Job
@@ -217,6 +218,38 @@ def test_groups_of_many_tasks_are_counted_as_asked_for(measured: Measurements, m
     halves = [-(-n // k) for k in counts for _ in range(k)]
     asked = replace(measured, request=replace(measured.request, counts=counts))
     assert asked.members == [n, *[1] * n, *(size for size in halves if size > 1)]
+
+
+@pytest.mark.parametrize(("tasks", "labels", "seeds"), [(2, 10, 2), (4, 50, 6), (24, 40, 4), (100, 20, 3)])
+def test_the_table_of_a_comparison_is_as_large_as_planned(tasks: int, labels: int, seeds: int) -> None:
+    names, n = tuple(f"t{t}" for t in range(tasks)), tasks * labels
+    groupings = {JOINT: all_in_one(names), BASELINE: single_task(names)}
+    task, row = np.repeat(np.arange(tasks), labels), np.tile(np.arange(labels), tasks)
+    parts = {part: LabelLosses(np.ones((2, seeds, n), np.float32), task, row) for part in ("validation", "test")}
+    means = [parts[part].means(tasks) for part in ("validation", "test")]
+    real = Comparison(names, tuple(groupings), tuple(groupings.values()), tuple(range(seeds)), *means, parts)
+    sizes = Sizes(
+        state=0, tensors=0, n_tasks=tasks, members=0, seeds=seeds, candidates=2, labels=2 * n, member_labels=0, checks=0
+    )
+    assert sizes.table == pytest.approx(len(real.to_bytes()), rel=0.05, abs=300)
+
+
+def test_a_unit_of_a_comparison_holds_parameters_and_losses_of_every_member() -> None:
+    small = Sizes(
+        state=1000, tensors=4, n_tasks=5, members=7, seeds=3, candidates=4, labels=60, member_labels=90, checks=2
+    )
+    assert small.unit == 7 * 1000 + 4 * 90
+    assert small.held == 3 * small.unit + 2 * small.table
+    large = replace(small, state=2**40)  # too much to keep
+    assert large.unit == 4 * 90
+    assert large.held == 3 * large.unit + 2 * large.table
+
+
+def test_a_number_of_runs_leaves_fewer_seeds_in_what_is_stored(measured: Measurements) -> None:
+    members = len(measured.members)
+    for most, seeds in ((2 * members, 2), (5 * members, 5), (members // 2, 1)):
+        asked = replace(measured, request=replace(measured.request, seeds=50, most=most))
+        assert (asked.runs, asked.sizes.seeds) == (most, seeds)
 
 
 def test_the_network_is_asked_about_new_subsets_only(tiny: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
