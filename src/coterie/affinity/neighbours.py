@@ -270,9 +270,8 @@ class _Fit:
             both = torch.bmm(moved[:, came.rows].transpose(0, 1), read.side[came.tasks])
             left = (heads[came.tasks, None] - both[..., :q]).mul_(came.inverse)
             margin = read.offset[came.tasks, None] - both[..., q:] - torch.bmm(left, read.back[came.tasks])
-            for place, (row, task) in enumerate(zip(came.rows.tolist(), came.tasks.tolist(), strict=True)):
-                total = read.mean(task, margin[place], self.near.validation[task])
-                result[:, row, task] = total.cpu().numpy()
+            total = read.means(came.tasks, margin, self.near.validation).mT.cpu().numpy()
+            result[:, came.rows.cpu().numpy(), came.tasks.cpu().numpy()] = total
         return result
 
 
@@ -284,11 +283,15 @@ class _Validation:
         side: (T, d, q + v) what turns a displacement into that of the head, and into margins.
         back: (T, q, v) what turns a rotated head displacement into margins.
         offset: (T, v) margins of the base model.
+        targets: (T, v) labels; beyond the examples of a task its first label.
+        shares: (T, v) one over the number of examples, 0 beyond them.
     """
 
     side: Tensor
     back: Tensor
     offset: Tensor
+    targets: Tensor
+    shares: Tensor
 
     @staticmethod
     def of(blocks: Sequence[TaskBlock], statistics: Statistics, mixed: Tensor) -> _Validation:
@@ -297,14 +300,31 @@ class _Validation:
         side: list[Tensor] = []
         back: list[Tensor] = []
         offset: list[Tensor] = []
+        targets, shares = torch.zeros(2, len(blocks), most, dtype=torch.float64, device=mixed.device)
         for task, block in enumerate(blocks):
             more = most - block.rows
+            targets[task] = block.targets[0] if block.rows else 0.0
+            targets[task, : block.rows] = block.targets
+            shares[task, : block.rows] = 1 / max(1, block.rows)
             g = torch.cat([part.g for part in block.chunks(4096)]) if block.rows else block.g.float()
             turned = statistics.eigen[task][1].to(kind).mT @ block.head.to(kind).mT
             side.append(torch.cat([mixed[task], pad(g.to(kind).mT, (0, more))], 1))
             back.append(pad(turned, (0, more, 0, q - turned.shape[0])))
             offset.append(pad(block.offset.to(kind), (0, more)))
-        return _Validation(torch.stack(side), torch.stack(back), torch.stack(offset))
+        return _Validation(torch.stack(side), torch.stack(back), torch.stack(offset), targets, shares)
+
+    def means(self, tasks: Tensor, margin: Tensor, blocks: Sequence[TaskBlock]) -> Tensor:
+        """(r, P) mean losses of task r for margins (r, P, v), tasks with the same loss together."""
+        result = margin.new_full(margin.shape[:2], torch.nan, dtype=torch.float64)
+        of = [blocks[task].loss for task in tasks.tolist()]
+        for number in {id(loss): place for place, loss in enumerate(of) if blocks[int(tasks[place])].rows}.values():
+            same = [place for place, loss in enumerate(of) if loss is of[number] and blocks[int(tasks[place])].rows]
+            own = tasks[same]
+            kind = blocks[int(own[0])].offset.dtype
+            losses = of[number].value(margin[same].to(kind), self.targets[own, None].to(kind)).double()
+            shares = self.shares[own, None]
+            result[same] = torch.where(shares > 0, losses * shares, 0.0).sum(2)
+        return result
 
     def mean(self, task: int, margin: Tensor, block: TaskBlock) -> Tensor:
         """(rows,) mean losses of a task for margins (rows, v)."""

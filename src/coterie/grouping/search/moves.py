@@ -16,7 +16,7 @@ BATCH = 32
 #: with more tasks all moves of a changed group are asked for together: models fit neighbours of a group at once
 WHOLE = 96
 #: ways of several moves that are valued at a time, most promising first
-CHAINS = 12
+CHAINS = 6
 #: exchanges that are valued at a time, most promising first
 PAIRS = 64
 
@@ -260,16 +260,16 @@ def climb(
         partition: changed in place.
         limits: of the number of groups.
         swaps: exchanges that are tried when no move gains, most promising first; None for four a task, 200 at least.
-        thorough: False asks for the most promising moves and exchanges only.
+        thorough: False asks for the most promising moves only, and for no chains or exchanges.
         stop: whether the time is up.
     """
     n = partition.groups.shape[1]
     tried = max(200, 4 * n) if swaps is None else swaps
-    tried = tried if thorough else min(tried, PAIRS)
+    tried = tried if thorough else 0
     for step in range(100 * n):  # every step raises the objective; the limit only guards against rounding
         if stop() or not (
             partition.best_move(limits, thorough=thorough)
-            or (CHAINS and partition.best_chain(limits, CHAINS))
+            or (thorough and CHAINS and partition.best_chain(limits, CHAINS))
             or (tried and partition.best_swap(tried))
         ):
             return step
