@@ -567,3 +567,11 @@ def test_other_settings_are_checked(workload):
         Fused(get_estimator("label-correlation"), runs=2).estimate(workload)
     with pytest.raises(SettingError, match="features"):
         replace(Fused(GradTAE(bases=1, fork=0.5)), runs=2, features=("kernel-surrogate",)).estimate(workload)
+
+
+def test_what_real_runs_alone_do_not_know_is_counted_in_pairs() -> None:
+    """Five of ten pairs are together in these runs; a task that is in none has no pair."""
+    runs = np.array([[1, 1, 1, 0, 0], [0, 1, 1, 1, 0]], dtype=bool)
+    assert "on 2 real runs, in which 50% of the pairs" in fused_module._without_base(runs, 12.0)
+    assert "in which 100% of the pairs" in fused_module._without_base(np.ones((1, 4), dtype=bool), 12.0)
+    assert "in which 0% of the pairs" in fused_module._without_base(np.eye(4, dtype=bool), 12.0)

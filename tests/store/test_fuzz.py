@@ -252,8 +252,6 @@ class DiffusionSamples(Reader):
         (folder / "result.json").write_bytes(json_bytes(STUDY.facts))
 
     def damage(self, data, rng):
-        from coterie._sealed import pack  # noqa: F401
-
         if rng.random() < 0.5:
             return damage_bytes(data, rng)
         return encode(damage_tensors(decode(data, None), rng))
@@ -427,6 +425,7 @@ def test_damaged_files_are_refused_or_of_use(tmp_path, name):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", READERS)
 def test_damaged_files_are_refused_or_of_use_ten_thousand_times(tmp_path, name):
     assert not attack(name, tmp_path, 10_000, 1)[0]
