@@ -575,3 +575,10 @@ def test_what_real_runs_alone_do_not_know_is_counted_in_pairs() -> None:
     assert "on 2 real runs, in which 50% of the pairs" in fused_module._without_base(runs, 12.0)
     assert "in which 100% of the pairs" in fused_module._without_base(np.ones((1, 4), dtype=bool), 12.0)
     assert "in which 0% of the pairs" in fused_module._without_base(np.eye(4, dtype=bool), 12.0)
+
+
+@pytest.mark.parametrize("kind", [KernelSurrogate, LinearSurrogate])
+def test_two_real_runs_are_the_fewest_that_a_surrogate_takes(kind: type[KernelSurrogate | LinearSurrogate]) -> None:
+    assert kind(runs=2).runs == 2
+    with pytest.raises(SettingError, match="`runs`"):
+        kind(runs=1)
