@@ -32,7 +32,7 @@ from coterie.affinity.surrogates.linear import LinearSurrogate, membership
 from coterie.affinity.surrogates.prior import make_prior
 from coterie.affinity.surrogates.process import absolute, combine, fit_process, lucky
 from coterie.affinity.surrogates.real_runs import STAGE, balanced_subsets, different_subsets, real_runs
-from coterie.affinity.surrogates.task_ridge import fit_task
+from coterie.affinity.surrogates.task_ridge import TaskRidgeModel, fit_task
 from coterie.affinity.surrogates.value_model import ValueModel
 from coterie.errors import ResourceError, SettingError
 from coterie.store import MemoryRun, open_run
@@ -582,3 +582,18 @@ def test_two_real_runs_are_the_fewest_that_a_surrogate_takes(kind: type[KernelSu
     assert kind(runs=2).runs == 2
     with pytest.raises(SettingError, match="`runs`"):
         kind(runs=1)
+
+
+def test_standard_errors_are_twice_the_square_of_those_of_runs_that_were_left_out() -> None:
+    rng = np.random.default_rng(0)
+    members, values = (rng.random((14, 4)) < 0.5).astype(float), rng.normal(size=14)
+    missed = []
+    for out in range(14):
+        rest = np.arange(14) != out
+        fitted = fit_task(members[rest], values[rest], membership, 0.3, intercept=True)
+        found = fitted.mean + (membership(members[out : out + 1], members[rest]) - fitted.shift) @ fitted.weights
+        missed.append(values[out] - found.item())
+    one = fit_task(members, values, membership, 0.3, intercept=True)
+    model = TaskRidgeModel(tuple("abcd"), "test", membership, (one,) * 4)
+    expected = np.sqrt(2 * np.mean(np.square(missed)))
+    np.testing.assert_allclose(model.value_error(np.ones((1, 4), dtype=bool)), expected, rtol=1e-6)
