@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coterie.errors import SettingError
+from coterie.evaluation import regret
 from coterie.evaluation.bootstrap import Figure, resample, weighted_mean
 from coterie.evaluation.reliability import ceiling, one_common_run, one_run
 from coterie.evaluation.skill import (
@@ -181,3 +183,11 @@ def test_figures() -> None:
     assert weighted_mean(np.array([1.0, np.nan, 3.0]), np.array([[1.0, 5.0, 1.0], [0.0, 1.0, 0.0]]))[0] == 2
     with pytest.raises(SettingError, match="resamples"):
         resample(3, -1, 0)
+
+
+def test_trainings_of_a_bank_of_groups_have_seeds_of_their_own_that_every_library_takes() -> None:
+    """Beyond those of subsets and below 2^31; the same in every process."""
+    seeds = [regret._seed(group, replicate) for group in ((0, 1), (0, 1, 2), (3,)) for replicate in range(4)]
+    assert len(set(seeds)) == len(seeds)
+    assert all(10**8 <= seed < 2**31 for seed in seeds)
+    assert regret._seed((0, 1), 2) == regret._seed((0, 1), 2) == 10**8 + zlib.crc32(b"((0, 1), 2)") % 2**30
