@@ -16,7 +16,7 @@ BATCH = 32
 #: with more tasks all moves of a changed group are asked for together: models fit neighbours of a group at once
 WHOLE = 96
 #: ways of several moves that are valued at a time, most promising first
-CHAINS = 6
+CHAINS = 12
 #: exchanges that are valued at a time, most promising first
 PAIRS = 64
 
