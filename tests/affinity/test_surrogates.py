@@ -597,3 +597,13 @@ def test_standard_errors_are_twice_the_square_of_those_of_runs_that_were_left_ou
     model = TaskRidgeModel(tuple("abcd"), "test", membership, (one,) * 4)
     expected = np.sqrt(2 * np.mean(np.square(missed)))
     np.testing.assert_allclose(model.value_error(np.ones((1, 4), dtype=bool)), expected, rtol=1e-6)
+
+
+def test_a_model_of_regressions_predicts_what_a_ridge_with_an_intercept_does() -> None:
+    rng = np.random.default_rng(0)
+    members, values = (rng.random((14, 4)) < 0.5).astype(float), rng.normal(size=14)
+    one = fit_task(members, values, membership, 0.3, intercept=True)
+    asked = np.array([[1, 1, 1, 1], [1, 0, 1, 0]], dtype=bool)
+    found = TaskRidgeModel(tuple("abcd"), "test", membership, (one,) * 4).predict_values(asked)
+    expected = Ridge(alpha=0.3).fit(members, values).predict(asked.astype(float))
+    np.testing.assert_allclose(found[:, 0], expected, rtol=1e-9)
