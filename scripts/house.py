@@ -33,6 +33,7 @@ VERBS = (
     "from_text",
     "from_causal",
     "from_graph",
+    "validate_gradients",
 )
 #: what orchestration hands on, and would be one object
 CARRIED = {"seed", "memory", "store", "progress", "executor"}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import coterie
-from coterie._check import is_number, is_whole, plain, positive, whole_number
+from coterie._check import choice, flag, is_number, is_whole, named_choice, plain, positive, whole_number
 from coterie.adapters import DenseRecipe
 from coterie.affinity import GradTAE
 from coterie.balancing import get_balancer
@@ -118,3 +118,27 @@ def test_a_grouping_that_shares_tasks_keeps_who_serves_whom():
     assert [made.names[group] for group in made.serves] == [("a", "b"), ("a", "b"), ("a", "c")]
     with pytest.raises(SettingError, match="other tasks"):
         as_groupings({"mine": shared}, ("a", "b", "d"))
+
+
+def test_choices_name_the_parameter_and_what_it_may_be():
+    choice("a", "mode", ("a", "b"))
+    choice("a", "mode", {"a": 1})
+    with pytest.raises(SettingError, match=r"^Parameter `mode` should be one of \('a', 'b'\)\. Found 'c'\.$"):
+        choice("c", "mode", ("a", "b"))
+    with pytest.raises(SettingError, match=r"`kind` of an affinity should be one of \('a',\)\. Found \[\]\.$"):
+        choice([], "kind", {"a": 1}, of="an affinity")
+
+
+def test_choices_of_names_guess_what_was_meant():
+    named_choice("tag", "method", ["tag", "cosine"])
+    with pytest.raises(SettingError, match=r"one of \['tag', 'cosine'\]\. Found 'cosin'\. Did you mean 'cosine'\?$"):
+        named_choice("cosin", "method", ["tag", "cosine"])
+    with pytest.raises(SettingError, match=r"Found 3\.$"):
+        named_choice(3, "method", ["tag", "cosine"])
+
+
+def test_flags_are_true_or_false():
+    flag(False, "signed")
+    for value in (1, "yes", None, np.array([True])):
+        with pytest.raises(SettingError, match=r"Parameter `signed` should be True or False\. Found "):
+            flag(value, "signed")

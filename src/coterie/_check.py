@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import operator
+from collections.abc import Iterable
 from numbers import Real
 from typing import Any, TypeGuard
 
@@ -51,6 +53,55 @@ def whole_number(value: Any, name: str, *, low: int, high: int | None = None) ->
             f"({type(value).__name__}). For example {name}={low}."
         )
     return number
+
+
+def choice(value: Any, name: str, allowed: Iterable[Any], *, of: str = "") -> None:
+    """Refuse what is not among the values that a parameter may have.
+
+    Args:
+        value: what was given.
+        name: of the parameter.
+        allowed: what it may be.
+        of: whose parameter it is, where its name does not say so.
+
+    Raises:
+        SettingError: naming the parameter and the values.
+
+    Example:
+        >>> choice("exact", "heads", ("exact", "none"))
+    """
+    allowed = allowed if isinstance(allowed, tuple | list) else tuple(allowed)
+    if value not in allowed:
+        whose = f" of {of}" if of else ""
+        raise SettingError(f"Parameter `{name}`{whose} should be one of {allowed}. Found {value!r}.")
+
+
+def named_choice(value: Any, name: str, allowed: Iterable[str]) -> None:
+    """Refuse a name that is not among the known ones, and say which of them is like it.
+
+    Raises:
+        SettingError: naming the parameter, all names, and the nearest.
+    """
+    known = list(allowed)
+    if value not in known:
+        near = difflib.get_close_matches(str(value), known, n=1)
+        raise SettingError(
+            f"Parameter `{name}` should be one of {known}. Found {value!r}."
+            + (f" Did you mean {near[0]!r}?" if near else "")
+        )
+
+
+def flag(value: Any, name: str) -> None:
+    """Refuse what is neither True nor False.
+
+    Raises:
+        SettingError: naming the parameter.
+
+    Example:
+        >>> flag(True, "signed")
+    """
+    if not isinstance(value, bool):
+        raise SettingError(f"Parameter `{name}` should be True or False. Found {value!r}.")
 
 
 def is_whole(value: object) -> TypeGuard[int]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from reprlib import Repr
 from types import FrameType
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 from weakref import WeakKeyDictionary
 
 from coterie._check import plain
@@ -52,7 +52,8 @@ def known_arguments(what: Named) -> Named:
     """Make a function or a class refuse keyword arguments that it does not have, and read numbers of NumPy as Python's.
 
     Python's own TypeError names neither the parameter that was meant nor those that there are. Signature, annotations
-    and docstring stay as they are. What takes ``**options`` has to look at them itself, with :func:`refuse_unknown`.
+    and docstring stay as they are. Options that a function hands on (``**options``) are known where a typed dictionary
+    annotates them; where none does, the function has to look at them itself, with :func:`refuse_unknown`.
 
     Example:
         >>> @known_arguments
@@ -73,7 +74,7 @@ def known_arguments(what: Named) -> Named:
 def _checked(call: Callable[..., Any], name: str) -> Callable[..., Any]:
     parameters = inspect.signature(call).parameters.values()
     known = frozenset(names_of(call))
-    if any(parameter.kind is _OWN.VAR_KEYWORD for parameter in parameters):
+    if any(parameter.kind is _OWN.VAR_KEYWORD for parameter in parameters) and not _options_of(call):
         return call
 
     @functools.wraps(call)
@@ -89,7 +90,17 @@ def names_of(call: Callable[..., Any]) -> list[str]:
     """The parameters of a function that can be given by name, in their order."""
     kinds = (_OWN.POSITIONAL_OR_KEYWORD, _OWN.KEYWORD_ONLY)
     found = inspect.signature(call).parameters.values()
-    return [parameter.name for parameter in found if parameter.kind in kinds and parameter.name != "self"]
+    named = [parameter.name for parameter in found if parameter.kind in kinds and parameter.name != "self"]
+    return [*named, *_options_of(call)]
+
+
+def _options_of(call: Callable[..., Any]) -> list[str]:
+    """The names in a typed dictionary that annotates ``**options``."""
+    rest = [p for p in inspect.signature(call).parameters.values() if p.kind is _OWN.VAR_KEYWORD]
+    if not rest or not str(rest[0].annotation).startswith("Unpack["):
+        return []
+    (options,) = get_args(get_type_hints(call)[rest[0].name])
+    return list(options.__annotations__)
 
 
 def refuse_unknown(name: str, given: Mapping[str, Any], known: Iterable[str]) -> None:

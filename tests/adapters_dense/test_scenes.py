@@ -145,3 +145,8 @@ def test_bad_input(change, told):
     settings = {"garments": images, "labels": labels, "count": 1, "seed": 0, **change}
     with pytest.raises(SettingError, match=told):
         compose_scenes(**settings)
+
+
+def test_sizes_that_do_not_exist_are_named():
+    with pytest.raises(SettingError, match=r"Parameter `bigest` of compose_scenes does not exist.*`largest`"):
+        scenes(bigest=20)

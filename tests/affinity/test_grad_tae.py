@@ -17,7 +17,7 @@ from coterie.affinity import GradTAE, GradTAEModel, get_estimator
 from coterie.affinity.forks import displacements, orthonormal, stack
 from coterie.affinity.linearize import stretch, task_blocks
 from coterie.affinity.newton import values
-from coterie.affinity.refine import iterate
+from coterie.affinity.refine import Stopping, iterate
 from coterie.affinity.ridge import FLOOR, GRID, _match
 from coterie.affinity.statistics import Penalty, compute_statistics
 from coterie.affinity.task_gradients import task_gradients
@@ -94,7 +94,7 @@ def estimated(work: Workload, model: nn.Module, directions: object, ridge: float
         features = compute_features(work, model, directions, part=part, heads="projected")  # type: ignore[arg-type]
         blocks[part] = task_blocks(work, features)
     statistics = compute_statistics(blocks["train"], offset=offset)
-    solution = iterate(statistics, blocks["train"], MASK, ridge, penalty=Penalty(), tolerance=1e-12)
+    solution = iterate(statistics, blocks["train"], MASK, ridge, penalty=Penalty(), stopping=Stopping(1e-12))
     return values(solution, blocks["validation"])
 
 

@@ -14,7 +14,7 @@ from coterie.affinity.arrow import Shifts
 from coterie.affinity.conjugate import ConjugateSolver
 from coterie.affinity.layout import Layout
 from coterie.affinity.newton import solve, values
-from coterie.affinity.refine import iterate
+from coterie.affinity.refine import Stopping, iterate
 from coterie.affinity.statistics import Penalty, Statistics, TaskBlock, compute_statistics
 from coterie.errors import NumericsWarning, SettingError, WorkloadError
 from coterie.workload.losses import get_loss
@@ -53,7 +53,7 @@ def test_iterated_reaches_the_optimum(offset: bool, ridge: float, method: str) -
     train, check = blocks(), blocks(1)
     sums = compute_statistics(train, offset=offset)
     penalty = sums.penalty()
-    solution = iterate(sums, train, MASK, ridge, penalty=penalty, tolerance=1e-9, method=method)
+    solution = iterate(sums, train, MASK, ridge, penalty=penalty, stopping=Stopping(1e-9), method=method)
     found = values(solution, check)
     assert np.array_equal(np.isnan(found), ~MASK)
     for number, row in enumerate(MASK):
@@ -130,7 +130,7 @@ def test_extremes_of_the_ridge() -> None:
     train = blocks()
     sums = compute_statistics(train)
     assert float(iterate(sums, train, MASK, 1e9).trunk.abs().max()) < 1e-7
-    tiny = iterate(sums, train, MASK, 1e-7, max_steps=300)
+    tiny = iterate(sums, train, MASK, 1e-7, stopping=Stopping(max_steps=300))
     assert bool(torch.isfinite(tiny.objective).all())
     start = torch.from_numpy(MASK).double() @ sums.loss / (torch.from_numpy(MASK).double() @ sums.counts.double())
     assert bool((tiny.objective < 0.99 * start).all())
@@ -156,7 +156,7 @@ def test_empty_blocks(d: int, widths: list[int]) -> None:
     train = reference.make_blocks(0, [20, 30], d, widths, [BINARY, SQUARED])
     sums = compute_statistics(train)
     mask = np.array([[True, False], [True, True]])
-    found = values(iterate(sums, train, mask, 0.1, penalty=sums.penalty(), tolerance=1e-9), train)
+    found = values(iterate(sums, train, mask, 0.1, penalty=sums.penalty(), stopping=Stopping(1e-9)), train)
     for number, row in enumerate(mask):
         penalty = sums.penalty()
         best = reference.fit(train, tasks_of(row), 0.1, penalty=(penalty.trunk, penalty.heads))
@@ -181,8 +181,8 @@ def test_permuting_tasks_permutes_values(seed: int, method: str) -> None:
 def test_repeating_all_rows_changes_nothing(seed: int, ridge: float) -> None:
     train = blocks(seed)
     twice = [TaskBlock(*(torch.cat([p, p]) for p in (b.g, b.head, b.offset, b.targets)), b.loss) for b in train]
-    once = iterate(compute_statistics(train), train, MASK, ridge, tolerance=1e-9)
-    again = iterate(compute_statistics(twice), twice, MASK, ridge, tolerance=1e-9)
+    once = iterate(compute_statistics(train), train, MASK, ridge, stopping=Stopping(1e-9))
+    again = iterate(compute_statistics(twice), twice, MASK, ridge, stopping=Stopping(1e-9))
     torch.testing.assert_close(once.trunk, again.trunk, rtol=1e-4, atol=1e-6)
 
 
@@ -224,7 +224,7 @@ def test_statistics_survive_a_round_trip_and_float32_is_accurate() -> None:
 def test_too_few_steps_are_said() -> None:
     train = blocks()
     with pytest.warns(NumericsWarning, match="did not come within"):
-        iterate(compute_statistics(train), train, MASK, 1e-6, tolerance=1e-10, max_steps=2)
+        iterate(compute_statistics(train), train, MASK, 1e-6, stopping=Stopping(1e-10, 2))
 
 
 def test_bad_blocks_are_refused() -> None:

@@ -9,7 +9,7 @@ import torch
 from scipy.optimize import minimize
 
 from coterie.affinity.newton import values
-from coterie.affinity.refine import iterate
+from coterie.affinity.refine import Stopping, iterate
 from coterie.affinity.statistics import TaskBlock, compute_statistics
 from coterie.workload.losses import get_loss
 
@@ -80,7 +80,7 @@ class Bed:
         for row, subset in enumerate(SUBSETS):
             mask[row, list(subset)] = True
         sums = compute_statistics(parts[0], offset=offset)
-        return values(iterate(sums, parts[0], mask, RIDGE, tolerance=1e-12, max_steps=200), parts[1])
+        return values(iterate(sums, parts[0], mask, RIDGE, stopping=Stopping(1e-12, 200)), parts[1])
 
 
 def error(estimate: np.ndarray, truth: np.ndarray) -> float:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coterie._check import choice
 from coterie._json import read_json, reading, text, write_json
 from coterie._read import read_matrix
 from coterie._show import short_repr
 from coterie._surface import known_arguments
 from coterie.affinity.table import read_table, write_table
-from coterie.errors import SettingError, WorkloadError, require
+from coterie.errors import WorkloadError, require
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,8 +80,7 @@ class Affinity:
             object.__setattr__(self, "counts", np.asarray(self.counts, dtype=np.int64))
             if self.counts.shape != self.values.shape:
                 raise WorkloadError(f"`counts` should have the shape of `values`. Found {self.counts.shape}.")
-        if self.kind not in KINDS:
-            raise SettingError(f"Parameter `kind` of an affinity should be one of {KINDS}. Found {self.kind!r}.")
+        choice(self.kind, "kind", KINDS, of="an affinity")
 
     def __len__(self) -> int:
         return len(self.tasks)

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from coterie._check import choice
 from coterie.affinity.arrow import ArrowSolver, CholeskySolver, Shifts, examples, inverse_heads, reduced_blocks
 from coterie.affinity.layout import Layout
 from coterie.affinity.statistics import Statistics
-from coterie.errors import SettingError
 
 #: up to so many directions Cholesky factors are faster where all subsets share the strength of the ridge on their heads
 CROSSOVER = 96
@@ -187,8 +187,7 @@ def choose_method(method: str, statistics: Statistics, layout: Layout, shifts: S
     Raises:
         SettingError: when the method is unknown.
     """
-    if method not in METHODS:
-        raise SettingError(f"Parameter `method` should be one of {METHODS}. Found {method!r}.")
+    choice(method, "method", METHODS)
     if method != "auto":
         return method
     uniform = bool((shifts.heads == shifts.heads[:1]).all())

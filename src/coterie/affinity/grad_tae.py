@@ -203,7 +203,8 @@ class GradTAE(Estimator):
             network = NetworkValues(context, states, tuple(kept), heads=self.evaluation == "network")
         kinds = tuple(task.kind for task in workload.tasks)
         names, converged = workload.task_names, self.fit == "converged"
-        model = GradTAEModel(names, linear, ridge, converged, network, self.name, kinds, memory, path)
+        model = GradTAEModel(names, linear, ridge, converged, network, self.name, kinds, path)
+        model.memory = memory
         facts = {"steps of the training on all tasks": float(bases.full.steps)}
         return Estimate(model, context.costs, None, tuple(notes), facts)
 

@@ -35,7 +35,6 @@ class GradTAEModel(GainModel):
         network: evaluates with the real network when given.
         method: name for tables.
         kinds: kind of loss of each task, needed to save the model.
-        memory: bytes that the solver may use at a time.
         path: strengths among which each subset chooses, see :mod:`coterie.affinity.stopped`; none for `ridge` alone.
     """
 
@@ -48,7 +47,6 @@ class GradTAEModel(GainModel):
         network: NetworkValues | None = None,
         method: str = "grad-tae",
         kinds: tuple[str, ...] = (),
-        memory: int = 2**30,
         path: Sequence[float] = (),
     ) -> None:
         self._tasks = tasks
@@ -58,7 +56,8 @@ class GradTAEModel(GainModel):
         self.network = network
         self._method = method
         self.kinds = kinds
-        self.memory = memory
+        #: bytes that the solver may use at a time
+        self.memory = 2**30
         self.path = tuple(path)
         self._alone: NDArray[np.float64] | None = None
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from coterie._check import named_choice
 from coterie._surface import names_of, refuse_unknown
 from coterie.affinity.estimator import Estimator
-from coterie.errors import SettingError
 
 #: name -> module below coterie.affinity, and what in it is the method: settings, or a class whose defaults are meant
 _WHERE = {
@@ -64,12 +63,7 @@ def estimator_of(call: Callable[..., Any] | None, method: str | Estimator, optio
 
 
 def _named(method: object) -> Estimator:
-    if not isinstance(method, str) or method not in _WHERE:
-        near = difflib.get_close_matches(str(method), METHODS, n=1)
-        raise SettingError(
-            f"Parameter `method` should be one of {sorted(METHODS)}. Found {method!r}."
-            + (f" Did you mean {near[0]!r}?" if near else "")
-        )
-    module, name = _WHERE[method]
+    named_choice(method, "method", sorted(METHODS))
+    module, name = _WHERE[str(method)]
     found = getattr(importlib.import_module(f"coterie.affinity.{module}"), name)
     return found() if isinstance(found, type) else found

@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from coterie._progress import Progress, silent
 from coterie._surface import warn
 from coterie.affinity.arrow import ArrowSolver, Shifts, examples
 from coterie.affinity.conjugate import ITERATED, bytes_each, choose_method, make_solver
@@ -42,6 +41,29 @@ _LEAST_STEP = 1e-8
 _RESIDUAL = 1e-2
 
 
+@dataclass(frozen=True)
+class Stopping:
+    """When the fit of a subset is done.
+
+    Args:
+        tolerance: the objective is estimated to be within ``tolerance * max(1, base loss)`` of its minimum; with
+            float32 features 1e-7 is about the least that can be reached.
+        max_steps: passes over the training features at most.
+    """
+
+    tolerance: float = 1e-6
+    max_steps: int = 50
+
+    def __post_init__(self) -> None:
+        if not (self.tolerance > 0 and self.max_steps >= 1):
+            raise SettingError(
+                f"`tolerance` and `max_steps` should be positive. Found {self.tolerance}, {self.max_steps}."
+            )
+
+
+_USUAL = Stopping()
+
+
 def iterate(
     statistics: Statistics,
     blocks: Sequence[TaskBlock],
@@ -50,10 +72,8 @@ def iterate(
     *,
     penalty: Penalty = _FLAT,
     method: str = "auto",
-    tolerance: float = 1e-6,
-    max_steps: int = 50,
+    stopping: Stopping = _USUAL,
     memory: int = 2**30,
-    progress: Progress | None = None,
 ) -> Solution:
     """The optimum of every subset's objective, starting with the Newton step of :func:`coterie.affinity.newton.solve`.
 
@@ -64,23 +84,17 @@ def iterate(
         ridge: lambda, one number or one a subset.
         penalty: weights of the ridge.
         method: how the base Hessian is solved with, see :func:`coterie.affinity.newton.solve`.
-        tolerance: a subset is done when its objective is estimated to be within ``tolerance * max(1, base loss)`` of
-            its minimum; with float32 features 1e-7 is about the least that can be reached.
-        max_steps: passes over the training features at most.
+        stopping: when a subset is done.
         memory: bytes that may be used at a time; the subsets are cut into chunks that fit.
-        progress: called as ``progress("regression", subsets done, subsets)``.
 
     Returns:
         the solution with ``objective``, ``gap`` (estimated) and ``bound`` (proven) of every subset.
 
     Warns:
-        NumericsWarning: when subsets did not arrive within `max_steps`, or could not get nearer.
+        NumericsWarning: when subsets did not arrive within so many steps, or could not get nearer.
 
     Cost: a pass is ``4 n_t (d + q_t)`` multiply-adds for every subset with task t.
     """
-    if not (tolerance > 0 and max_steps >= 1):
-        raise SettingError(f"`tolerance` and `max_steps` should be positive. Found {tolerance}, {max_steps}.")
-    report = progress or silent
     layout = check_layout(statistics, subsets)
     lambdas = ridges(ridge, layout)
     d, q = statistics.width, max(statistics.head_widths)
@@ -90,19 +104,19 @@ def iterate(
     vectors = 8 * (d + pairs_each(layout) * q) * (2 * _HISTORY + 10)
     problem = _Problem(statistics, blocks)
     result = _Result.zeros(layout, d, q)
-    steps = left = done = 0
+    steps = left = 0
     for keep in chunks(layout, bytes_each=bytes_each(method, statistics) + vectors, memory=memory):
         part = layout.select(keep)
         shifts = Shifts.of(statistics, part, lambdas[keep], penalty)
         solver = make_solver(method, statistics, part, shifts)
-        outcome, used, failed = _minimise(problem, part, solver, tolerance, max_steps)
+        outcome, used, failed = _minimise(problem, part, solver, stopping)
         result.put(keep, outcome, layout)
-        steps, left, done = max(steps, used), left + failed, done + int(keep.sum())
-        report("regression", done, m)
+        steps, left = max(steps, used), left + failed
     if left:
         warn(
-            f"{left} of {m} subsets did not come within {tolerance:g} of the optimum in {max_steps} steps (largest "
-            f"estimated gap {float(result.gap.max()):.1e}). Use more steps, a larger ridge or float64 features.",
+            f"{left} of {m} subsets did not come within {stopping.tolerance:g} of the optimum in {stopping.max_steps} "
+            f"steps (largest estimated gap {float(result.gap.max()):.1e}). Use more steps, a larger ridge or float64 "
+            "features.",
             NumericsWarning,
         )
     known = (result.objective, result.gap, result.bound, steps)
@@ -247,9 +261,7 @@ class _State:
             setattr(self, name, getattr(self, name)[keep])
 
 
-def _minimise(
-    problem: _Problem, layout: Layout, solver: ArrowSolver, tolerance: float, max_steps: int
-) -> tuple[_Result, int, int]:
+def _minimise(problem: _Problem, layout: Layout, solver: ArrowSolver, stopping: Stopping) -> tuple[_Result, int, int]:
     """Minimise all objectives of a layout: the result, the passes made, the number of subsets that did not arrive."""
     statistics = problem.statistics
     count = examples(statistics, layout)
@@ -260,7 +272,7 @@ def _minimise(
         shifts=solver.shifts,
         base=solver,
         examples=count,
-        goal=tolerance * (loss / count).clamp_min(1.0),
+        goal=stopping.tolerance * (loss / count).clamp_min(1.0),
         number=torch.arange(len(count), device=count.device),
         point=Point.zeros(layout, statistics.width, max(statistics.head_widths), kind),
         value=loss,
@@ -268,12 +280,12 @@ def _minimise(
     )
     result = _Result.zeros(layout, statistics.width, max(statistics.head_widths))
     failed = 0
-    for step in range(1, max_steps + 1):
+    for step in range(1, stopping.max_steps + 1):
         kept = state.advance(problem)
         gap, bound = state.gaps()
         arrived = kept & ((gap * _SAFETY <= state.goal) | (bound <= state.goal))
         stuck = state.length < _LEAST_STEP
-        leave = arrived | stuck if step < max_steps else torch.ones_like(arrived)
+        leave = arrived | stuck if step < stopping.max_steps else torch.ones_like(arrived)
         failed += int((leave & ~arrived).sum())
         if bool(leave.any()):
             chosen = torch.zeros(len(count), dtype=torch.bool, device=count.device)
@@ -282,4 +294,4 @@ def _minimise(
             state.drop(leave)
         if not len(state.number):
             return result, step, failed
-    return result, max_steps, failed
+    return result, stopping.max_steps, failed

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from coterie._check import choice
 from coterie._surface import known_arguments
-from coterie.balancing.lower_level import LowerLevel
+from coterie.balancing.lower_level import LowerLevel, LowerSettings
 from coterie.balancing.weighting import Weighting
 from coterie.errors import SettingError
 
@@ -16,6 +18,7 @@ LOSSES = ("next", "same")
 
 
 @known_arguments
+@dataclass(eq=False, repr=False)
 class MarigoldAmortised(Weighting):
     """MARIGOLD, amortised form: slopes from how the losses change over the training step.
 
@@ -53,45 +56,30 @@ class MarigoldAmortised(Weighting):
         tensor(1.)
     """
 
-    baseline: Tensor
+    tasks: int
+    losses: str = "next"
+    phi: str = "identity"
+    form: str = "softmax"
+    memory: float = 0.9
+    rate: float = 1.0
+    learning_rate: float = 0.025
+    decay: float | None = None
+    rho: float = 0.0
+    adaptive: bool = True
+    smoothing: float = 0.0
+    floor: float = 0.0
+    members: int | None = field(default=None, kw_only=True)
+    baseline: Tensor = field(init=False)
 
-    def __init__(
-        self,
-        tasks: int,
-        losses: str = "next",
-        phi: str = "identity",
-        form: str = "softmax",
-        memory: float = 0.9,
-        rate: float = 1.0,
-        learning_rate: float = 0.025,
-        decay: float | None = None,
-        rho: float = 0.0,
-        adaptive: bool = True,
-        smoothing: float = 0.0,
-        floor: float = 0.0,
-        *,
-        members: int | None = None,
-    ) -> None:
-        super().__init__(tasks, members)
-        if losses not in LOSSES:
-            raise SettingError(f"Parameter `losses` should be one of {LOSSES}. Found {losses!r}.")
-        if not 0 <= memory < 1:
-            raise SettingError(f"Parameter `memory` should be at least 0 and below 1. Found {memory!r}.")
-        if not rate > 0:
-            raise SettingError(f"Parameter `rate` should be above 0. Found {rate!r}.")
-        self.looks_again = losses == "same"
-        self.memory, self.rate = memory, rate
-        self.lower = LowerLevel(
-            self.shape,
-            phi=phi,
-            floor=floor,
-            form=form,
-            learning_rate=learning_rate,
-            decay=decay,
-            rho=rho,
-            adaptive=adaptive,
-            smoothing=smoothing,
-        )
+    def __post_init__(self) -> None:
+        super().__init__(self.tasks, self.members)
+        choice(self.losses, "losses", LOSSES)
+        if not 0 <= self.memory < 1:
+            raise SettingError(f"Parameter `memory` should be at least 0 and below 1. Found {self.memory!r}.")
+        if not self.rate > 0:
+            raise SettingError(f"Parameter `rate` should be above 0. Found {self.rate!r}.")
+        self.looks_again = self.losses == "same"
+        self.lower = LowerLevel(self.shape, LowerSettings.of(self))
         #: (tasks,) phi of the losses that the next ones are compared with; NaN before a task was seen
         self.register_buffer("baseline", torch.full(self.shape, torch.nan))
         self._present = torch.zeros(self.shape, dtype=torch.bool)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from coterie._surface import known_arguments
-from coterie.balancing.lower_level import LowerLevel
+from coterie.balancing.lower_level import LowerLevel, LowerSettings
 from coterie.balancing.shift import length, shifted, with_gradients
 from coterie.balancing.weighting import Weighting
 from coterie.errors import SettingError
@@ -18,6 +19,7 @@ _ROUNDINGS = 100.0
 
 
 @known_arguments
+@dataclass(eq=False, repr=False)
 class Marigold(Weighting):
     """MARIGOLD, probe form: all tasks' slopes along the common gradient from one extra forward pass.
 
@@ -72,46 +74,32 @@ class Marigold(Weighting):
         tensor(1.)
     """
 
-    mu: Tensor
+    tasks: int
+    every: int = 10
+    phi: str = "identity"
+    form: str = "softmax"
+    distance: float = 1e-3
+    tolerance: float | None = 0.03
+    fresh: bool = False
+    learning_rate: float = 0.025
+    decay: float | None = None
+    rho: float = 0.0
+    adaptive: bool = True
+    smoothing: float = 0.0
+    floor: float = 0.0
+    members: int | None = field(default=None, kw_only=True)
+    mu: Tensor = field(init=False)
     looks_again = True
 
-    def __init__(
-        self,
-        tasks: int,
-        every: int = 10,
-        phi: str = "identity",
-        form: str = "softmax",
-        distance: float = 1e-3,
-        tolerance: float | None = 0.03,
-        fresh: bool = False,
-        learning_rate: float = 0.025,
-        decay: float | None = None,
-        rho: float = 0.0,
-        adaptive: bool = True,
-        smoothing: float = 0.0,
-        floor: float = 0.0,
-        *,
-        members: int | None = None,
-    ) -> None:
-        super().__init__(tasks, members)
-        if every < 1:
-            raise SettingError(f"Parameter `every` should be at least 1 step. Found {every!r}.")
-        if not distance > 0:
-            raise SettingError(f"Parameter `distance` should be above 0. Found {distance!r}.")
-        if tolerance is not None and not 0 < tolerance < 1:
-            raise SettingError(f"Parameter `tolerance` should be between 0 and 1, or None. Found {tolerance!r}.")
-        self.every, self.distance, self.tolerance, self.fresh = every, distance, tolerance, fresh
-        self.lower = LowerLevel(
-            self.shape,
-            phi=phi,
-            floor=floor,
-            form=form,
-            learning_rate=learning_rate,
-            decay=decay,
-            rho=rho,
-            adaptive=adaptive,
-            smoothing=smoothing,
-        )
+    def __post_init__(self) -> None:
+        super().__init__(self.tasks, self.members)
+        if self.every < 1:
+            raise SettingError(f"Parameter `every` should be at least 1 step. Found {self.every!r}.")
+        if not self.distance > 0:
+            raise SettingError(f"Parameter `distance` should be above 0. Found {self.distance!r}.")
+        if self.tolerance is not None and not 0 < self.tolerance < 1:
+            raise SettingError(f"Parameter `tolerance` should be between 0 and 1, or None. Found {self.tolerance!r}.")
+        self.lower = LowerLevel(self.shape, LowerSettings.of(self))
         #: how far the next probe goes, in units of the gradient; NaN before the first
         self.register_buffer("mu", torch.full(self.shape[:-1], torch.nan))
         self._seen: tuple[Tensor, Tensor] | None = None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 from typing import Any
 
+from coterie._check import named_choice
 from coterie._surface import refuse_unknown
 from coterie.balancing.balancer import Balancer
-from coterie.errors import SettingError
 
 #: name -> module below coterie.balancing, class, and options that make this method of the class
 _WHERE: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -48,12 +47,7 @@ METHODS = WEIGHTINGS + AGGREGATIONS
 
 def check_method(name: str, parameter: str) -> None:
     """Refuse a name that is no method, in words about the parameter that brought it."""
-    if name not in METHODS:
-        near = difflib.get_close_matches(str(name), METHODS, n=1)
-        raise SettingError(
-            f"Parameter `{parameter}` should be one of {sorted(METHODS)}. Found {name!r}."
-            + (f" Did you mean {near[0]!r}?" if near else "")
-        )
+    named_choice(name, parameter, sorted(METHODS))
 
 
 def get_balancer(name: str, tasks: int, **options: Any) -> Balancer:

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from coterie._check import choice
 from coterie.datasets import load
 from coterie.datasets.mhc import read as read_mhc
-from coterie.errors import SettingError, WorkloadError
+from coterie.errors import WorkloadError
 from coterie.workload.build import from_arrays
 from coterie.workload.recipe import Recipe
 from coterie.workload.task import Task
@@ -59,8 +60,7 @@ def bed(name: str) -> Bed:
         >>> bed("yeast").sizes
         (2, 3, 4, 5, 6)
     """
-    if name not in BEDS:
-        raise SettingError(f"Parameter `name` should be one of {sorted(BEDS)}. Found {name!r}.")
+    choice(name, "name", sorted(BEDS))
     return BEDS[name]
 
 

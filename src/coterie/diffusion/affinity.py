@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from coterie._check import whole_number
+from coterie._check import choice, whole_number
 from coterie._files import atomic_write
 from coterie._json import reading, text, whole
 from coterie._progress import Progress, silent
@@ -76,8 +76,7 @@ class StepAffinity:
                 f"Parameter `values` should be a finite ({size}, {size}) matrix for {size} different steps. Found "
                 f"shape {self.values.shape}."
             )
-        if self.kind not in KINDS:
-            raise SettingError(f"Parameter `kind` of a step affinity should be one of {KINDS}. Found {self.kind!r}.")
+        choice(self.kind, "kind", KINDS, of="a step affinity")
 
     def full(self) -> FloatArray:
         """(T, T): bilinear between the probed steps, exact at them; held constant beyond the first and the last.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from coterie._check import choice
 from coterie._surface import known_arguments
 from coterie.diffusion.schedule import NoiseSchedule
 from coterie.errors import SettingError
@@ -68,8 +69,7 @@ def step_intervals(
         >>> step_intervals(schedule, 5, "snr").starts
         (0, 153, 394, 624, 823)
     """
-    if criterion not in CRITERIA:
-        raise SettingError(f"Parameter `criterion` should be one of {CRITERIA}. Found {criterion!r}.")
+    choice(criterion, "criterion", CRITERIA)
     if snr not in ("log", "raw"):
         raise SettingError(f"Parameter `snr` should be 'log' or 'raw'. Found {snr!r}.")
     check_count("k", k, schedule.n_steps)

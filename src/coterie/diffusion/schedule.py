@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from coterie._check import whole_number
+from coterie._check import choice, whole_number
 from coterie._surface import known_arguments
 from coterie.errors import SettingError
 
@@ -54,8 +54,7 @@ class NoiseSchedule:
     given: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.prediction not in PREDICTIONS:
-            raise SettingError(f"Parameter `prediction` should be one of {PREDICTIONS}. Found {self.prediction!r}.")
+        choice(self.prediction, "prediction", PREDICTIONS)
         for name in ("signal", "noise"):
             object.__setattr__(self, name, _tensor(getattr(self, name), name, torch.float64))
         given = torch.arange(self.signal.numel()) if self.given is None else _tensor(self.given, "given")

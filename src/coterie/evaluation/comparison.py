@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from coterie._check import choice
 from coterie._files import atomic_write, user_path
 from coterie._json import reading, text, whole
 from coterie._sealed import pack, read_sealed
@@ -69,8 +70,7 @@ class Comparison:
         Raises:
             SettingError: when there is no such candidate.
         """
-        if candidate not in self.candidates:
-            raise SettingError(f"Parameter `candidate` should be one of {self.candidates}. Found {candidate!r}.")
+        choice(candidate, "candidate", self.candidates)
         return self.candidates.index(candidate)
 
     def gains(self, part: str, against: str = BASELINE) -> NDArray[np.float64]:

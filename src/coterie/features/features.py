@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from coterie._check import choice
 from coterie._files import user_path
 from coterie._progress import Progress, silent
 from coterie._surface import known_arguments
@@ -129,9 +130,9 @@ def compute_features(
         runs = [_MovedPart(MarginProgram(workload, model, each.names), each) for each in every]
         program = MarginProgram(workload, model, [name for each in every for name in each.names])
         stored = stored_type(dtype, program.dtype)
-        ask = (workload, program, runs, pairs, mode, memory, spill is not None, stored)
+        ask = _Request(workload, program, runs, pairs, mode, memory, spill is not None, stored)
         hooks = Hooks(program)
-        plan = _plan(*ask, hooks)
+        plan = _plan(ask, hooks)
         capture = HeadCapture(workload, model, structure if heads == "exact" else None, pairs, program.dtype)
         file = _spill_file(spill, part) if plan.spill and spill is not None else None
         writers = [FeatureWriter(pairs, directions.count, program.dtype, file, stored)]
@@ -140,7 +141,7 @@ def compute_features(
         try:
             _compute(program, runs, writers, pairs, plan, progress or silent, capture, hooks)
         except HooksUnsupportedError:  # in a later batch, what the trial could not see: all again in another way
-            plan = replace(_plan(*ask, None), spill=plan.spill)
+            plan = replace(_plan(ask, None), spill=plan.spill)
             _compute(program, runs, writers, pairs, plan, progress or silent, capture, hooks)
     margins, head = capture.result()
     if own is not None:
@@ -169,6 +170,20 @@ class _MovedPart:
     directions: Directions
 
 
+@dataclass(frozen=True, eq=False)
+class _Request:
+    """What is to be computed, and within which bounds."""
+
+    workload: Workload
+    program: MarginProgram
+    runs: Sequence[_MovedPart]
+    pairs: Pairs
+    mode: str
+    memory: int
+    spill: bool
+    stored: torch.dtype
+
+
 def _compute(
     program: MarginProgram,
     runs: Sequence[_MovedPart],
@@ -191,34 +206,25 @@ def _compute(
         forward.compute(run.program, run.directions, pairs, writer, plan, progress)
 
 
-def _plan(
-    workload: Workload,
-    program: MarginProgram,
-    runs: Sequence[_MovedPart],
-    pairs: Pairs,
-    mode: str,
-    memory: int,
-    spill: bool,
-    stored: torch.dtype,
-    hooks: Hooks | None,
-) -> FeaturePlan:
+def _plan(ask: _Request, hooks: Hooks | None) -> FeaturePlan:
     """Plan, try the plan on two rows, and plan again when the model does not support it."""
+    program, runs, mode = ask.program, ask.runs, ask.mode
     size = sum(run.directions.size for run in runs)
     count = sum(run.directions.count for run in runs)
     largest = max(value.numel() for value in program.parameters.values())
     item, first = program.dtype.itemsize, runs[0].directions.count
-    each = first * stored.itemsize + (count - first) * item
-    need = demand(workload, program.model, pairs, size, count, item, largest, each)
+    each = first * ask.stored.itemsize + (count - first) * item
+    need = demand(ask.workload, program.model, ask.pairs, size, count, item, largest, each)
     # hooks need the least memory: what does not fit with them is refused before anything is tried
-    mode_first = make_plan(need, mode=mode, memory=memory, spill=spill, way="hooks").mode
+    mode_first = make_plan(need, mode=mode, memory=ask.memory, spill=ask.spill, way="hooks").mode
     jobs = [(run.program, run.directions) for run in runs]
-    backend, problem = choose_backend(program, jobs, pairs, mode_first, hooks=hooks)
+    backend, problem = choose_backend(program, jobs, ask.pairs, mode_first, hooks=hooks)
     because = ""
     if problem is not None:
         warn_fallback(mode_first, backend, problem)
         if backend.mode != mode_first:
             because, mode = f"Forward mode is not supported by {problem}; so ", backend.mode
-    plan = make_plan(need, mode=mode, memory=memory, spill=spill, because=because, way=backend.way)
+    plan = make_plan(need, mode=mode, memory=ask.memory, spill=ask.spill, because=because, way=backend.way)
     return replace(plan, reason=f"{plan.reason} {WAYS[backend.mode, backend.way]}")
 
 
@@ -233,10 +239,8 @@ def own_directions(
 
 
 def _check_options(heads: str, part: str, head_directions: int) -> None:
-    if heads not in HEADS:
-        raise SettingError(f"Parameter `heads` should be one of {HEADS}. Found {heads!r}.")
-    if part not in PARTS:
-        raise SettingError(f"Parameter `part` should be one of {PARTS}. Found {part!r}.")
+    choice(heads, "heads", HEADS)
+    choice(part, "part", PARTS)
     if head_directions < 1:
         raise SettingError(f"Parameter `head_directions` should be at least 1. Found {head_directions}.")
 

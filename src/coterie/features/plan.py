@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from coterie._check import choice
 from coterie._show import short_repr
 from coterie._surface import known_arguments
 from coterie.errors import ResourceError, SettingError
@@ -156,8 +157,7 @@ def make_plan(
         SettingError: unknown mode, or a memory that is no positive number.
         ResourceError: it cannot fit.
     """
-    if mode not in MODES:
-        raise SettingError(f"Parameter `mode` should be one of {MODES}. Found {mode!r}.")
+    choice(mode, "mode", MODES)
     if memory < 1:
         raise SettingError(f"Parameter `memory` should be a positive number of bytes. Found {memory}.")
     labels = need.pairs / need.rows

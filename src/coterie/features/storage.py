@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from coterie._check import choice
 from coterie._show import short_repr
-from coterie.errors import ModelError, SettingError
+from coterie.errors import ModelError
 
 #: name -> type of the stored numbers; None is that of the features themselves
 STORED: dict[str, torch.dtype | None] = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -26,8 +27,7 @@ def stored_type(name: str, full: torch.dtype) -> torch.dtype:
     Raises:
         SettingError: for an unknown name.
     """
-    if name not in STORED:
-        raise SettingError(f"Parameter `dtype` should be one of {tuple(STORED)}. Found {name!r}.")
+    choice(name, "dtype", tuple(STORED))
     return STORED[name] or full
 
 

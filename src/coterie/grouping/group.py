@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from coterie._check import choice
 from coterie._progress import Progress, silent
 from coterie._surface import known_arguments
 from coterie.errors import SettingError
@@ -122,8 +123,7 @@ def group(
 
 def _check(problem: Problem, k: int | None, k_max: int | None, method: str, penalty: float | None) -> None:
     """Settings that do not fit the problem or each other."""
-    if method not in METHODS:
-        raise SettingError(f"Parameter `method` should be one of {tuple(METHODS)}. Found {method!r}.")
+    choice(method, "method", tuple(METHODS))
     for name, value in (("k", k), ("k_max", k_max)):
         if value is not None:
             check_count(name, value, problem.n)

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from coterie._check import is_whole
+from coterie._check import choice, is_whole
 from coterie._read import is_frame, read_array, read_frame
 from coterie.errors import SettingError
 
@@ -137,8 +137,7 @@ def with_diagonal(matrix: FloatArray, diagonal: str) -> FloatArray:
 
     With the number of groups given, adding the same number to the whole diagonal changes nothing.
     """
-    if diagonal not in DIAGONALS:
-        raise SettingError(f"Parameter `diagonal` should be one of {DIAGONALS}. Found {diagonal!r}.")
+    choice(diagonal, "diagonal", DIAGONALS)
     result = matrix.copy()
     if diagonal == "zero":
         np.fill_diagonal(result, 0.0)

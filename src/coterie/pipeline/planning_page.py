@@ -16,7 +16,7 @@ from coterie.evaluation.comparison import BASELINE, JOINT
 from coterie.evaluation.labels import LabelIndex, LabelLosses
 from coterie.grouping import Grouping
 from coterie.pipeline.planning_time import Timing, timed
-from coterie.pipeline.results import describe
+from coterie.pipeline.results import Findings, describe
 from coterie.training import UnitCost
 from coterie.workload import Workload
 
@@ -71,7 +71,7 @@ def rehearse_page(
             warnings.simplefilter("ignore")
             advice = recommend(comparison)
             mix(comparison, advice.candidate)
-            found = describe(workload, {}, affinity, joint, joint, comparison, advice, estimate, [])
+            found = describe(Findings(workload, estimate, affinity, joint, joint, comparison, advice), {}, [])
             return len(_text(to_plain(found))), len(render(found).encode())
 
     (result, report), timing = timed(make)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,35 +17,49 @@ from coterie.grouping import Grouping
 from coterie.workload import Workload
 
 
-def describe(
-    workload: Workload,
-    settings: Mapping[str, Any],
-    affinity: Affinity,
-    grouping: Grouping,
-    served: Grouping,
-    comparison: Comparison,
-    recommendation: Recommendation,
-    estimate: Estimate,
-    warnings: Sequence[str],
-) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """What the stages of a run found.
+
+    Attributes:
+        workload: tasks and data.
+        estimate: of the affinity, with its costs and notes.
+        affinity: the matrix.
+        grouping: what the search chose.
+        served: what the comparison recommends.
+        comparison: really trained candidates.
+        recommendation: and why.
+    """
+
+    workload: Workload
+    estimate: Estimate
+    affinity: Affinity
+    grouping: Grouping
+    served: Grouping
+    comparison: Comparison
+    recommendation: Recommendation
+
+
+def describe(found: Findings, settings: Mapping[str, Any], warnings: Sequence[str]) -> dict[str, Any]:
     """The content of ``result.json``, and what the report is made from."""
+    halving = found.comparison.halving
     return {
         "coterie": _version(),
-        "workload": describe_workload(workload, grouping),
+        "workload": describe_workload(found.workload, found.grouping),
         "settings": dict(settings),
-        "recommendation": recommendation.to_dict(),
-        "affinity": affinity.to_dict(),
-        "grouping": grouping.to_dict(),
-        "served": served.to_dict(),
-        "comparison": comparison.to_dict(),
-        **priced(estimate.costs),
-        "notes": [*estimate.notes, *(() if comparison.halving is None else comparison.halving.lines())],
+        "recommendation": found.recommendation.to_dict(),
+        "affinity": found.affinity.to_dict(),
+        "grouping": found.grouping.to_dict(),
+        "served": found.served.to_dict(),
+        "comparison": found.comparison.to_dict(),
+        **priced(found.estimate.costs),
+        "notes": [*found.estimate.notes, *(() if halving is None else halving.lines())],
         "warnings": list(dict.fromkeys(warnings)),
         "environment": {
             "python": platform.python_version(),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
-            "device": str(workload.labels.device),
+            "device": str(found.workload.labels.device),
         },
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -37,7 +37,7 @@ from coterie.pipeline.candidates import SEARCH, candidate_groupings, estimated_a
 from coterie.pipeline.check import as_workload, check_out, check_settings
 from coterie.pipeline.planning import check_runs
 from coterie.pipeline.recording import RecordingStore
-from coterie.pipeline.results import describe, priced
+from coterie.pipeline.results import Findings, describe, priced
 from coterie.report.notebook import as_html
 from coterie.store import RunDirectory
 from coterie.workload import Workload, fingerprint, validate
@@ -205,8 +205,8 @@ def run(
             _book(trained, estimate)
             accounts.close(COMPARISON, estimate.costs, store)
             result = describe(
-                workload, settings, affinity, grouping, served, trained.comparison, recommendation, estimate,
-                [str(w.message) for w in caught if issubclass(w.category, CoterieWarning)],
+                Findings(workload, estimate, affinity, grouping, served, trained.comparison, recommendation),
+                settings, [str(w.message) for w in caught if issubclass(w.category, CoterieWarning)],
             )  # fmt: skip
             result["notes"] += [] if balancing is None else [BALANCED.format(balancing)]
             files = _files(workload, trained, affinity, served, memory, store)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from coterie._check import choice
 from coterie.errors import SettingError
 from coterie.training.job import State
 from coterie.workload.workload import Workload
@@ -39,8 +40,7 @@ def evaluate(
     Raises:
         SettingError: for an unknown part, or a state that does not fit the model.
     """
-    if part not in PARTS:
-        raise SettingError(f"Parameter `part` should be one of {PARTS}. Found {part!r}.")
+    choice(part, "part", PARTS)
     tasks = list(range(workload.n_tasks)) if subset is None else list(subset)
     rows = workload.rows_of(tasks, part)
     if isinstance(model, nn.Module):

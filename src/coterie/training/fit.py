@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Executor
 
+from coterie._check import choice
 from coterie._progress import Progress
 from coterie._surface import known_arguments, warn
-from coterie.errors import FallbackWarning, ModelError, ResourceError, SettingError
+from coterie.errors import FallbackWarning, ModelError, ResourceError
 from coterie.training.footprint import measure_footprint
 from coterie.training.job import Fit, Job, Schedule
 from coterie.training.population import members_at_once
@@ -70,8 +71,7 @@ def fit(
         >>> fits[1].validation.shape
         (3,)
     """
-    if backend not in BACKENDS:
-        raise SettingError(f"Parameter `backend` should be one of {BACKENDS}. Found {backend!r}.")
+    choice(backend, "backend", BACKENDS)
     shares = cut(workload, jobs, backend=backend, memory=memory, keep_states=keep_states)
     if executor is None:
         train_here(workload, shares, progress)

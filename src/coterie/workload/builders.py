@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from coterie._check import choice
 from coterie._random import random_numbers
 from coterie._surface import warn
-from coterie.errors import DataWarning, ModelError, SettingError
+from coterie.errors import DataWarning, ModelError
 from coterie.workload.initial import Initial, copied, decide, draw_anew, named_tensors
 
 INITIAL = ("auto", "draw", "given")
@@ -106,8 +107,7 @@ def fresh_copies(model: Any, initial: str = "auto") -> FreshCopyBuilder:
             f"Parameter `model` should be a torch.nn.Module. Found {type(model).__name__}. A function or a class that "
             "makes one is passed as `build_model=` instead."
         )
-    if initial not in INITIAL:
-        raise SettingError(f"Parameter `initial` should be one of {INITIAL}. Found {initial!r}.")
+    choice(initial, "initial", INITIAL)
     refuse_meta(model)
     try:
         given = copied(model)

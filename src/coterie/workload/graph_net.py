@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch._functorch.pyfunctorch import VmapInterpreter, retrieve_all_functorch_interpreters
 
-from coterie._check import is_whole
+from coterie._check import choice, is_whole
 from coterie.errors import ModelError, SettingError, require
 
 #: name in ``torch_geometric.nn`` of each kind of layer
@@ -109,8 +109,7 @@ class GraphNet(nn.Module):
         self, n_inputs: int, hidden: Sequence[int], n_outputs: int, *, layer: str = "sage", pairs: bool = False
     ) -> None:
         super().__init__()
-        if layer not in LAYERS:
-            raise SettingError(f"Parameter `layer` should be one of {sorted(LAYERS)}. Found {layer!r}.")
+        choice(layer, "layer", sorted(LAYERS))
         if not hidden or any(not is_whole(width) or width < 1 for width in hidden):
             raise SettingError(
                 "Parameter `hidden` should hold the width of each message-passing layer, at least one, each a whole "

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from coterie._check import is_number, is_whole
+from coterie._check import choice, is_number, is_whole
 from coterie._surface import known_arguments
 from coterie.errors import SettingError
 
@@ -44,8 +44,7 @@ class Recipe:
     patience: int | None = 3
 
     def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise SettingError(f"Parameter `optimizer` should be one of {OPTIMIZERS}. Found {self.optimizer!r}.")
+        choice(self.optimizer, "optimizer", OPTIMIZERS)
         for name, positive in (("learning_rate", True), ("weight_decay", False), ("momentum", False)):
             value: Any = getattr(self, name)
             number = is_number(value) and math.isfinite(value)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TypedDict, Unpack
+
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -21,6 +24,38 @@ _NOISE = 0.02
 _GRID = 8
 
 
+class Sizes(TypedDict, total=False):
+    """Options of :func:`compose_scenes` about sizes."""
+
+    side: int
+    largest: int
+    smallest: int
+    objects: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """Sizes of scenes and of what is in them, see :func:`compose_scenes`."""
+
+    side: int = 56
+    largest: int = 28
+    smallest: int = 16
+    objects: tuple[int, int] = (3, 5)
+
+    def __post_init__(self) -> None:
+        side, largest, smallest, objects = self.side, self.largest, self.smallest, self.objects
+        if not (0 < smallest <= largest <= side and largest < BACKGROUND * smallest):
+            raise SettingError(
+                f"Parameters should have 0 < smallest <= largest <= side and largest < {BACKGROUND:g} x smallest (the "
+                f"background is at distance {BACKGROUND:g}). Found smallest={smallest}, largest={largest}, side={side}."
+            )
+        if not 1 <= objects[0] <= objects[1]:
+            raise SettingError(
+                "Parameter `objects` should be the fewest and the most garments of a scene, from 1 on. Found "
+                f"{objects}."
+            )
+
+
 @known_arguments
 def compose_scenes(
     garments: Tensor,
@@ -29,10 +64,7 @@ def compose_scenes(
     *,
     seed: int,
     classes: int | None = None,
-    side: int = 56,
-    largest: int = 28,
-    smallest: int = 16,
-    objects: tuple[int, int] = (3, 5),
+    **sizes: Unpack[Sizes],
 ) -> Scenes:
     """Scenes by the recipe of :mod:`coterie.adapters.scenes`; the same seed gives the same scenes, on the CPU.
 
@@ -42,10 +74,9 @@ def compose_scenes(
         count: number of scenes, at least 1.
         seed: seed of everything that is drawn.
         classes: K; by default the largest label plus 1.
-        side: S, pixels of the canvas.
-        largest: pixels of a garment at distance 1.
-        smallest: pixels of a garment at the farthest distance, largest / smallest, which must be below 2.
-        objects: fewest and most garments of a scene.
+        sizes: `side` S, pixels of the canvas (56); `largest`, pixels of a garment at distance 1 (28); `smallest`,
+            pixels of a garment at the farthest distance, largest / smallest, which must be below 2 (16); `objects`,
+            fewest and most garments of a scene (3 and 5).
 
     Raises:
         SettingError: images, labels or sizes that do not fit.
@@ -60,34 +91,29 @@ def compose_scenes(
         ((2, 1, 56, 56), [0, 1])
     """
     _check(garments, labels, count, classes)
-    _check_sizes(side, largest, smallest, objects)
+    canvas = Canvas(**sizes)
     garments, labels = garments.detach().cpu().float(), labels.detach().cpu().long()
     classes = classes or int(labels.max()) + 1
     generator = torch.Generator().manual_seed(seed)
-    parts = [_scene(garments, labels, side, largest, smallest, objects, generator) for _ in range(count)]
+    parts = [_scene(garments, labels, canvas, generator) for _ in range(count)]
     images, segmentation, depth, normals = (torch.stack(part) for part in zip(*parts, strict=True))
     counts = torch.stack([(segmentation == k + 1).sum((1, 2)) for k in range(classes)], 1)
     return Scenes(images, segmentation, depth, contours(depth), normals, (counts >= PRESENT).float())
 
 
 def _scene(
-    garments: Tensor,
-    labels: Tensor,
-    side: int,
-    largest: int,
-    smallest: int,
-    objects: tuple[int, int],
-    generator: torch.Generator,
+    garments: Tensor, labels: Tensor, canvas: Canvas, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Image, segmentation, depth and normals of one scene, painted from far to near."""
+    side, largest = canvas.side, canvas.largest
     grid = torch.rand(1, 1, _GRID, _GRID, generator=generator)
     image = 0.05 + 0.2 * interpolate(grid, size=(side, side), mode="bicubic", align_corners=True)[0].clamp(0, 1)
     segmentation = torch.zeros(side, side, dtype=torch.long)
     depth = torch.full((1, side, side), BACKGROUND)
     normals = torch.full((3, side, side), torch.nan)
-    count = int(torch.randint(objects[0], objects[1] + 1, (), generator=generator))
+    count = int(torch.randint(canvas.objects[0], canvas.objects[1] + 1, (), generator=generator))
     chosen = torch.randint(len(labels), (count,), generator=generator)
-    distances = 1 + (largest / smallest - 1) * torch.rand(count, generator=generator)
+    distances = 1 + (largest / canvas.smallest - 1) * torch.rand(count, generator=generator)
     for which, z in zip(chosen.tolist(), distances.sort(descending=True).values.tolist(), strict=True):
         size = round(largest / z)
         top, left = torch.randint(side - size + 1, (2,), generator=generator).tolist()
@@ -134,16 +160,4 @@ def _check(garments: Tensor, labels: Tensor, count: object, classes: int | None)
         raise SettingError(
             "Parameter `garments` should lie in [0, 1]. Found values between "
             f"{float(garments.min())} and {float(garments.max())}; bytes are divided by 255."
-        )
-
-
-def _check_sizes(side: int, largest: int, smallest: int, objects: tuple[int, int]) -> None:
-    if not (0 < smallest <= largest <= side and largest < BACKGROUND * smallest):
-        raise SettingError(
-            f"Parameters should have 0 < smallest <= largest <= side and largest < {BACKGROUND:g} x smallest (the "
-            f"background is at distance {BACKGROUND:g}). Found smallest={smallest}, largest={largest}, side={side}."
-        )
-    if not 1 <= objects[0] <= objects[1]:
-        raise SettingError(
-            f"Parameter `objects` should be the fewest and the most garments of a scene, from 1 on. Found {objects}."
         )

@@ -8,9 +8,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from coterie._check import flag
 from coterie._surface import known_arguments
 from coterie.affinity.scores.probe_score import ProbeScore
-from coterie.errors import SettingError
 from coterie.workload import Workload
 
 
@@ -53,8 +53,7 @@ class Cosine(ProbeScore):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.vectors, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise SettingError(f"Parameter `vectors` should be True or False. Found {self.vectors!r}.")
+        flag(self.vectors, "vectors")
 
     @property
     def _sum(self) -> str:

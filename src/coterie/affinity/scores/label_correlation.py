@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from coterie._check import whole_number
+from coterie._check import flag, whole_number
 from coterie._progress import Progress, silent
 from coterie._surface import known_arguments, warn
 from coterie._units import UnitStore
@@ -116,8 +116,7 @@ class LabelCorrelation(Estimator):
 
     def __post_init__(self) -> None:
         whole_number(self.minimum, "minimum", low=2)
-        if not isinstance(self.signed, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise SettingError(f"Parameter `signed` should be True or False. Found {self.signed!r}.")
+        flag(self.signed, "signed")
 
     @property
     def name(self) -> str:

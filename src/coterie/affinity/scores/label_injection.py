@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from coterie._check import whole_number
+from coterie._check import choice, whole_number
 from coterie._progress import Progress
 from coterie._surface import known_arguments
 from coterie._units import UnitStore
@@ -192,8 +192,7 @@ class LabelInjection(Estimator):
     pairs: int | None = None
 
     def __post_init__(self) -> None:
-        if self.control not in CONTROLS:
-            raise SettingError(f"Parameter `control` should be one of {CONTROLS}. Found {self.control!r}.")
+        choice(self.control, "control", CONTROLS)
         if not 0 < self.epochs <= 1:
             raise SettingError(f"Parameter `epochs` should be a share: 0 < epochs <= 1. Found {self.epochs!r}.")
         if self.pairs is not None:

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from coterie._check import whole_number
+from coterie._check import choice, whole_number
 from coterie._progress import Progress, silent
 from coterie._surface import known_arguments
 from coterie._units import NoStore, Payload, UnitStore
@@ -92,8 +92,7 @@ class Landscape(Estimator):
     coordinates: int | None = None
 
     def __post_init__(self) -> None:
-        if self.embedding not in EMBEDDINGS:
-            raise SettingError(f"Parameter `embedding` should be one of {EMBEDDINGS}. Found {self.embedding!r}.")
+        choice(self.embedding, "embedding", EMBEDDINGS)
         for name in ("warm_up", "normalise", "per_layer"):
             if not isinstance(getattr(self, name), bool):
                 raise SettingError(f"Parameter `{name}` should be True or False. Found {getattr(self, name)!r}.")

@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from coterie._check import whole_number
+from coterie._check import choice, whole_number
 from coterie._progress import Progress
 from coterie._units import NoStore, Payload, UnitStore
 from coterie.affinity.affinity import Affinity
@@ -25,7 +25,6 @@ from coterie.affinity.estimator import Estimate, Estimator
 from coterie.affinity.pairwise import PairwiseGainModel
 from coterie.affinity.scores.gradient_probe import SUMS, WORK
 from coterie.affinity.scores.probe import Probe, ProbeRun, run_probe
-from coterie.errors import SettingError
 from coterie.training import Job
 from coterie.training.archive import pack_fits, unpack_fits
 from coterie.workload import Workload
@@ -58,8 +57,7 @@ class ProbeScore(Estimator):
     def __post_init__(self) -> None:
         whole_number(self.every, "every", low=1)
         whole_number(self.runs, "runs", low=1)
-        if self.average not in AVERAGES:
-            raise SettingError(f"Parameter `average` should be one of {AVERAGES}. Found {self.average!r}.")
+        choice(self.average, "average", AVERAGES)
 
     @property
     def name(self) -> str:

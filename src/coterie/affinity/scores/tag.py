@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from coterie._check import choice
 from coterie._surface import known_arguments
 from coterie.affinity.scores.probe_score import ProbeScore
 from coterie.errors import SettingError
@@ -68,8 +69,7 @@ class Tag(ProbeScore):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.step not in STEPS:
-            raise SettingError(f"Parameter `step` should be one of {STEPS}. Found {self.step!r}.")
+        choice(self.step, "step", STEPS)
         if self.rate is not None and not (math.isfinite(self.rate) and self.rate > 0):
             raise SettingError(f"Parameter `rate` should be positive. Found {self.rate!r}. For example rate=0.001.")
         if self.rate is not None and self.step == "optimizer":

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coterie._check import whole_number
+from coterie._check import choice, flag, whole_number
 from coterie._process_lock import process_lock
 from coterie._progress import Progress
 from coterie._surface import known_arguments
@@ -105,10 +105,8 @@ class Fused(Estimator):
             )
         if not isinstance(self.base, Estimator):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise SettingError(f"Parameter `base` should be the settings of an estimator. Found {self.base!r}.")
-        if self.choice not in CHOICES:
-            raise SettingError(f"Parameter `choice` should be one of {CHOICES}. Found {self.choice!r}.")
-        if not isinstance(self.alone, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise SettingError(f"Parameter `alone` should be True or False. Found {self.alone!r}.")
+        choice(self.choice, "choice", CHOICES)
+        flag(self.alone, "alone")
         if isinstance(self.features, str):
             raise SettingError(f"Parameter `features` should be names. Found {self.features!r}: write a tuple.")
         object.__setattr__(self, "features", tuple(self.features))

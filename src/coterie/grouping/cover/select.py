@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from coterie._check import choice
 from coterie._progress import Progress, silent
 from coterie._read import is_frame
 from coterie._surface import known_arguments, warn
@@ -91,8 +92,7 @@ def select_groups(
         (((0, 1), (0, 2)), (0, 0, 1), True)
     """
     check_seed(seed)
-    if solver not in SOLVERS:
-        raise SettingError(f"Parameter `solver` should be one of {SOLVERS}. Found {solver!r}.")
+    choice(solver, "solver", SOLVERS)
     if time_limit is not None and not time_limit > 0:
         raise SettingError(f"Parameter `time_limit` should be a positive number of seconds. Found {time_limit!r}.")
     problem = read_cover(affinity, budget, singletons, costs, limit)

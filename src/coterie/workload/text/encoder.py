@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch._functorch.pyfunctorch import VmapInterpreter, retrieve_all_functorch_interpreters
 
-from coterie.errors import SettingError
+from coterie._check import choice
 from coterie.workload.text.base import hidden_size
 from coterie.workload.text.frozen import FrozenModule
 from coterie.workload.text.lora import apply_lora, describe_adapted, draw_lora
@@ -43,8 +43,7 @@ class TextEncoder(FrozenModule):
 
     def __init__(self, base: nn.Module, lora: Any, n_outputs: int, *, pooling: str, reading: Reading) -> None:
         super().__init__()
-        if pooling not in POOLINGS:
-            raise SettingError(f"Parameter `pooling` should be one of {POOLINGS}. Found {pooling!r}.")
+        choice(pooling, "pooling", POOLINGS)
         self.base = apply_lora(base, lora)
         double = next(base.parameters()).dtype == torch.float64
         self.head = nn.Linear(hidden_size(base), n_outputs, dtype=torch.float64 if double else torch.float32)
