@@ -193,6 +193,7 @@ def as_trainer(value: Any) -> Trainer:
     )
 
 
+@known_arguments
 def train_runs(
     trainer: Trainer,
     runs: Sequence[Run],
