@@ -24,7 +24,7 @@ _NOISE = 0.02
 _GRID = 8
 
 
-class Sizes(TypedDict, total=False):
+class SceneSizes(TypedDict, total=False):
     """Options of :func:`compose_scenes` about sizes."""
 
     side: int
@@ -35,7 +35,7 @@ class Sizes(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Canvas:
-    """Sizes of scenes and of what is in them, see :func:`compose_scenes`."""
+    """SceneSizes of scenes and of what is in them, see :func:`compose_scenes`."""
 
     side: int = 56
     largest: int = 28
@@ -64,7 +64,7 @@ def compose_scenes(
     *,
     seed: int,
     classes: int | None = None,
-    **sizes: Unpack[Sizes],
+    **sizes: Unpack[SceneSizes],
 ) -> Scenes:
     """Scenes by the recipe of :mod:`coterie.adapters.scenes`; the same seed gives the same scenes, on the CPU.
 
