@@ -34,6 +34,18 @@ def ended(*threads: threading.Thread, seconds: float = 60.0) -> bool:
     return not any(thread.is_alive() for thread in threads)
 
 
+def status_of(child: int) -> int:
+    """How a forked process ended; one that does not is killed after five seconds."""
+    for _ in range(500):
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return status
+        time.sleep(0.01)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    return 9
+
+
 def test_turns_are_taken_in_the_order_of_asking_and_again_by_who_has_it() -> None:
     lock, seen = ProcessLock(), list[int]()
     threads: list[threading.Thread] = []
@@ -98,15 +110,7 @@ def test_a_forked_process_does_not_wait_for_threads_that_it_has_not() -> None:
     if not child:
         with process_lock:
             os._exit(0)
-    for _ in range(500):
-        found, status = os.waitpid(child, os.WNOHANG)
-        if found:
-            break
-        time.sleep(0.01)
-    else:
-        os.kill(child, 9)
-        status = 9
-        os.waitpid(child, 0)
+    status = status_of(child)
     hold.set()
     assert status == 0
     assert ended(thread)
@@ -153,15 +157,7 @@ def test_a_process_forked_by_who_has_the_turn_waits_for_nobody() -> None:
         if not child:
             process_lock.offer()
             os._exit(0 if process_lock.held else 3)
-        for _ in range(500):
-            found, status = os.waitpid(child, os.WNOHANG)
-            if found:
-                break
-            time.sleep(0.01)
-        else:
-            os.kill(child, 9)
-            status = 9
-            os.waitpid(child, 0)
+        status = status_of(child)
     assert ended(thread)
     assert status == 0
     process_lock.after_fork()  # what the thread has taken and not given back

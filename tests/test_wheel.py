@@ -8,26 +8,27 @@ import pytest
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "check_wheel.py"
 
 
-@pytest.mark.slow
-def test_wheel_is_complete(tmp_path):
+@pytest.fixture
+def script():
+    """The script that checks wheels, as a module."""
     pytest.importorskip("build")
     pytest.importorskip("hatchling")
     spec = importlib.util.spec_from_file_location("check_wheel", SCRIPT)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
+    return script
+
+
+@pytest.mark.slow
+def test_wheel_is_complete(tmp_path, script):
     wheel = script.build(tmp_path)
     assert script.problems(wheel) == []
 
 
 @pytest.mark.slow
-def test_a_missing_file_is_noticed(tmp_path):
+def test_a_missing_file_is_noticed(tmp_path, script):
     import zipfile
 
-    pytest.importorskip("build")
-    pytest.importorskip("hatchling")
-    spec = importlib.util.spec_from_file_location("check_wheel", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
     wheel = script.build(tmp_path)
     thin = tmp_path / "thin.whl"
     with zipfile.ZipFile(wheel) as source, zipfile.ZipFile(thin, "w") as target:

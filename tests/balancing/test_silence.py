@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from coterie.balancing import get_balancer, task_means
-from coterie.balancing.watch import ALL_MISSING, ONE_MISSING, Watch
+from coterie.balancing.watch import ALL_MISSING, ONE_MISSING, MissingLossCounter
 from coterie.errors import CoterieWarning, ModelError, SettingError
 
 WEIGHTINGS = ("equal", "uncertainty", "dwa", "rlw", "famo", "marigold", "marigold-next")
@@ -72,7 +72,7 @@ def test_long_silence_is_said_once() -> None:
             balancer.step(lambda: bowl(x) * torch.nan, optimizer)
     assert [item.category for item in caught] == [CoterieWarning]
     assert "every task" in str(caught[0].message)
-    watch = Watch(2)
+    watch = MissingLossCounter(2)
     for _ in range(ONE_MISSING - 1):
         watch(torch.tensor([False, True]), [x])
     with pytest.warns(CoterieWarning, match="task number 1"):

@@ -11,7 +11,6 @@ from coterie._units import Payload
 from coterie.datasets.images import load_images
 from coterie.diffusion import NoiseSchedule, StepAffinity
 from coterie.diffusion.config import DiffusionConfig
-from coterie.diffusion.extractor import train_extractor
 from coterie.diffusion.quality import QualityEvaluator
 from coterie.diffusion.study import Study, _Bench, make_schedule, run_study
 from coterie.diffusion.summary import against_gap, method_rows
@@ -20,6 +19,7 @@ from coterie.diffusion.unet import make_unet
 from coterie.errors import SettingError, StoreError
 from coterie.grouping.intervals import Intervals
 
+pytestmark = pytest.mark.usefixtures("one_extractor")
 TINY = {
     "model": {"channels": [8, 8]},
     "schedule": {"steps": 40},
@@ -30,15 +30,6 @@ TINY = {
     "evaluation": {"images": 6, "draws": 1},
     "samples": {"count": 40, "steps": 2},
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_extractor():
-    """The classifier is trained once for all studies of this file; it is tested with its own module."""
-    made = train_extractor(load_images("digits"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("coterie.diffusion.quality.train_extractor", lambda images, store=None: made)
-        yield
 
 
 def tiny(**parts):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from coterie.errors import SettingError
 from coterie.evaluation import BASELINE, JOINT, Comparison, all_in_one, recommend, single_task
-from coterie.evaluation.entry import Entry
+from coterie.evaluation.entry import RaceEntries
 from coterie.evaluation.gains import Losses
 from coterie.evaluation.halving import Prices, race, smallest_runs
 from coterie.evaluation.labels import LabelLosses
@@ -186,7 +186,7 @@ def test_entries_that_need_no_race():
         "many": grouping([0, 1, 2, 3, 3, 3]),
         BASELINE: single_task(TASKS),
     }
-    entry = Entry.of(everything, (JOINT, BASELINE), budget=3)
+    entry = RaceEntries.of(everything, (JOINT, BASELINE), budget=3)
     assert list(entry.prices.subsets) == ["x", "y"]
     assert (entry.refused, dict(entry.twins)) == (("many",), {"again": "x"})
     record = race(entry.prices, range(3), 100, by_chance(0))
@@ -205,7 +205,7 @@ def test_one_group_served_differently_is_no_twin():
         "y": Grouping(TASKS, groups, (0, 0, 1, 1, 1, 1)),
         BASELINE: single_task(TASKS),
     }
-    entry = Entry.of(everything, (JOINT, BASELINE))
+    entry = RaceEntries.of(everything, (JOINT, BASELINE))
     assert not entry.twins
     assert entry.prices.rung(["x", "y"]) == 2
 

@@ -15,7 +15,7 @@ from coterie.workload import Workload
 
 @short_repr
 @dataclass
-class Costs:
+class CostLedger:
     """A ledger of floating-point operations and seconds.
 
     Attributes:
@@ -83,6 +83,10 @@ def training_flops(workload: Workload, fit: Fit, unit: UnitCost) -> float:
     balancing = fit.job.balancing
     example = unit.step() if balancing is None else unit.step(balancing.passes(len(fit.job.subset)))
     return fit.steps * step * example + len(fit.history) * checked * unit.forward
+
+
+#: the name that estimators of users know
+Costs = CostLedger
 
 
 def timed(

@@ -13,7 +13,7 @@ from torch.amp.grad_scaler import GradScaler
 from coterie._check import is_whole
 from coterie.balancing.replay import Replay
 from coterie.balancing.shares import complete
-from coterie.balancing.watch import Watch
+from coterie.balancing.watch import MissingLossCounter
 from coterie.errors import SettingError
 
 
@@ -54,7 +54,7 @@ class Balancer(nn.Module, ABC):
         self.members: int | None = members
         #: training steps seen
         self.steps = 0
-        self._watch = Watch(tasks)
+        self._missing = MissingLossCounter(tasks)
         #: losses that were looked at and are all finite; a list, because attributes of modules are slow to set
         self._whole: list[Tensor] = []
 
@@ -157,12 +157,12 @@ class Balancer(nn.Module, ABC):
         values = replay()
         self.check(values)
         if complete(values):
-            self._watch.clear()
+            self._missing.clear()
             self._whole.append(values)
         else:
             missing = values.isnan()
             if self.members is None:  # whoever stacks models looks after each of them
-                self._watch(missing, parameters)
+                self._missing(missing, parameters)
             if bool(missing.all()):  # a batch without any label has nothing to teach
                 return values.detach()
         optimizer.zero_grad()

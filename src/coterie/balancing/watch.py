@@ -16,7 +16,7 @@ PATIENCE = 8
 ALL_MISSING, ONE_MISSING = 20, 1000
 
 
-class Watch:
+class MissingLossCounter:
     """Counts for how many steps in a row the tasks of one model had a loss of NaN.
 
     Args:

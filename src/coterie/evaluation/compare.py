@@ -19,7 +19,7 @@ from coterie.balancing import Balancing, as_balancing, balancing_key
 from coterie.balancing.criterion import ROUNDING
 from coterie.errors import CoterieWarning, DataWarning, SettingError
 from coterie.evaluation.comparison import BASELINE, JOINT, Comparison
-from coterie.evaluation.entry import Entry
+from coterie.evaluation.entry import RaceEntries
 from coterie.evaluation.gains import Losses
 from coterie.evaluation.given import as_groupings, as_seeds
 from coterie.evaluation.halves import halve_validation
@@ -208,7 +208,7 @@ def affordable(
     while runs is not None and kept:
         tasks = next(iter(kept.values())).tasks
         everything = {JOINT: all_in_one(tasks), **kept, BASELINE: single_task(tasks)}
-        least = smallest_runs(Entry.of(everything, (JOINT, BASELINE), budget).prices, seeds)
+        least = smallest_runs(RaceEntries.of(everything, (JOINT, BASELINE), budget).prices, seeds)
         if least <= runs:
             break
         name, _ = kept.popitem()
@@ -228,7 +228,7 @@ def _eliminate(
     progress: Progress,
 ) -> Halving:
     """Successive halving on validation losses."""
-    entry = Entry.of(everything, (JOINT, BASELINE), budget)
+    entry = RaceEntries.of(everything, (JOINT, BASELINE), budget)
 
     def measure(names: Sequence[str], used: Sequence[int]) -> Losses:
         groupings = [everything[name] for name in names]

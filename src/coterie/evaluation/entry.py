@@ -12,7 +12,7 @@ from coterie.grouping import Grouping
 
 
 @dataclass(frozen=True)
-class Entry:
+class RaceEntries:
     """The list of entries.
 
     Attributes:
@@ -30,7 +30,7 @@ class Entry:
     twins: Mapping[str, str]
 
     @staticmethod
-    def of(everything: Mapping[str, Grouping], simple: Sequence[str], budget: int | None = None) -> Entry:
+    def of(everything: Mapping[str, Grouping], simple: Sequence[str], budget: int | None = None) -> RaceEntries:
         """Sort the candidates.
 
         Args:
@@ -52,7 +52,7 @@ class Entry:
             else:
                 racing[_same(grouping)] = name
         prices = Prices({name: frozenset(subsets_of([everything[name]])) for name in racing.values()}, always)
-        return Entry(prices, tuple(everything), frozenset(seeded), tuple(refused), twins)
+        return RaceEntries(prices, tuple(everything), frozenset(seeded), tuple(refused), twins)
 
     def complete(self, halving: Halving) -> Halving:
         """The record of the race with those that did not run in it."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from coterie.errors import SettingError
+from coterie.grouping.masks import submasks
 from coterie.grouping.matrix import FloatArray, IntArray
 from coterie.grouping.objective import Objective
 
@@ -56,21 +57,11 @@ def _one_more(worth: FloatArray, rest: FloatArray, n: int) -> tuple[FloatArray, 
     value, taken = np.full(1 << n, -np.inf), np.zeros(1 << n, dtype=np.int64)
     for code in range(1, 1 << n):
         lowest = code & -code
-        others = _submasks(code ^ lowest)
+        others = submasks(code ^ lowest)
         totals = worth[others | lowest] + rest[(code ^ lowest) ^ others]
         best = int(np.argmax(totals))
         value[code], taken[code] = totals[best], others[best] | lowest
     return value, taken
-
-
-def _submasks(code: int) -> IntArray:
-    """All submasks of a bit mask, the empty one included."""
-    masks = np.zeros(1, dtype=np.int64)
-    while code:
-        lowest = code & -code
-        masks = np.concatenate([masks, masks | lowest])
-        code ^= lowest
-    return masks
 
 
 def _read(choice: Sequence[IntArray], n: int, k: int) -> IntArray:

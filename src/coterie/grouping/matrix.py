@@ -265,3 +265,20 @@ def canonical_order(matrix: FloatArray) -> IntArray:
         keys = np.column_stack([np.diag(matrix), ordered])
         order = np.lexsort(keys.T[::-1])
     return order.astype(np.int64)
+
+
+def check_gains(gains: FloatArray, subsets: BoolArray, tasks: Sequence[str]) -> None:
+    """Refuse predicted gains, (m, T), that are not finite somewhere in the subsets, (m, T).
+
+    Raises:
+        SettingError: naming the first task and its group.
+    """
+    if np.isfinite(gains).all():
+        return
+    row, task = (int(index) for index in np.argwhere(~np.isfinite(gains))[0])
+    members = [str(tasks[int(index)]) for index in np.flatnonzero(subsets[row])]
+    raise SettingError(
+        "Parameter `affinity` should predict a finite gain for every task of every group. Found "
+        f"{gains[row, task]} for task {tasks[task]!r} in the group {members}. The model was probably fitted on too few "
+        "subsets."
+    )

@@ -8,9 +8,8 @@ from typing import final
 
 import numpy as np
 
-from coterie.errors import SettingError
 from coterie.grouping.density import membership, sum_of_densities
-from coterie.grouping.matrix import BoolArray, FloatArray, GainModelLike, IntArray, largest, shift_of
+from coterie.grouping.matrix import BoolArray, FloatArray, GainModelLike, IntArray, check_gains, largest, shift_of
 
 _BATCH = 4096
 #: predicted gains that are remembered, so that memory stays bounded
@@ -120,12 +119,5 @@ class GainObjective(Objective):
             gains[filled] = np.asarray(self.model.predict(asked[filled]), dtype=np.float64)
         alone = asked & (asked.sum(axis=1) == 1)[:, None]
         gains = np.where(asked & ~(alone & np.isnan(gains)), gains, 0.0)
-        if not np.isfinite(gains).all():
-            row, task = (int(index) for index in np.argwhere(~np.isfinite(gains))[0])
-            members = [str(self.model.tasks[int(index)]) for index in np.flatnonzero(asked[row])]
-            raise SettingError(
-                f"Parameter `affinity` should predict a finite gain for every task of every group. Found "
-                f"{gains[row, task]} for task {self.model.tasks[task]!r} in the group {members}. The model was "
-                "probably fitted on too few subsets."
-            )
+        check_gains(gains, asked, self.model.tasks)
         return gains[:, self.order]

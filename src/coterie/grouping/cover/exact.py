@@ -8,7 +8,8 @@ import numpy as np
 
 from coterie._progress import Progress, silent
 from coterie.grouping.cover.problem import CoverProblem
-from coterie.grouping.cover.ternary import disjoint_pairs, over_first, over_splits, submasks
+from coterie.grouping.cover.ternary import disjoint_pairs, over_first, over_splits
+from coterie.grouping.masks import submasks
 from coterie.grouping.matrix import BoolArray, FloatArray, IntArray
 
 #: largest number of tasks that is solved exactly: 3^14 pairs of sets are 38 MB an array

@@ -8,8 +8,7 @@ from typing import final
 import numpy as np
 
 from coterie._progress import Progress, silent
-from coterie.errors import SettingError
-from coterie.grouping.matrix import BoolArray, FloatArray, GainModelLike
+from coterie.grouping.matrix import BoolArray, FloatArray, GainModelLike, check_gains
 
 _BATCH = 4096
 #: groups whose predictions are remembered, so that memory stays bounded
@@ -140,12 +139,5 @@ class ModelScores(GroupScores):
 
     def _predict(self, subsets: BoolArray) -> FloatArray:
         gains = np.where(subsets, np.asarray(self.model.predict(subsets), dtype=np.float64), 0.0)
-        if not np.isfinite(gains).all():
-            row, task = (int(index) for index in np.argwhere(~np.isfinite(gains))[0])
-            members = [str(self.model.tasks[int(index)]) for index in np.flatnonzero(subsets[row])]
-            raise SettingError(
-                f"Parameter `affinity` should predict a finite gain for every task of every group. Found "
-                f"{gains[row, task]} for task {self.model.tasks[task]!r} in the group {members}. The model was "
-                "probably fitted on too few subsets."
-            )
+        check_gains(gains, subsets, self.model.tasks)
         return gains

@@ -39,18 +39,3 @@ def over_splits(values: FloatArray, n: int) -> FloatArray:
         digits = values.reshape(1 << task, 3, -1)
         values = np.stack([digits[:, 0], np.maximum(digits[:, 1], digits[:, 2])], axis=1)
     return values.ravel()
-
-
-def submasks(code: int) -> IntArray:
-    """All submasks of a bit mask, the empty one included.
-
-    Example:
-        >>> submasks(0b101).tolist()
-        [0, 1, 4, 5]
-    """
-    masks = np.zeros(1, dtype=np.int64)
-    while code:
-        lowest = code & -code
-        masks = np.concatenate([masks, masks | lowest])
-        code ^= lowest
-    return masks

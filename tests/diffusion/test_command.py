@@ -7,14 +7,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from coterie.datasets.images import load_images
 from coterie.diffusion.command import diffusion
 from coterie.diffusion.config import DiffusionConfig
-from coterie.diffusion.extractor import train_extractor
 
 app = typer.Typer()
 app.command()(diffusion)
 
+pytestmark = pytest.mark.usefixtures("one_extractor")
 TINY = """
 [model]
 channels = [8, 8]
@@ -39,15 +38,6 @@ draws = 1
 count = 40
 steps = 2
 """
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_extractor():
-    """The classifier is trained once; it is tested with its own module."""
-    made = train_extractor(load_images("digits"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("coterie.diffusion.quality.train_extractor", lambda images, store=None: made)
-        yield
 
 
 def coterie(*arguments):
