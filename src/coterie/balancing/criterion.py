@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from coterie._check import choice
 from coterie.balancing.shares import everyone
 from coterie.errors import SettingError
 
@@ -40,8 +41,7 @@ class Criterion:
     """
 
     def __init__(self, phi: str, floor: float = 0.0) -> None:
-        if phi not in PHIS:
-            raise SettingError(f"Parameter `phi` should be one of {PHIS}. Found {phi!r}.")
+        choice(phi, "phi", PHIS)
         self.log, self.floor = phi == "log", floor
 
     def check(self, values: Tensor, present: Tensor) -> None:
