@@ -15,7 +15,7 @@ from coterie.cli.session import Session, session
 if TYPE_CHECKING:
     from coterie.benchmark import Options
 
-#: benchmarks of several beds are kept in this folder, each under the name that it has alone
+#: benchmarks of several data sets are kept in this folder, each under the name that it has alone
 RUNS = Path("runs")
 
 
@@ -114,7 +114,7 @@ def _run(
     overwrite: bool,
     executor: Executor | None,
 ) -> None:
-    """Every bed, then one page for all."""
+    """Every data set, then one page for all."""
     from coterie.benchmark import benchmark, find_bed, prepare, select, write_page
     from coterie.benchmark.figure import check_figure, write_figure
     from coterie.benchmark.table import print_benchmark
@@ -137,7 +137,7 @@ def _run(
     for where, name in zip(beds, names, strict=True):
         path = parent / name if several else parent
         results.append(benchmark(where, options, out=path, overwrite=overwrite, progress=s.progress, executor=executor))
-        write_page(results, page)  # a later bed that is stopped leaves the page of those before it
+        write_page(results, page)  # a later data set that is stopped leaves the page of those before it
     s.progress.stop()
     for result in () if s.as_json else results:
         print_benchmark(result, s.console)

@@ -21,7 +21,7 @@ class Entry:
         label: how it is shown; the name when left out.
         options: settings that differ from the method's own.
         budget: its stated cost as a share of 500 trainings, where it has one.
-        most_tasks: left out of beds with more tasks, where it would cost more than it could tell.
+        most_tasks: left out of data sets with more tasks, where it would cost more than it could tell.
     """
 
     name: str

@@ -46,7 +46,7 @@ def check_figure(path: str | Path) -> Path:
 
 
 def write_figure(results: Sequence[Json], path: str | Path) -> Path:
-    """Draw skill against cost, one panel a bed, and write it.
+    """Draw skill against cost, one panel a data set, and write it.
 
     Args:
         results: mappings of ``benchmark.json``.

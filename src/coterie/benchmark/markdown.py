@@ -29,7 +29,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def bed_table(result: Json) -> str:
-    """Reference measures and methods of one bed, best correlation first.
+    """Reference measures and methods of one data set, best correlation first.
 
     Args:
         result: the mapping of ``benchmark.json``.
@@ -53,7 +53,7 @@ def bed_table(result: Json) -> str:
 
 
 def overview(results: Sequence[Json]) -> str:
-    """Pooled correlation of every method on every bed, with the cost as a share of 500 trainings in brackets."""
+    """Pooled correlation of every method on every data set, with the cost as a share of 500 trainings in brackets."""
     labels = {row["name"]: row["label"] for result in results for row in result["entries"]}
     head = ["", *(str(result["bed"]["name"]) for result in results), "mean", "mean by task"]
     names = (
@@ -79,7 +79,7 @@ def overview(results: Sequence[Json]) -> str:
 
 
 def _mean(figures: Sequence[Json | None]) -> str:
-    """Mean over beds; a dash where one is missing, since means over different beds cannot be compared."""
+    """Mean over data sets; a dash where one is missing, as means over different ones cannot be compared."""
     if any(figure is None for figure in figures):
         return DASH
     return decimal(sum(figure["mean"] for figure in figures if figure is not None) / len(figures))

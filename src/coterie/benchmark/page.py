@@ -127,7 +127,7 @@ def write_page(results: Sequence[Json], path: str | Path) -> Path:
     """Write the page, whole or not at all. It loads nothing from anywhere.
 
     Args:
-        results: mappings of ``benchmark.json``, one a bed.
+        results: mappings of ``benchmark.json``, one a data set.
         path: the file; its folder is created when it does not exist.
 
     Raises:

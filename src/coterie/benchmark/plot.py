@@ -61,10 +61,10 @@ class ReferenceLine:
 
 @dataclass(frozen=True)
 class Panel:
-    """One bed.
+    """One benchmark data set.
 
     Attributes:
-        name: of the bed.
+        name: of the data set.
         points: methods that have a number.
         lines: ceiling, R1.
         left: log10 of the smallest share on the axis.
@@ -129,7 +129,7 @@ class Panel:
 
 
 def panel(result: Json) -> Panel:
-    """The panel of a bed.
+    """The panel of a benchmark data set.
 
     Args:
         result: the mapping of ``benchmark.json``.

@@ -1,6 +1,6 @@
-"""Beds: built-in data, split and trained for measuring estimators rather than for serving models.
+"""Benchmark data sets: built-in data, split and trained for measuring estimators rather than for serving models.
 
-What is to be measured is the difference that the partners make, so a bed has many validation rows (a value is the mean
+What is to be measured is the difference that the partners make, so each has many validation rows (a value is the mean
 over them), few test rows, small networks and a recipe that stops early. Most splits, sizes and architectures follow
 published measurements of the same data, so that figures can be compared; see docs/benchmark.md.
 """
@@ -40,7 +40,7 @@ class Bed:
         name: of the built-in data.
         sizes: sizes of the random subsets, used in turn.
         make: builds the workload.
-        tuned: whether constants of the default estimator were chosen with this bed at hand.
+        tuned: whether constants of the default estimator were chosen with this data set at hand.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Bed:
 
 
 def bed(name: str) -> Bed:
-    """The bed of a built-in workload.
+    """The benchmark data set of a built-in workload.
 
     Raises:
         SettingError: there is none of that name.
