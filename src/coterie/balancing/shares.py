@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from coterie._check import choice
 from coterie.errors import SettingError
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
@@ -196,8 +197,7 @@ def make_shares(
     """
     if form == "softmax":
         return SoftmaxShares(shape, learning_rate, decay, adaptive)
-    if form != "simplex":
-        raise SettingError(f"Parameter `form` should be one of {FORMS}. Found {form!r}.")
+    choice(form, "form", FORMS)
     if decay:
         raise SettingError(f"Parameter `decay` needs form='softmax', whose logits it pulls to 0. Found {decay!r}.")
     return SimplexShares(shape, learning_rate, adaptive)

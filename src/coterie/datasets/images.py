@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from coterie._check import whole_number
+from coterie._check import choice, whole_number
 from coterie._files import user_path
 from coterie._show import short_repr
 from coterie.errors import SettingError, WorkloadError, require
@@ -74,12 +74,8 @@ def load_images(name: str, folder: str | Path | None = None, size: int | None = 
         >>> load_images("digits").shape, len(load_images("digits", size=4).train)
         ((1, 8, 8), 1400)
     """
-    if name == "digits":
-        parts = _digits()
-    elif name == "fashion-mnist":
-        parts = _fashion(FOLDER if folder is None else user_path(folder))
-    else:
-        raise SettingError(f"Parameter `name` should be one of {NAMES}. Found {name!r}.")
+    choice(name, "name", NAMES)
+    parts = _digits() if name == "digits" else _fashion(FOLDER if folder is None else user_path(folder))
     (train, train_labels), (validation, validation_labels) = parts
     return Images(_resized(train, size), _resized(validation, size), train_labels, validation_labels, name)
 

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from coterie._check import choice, whole_number
+from coterie._check import choice, flag, whole_number
 from coterie._progress import Progress, silent
 from coterie._surface import known_arguments
 from coterie._units import NoStore, Payload, UnitStore
@@ -36,7 +36,6 @@ from coterie.affinity.scores.landscape_distances import landscape_distances, sim
 from coterie.affinity.scores.landscape_gradients import BLOCK, SampleGradients, choose_rows
 from coterie.affinity.scores.landscape_heads import EPOCHS, fit_heads
 from coterie.affinity.scores.mixture import graph_labels, mixture_labels
-from coterie.errors import SettingError
 from coterie.features.modes import differentiable
 from coterie.training import measure_cost
 from coterie.workload import Workload, find_structure
@@ -94,8 +93,7 @@ class Landscape(Estimator):
     def __post_init__(self) -> None:
         choice(self.embedding, "embedding", EMBEDDINGS)
         for name in ("warm_up", "normalise", "per_layer"):
-            if not isinstance(getattr(self, name), bool):
-                raise SettingError(f"Parameter `{name}` should be True or False. Found {getattr(self, name)!r}.")
+            flag(getattr(self, name), name)
         for name in ("samples", "dimensions", "links", "steps", "seeds", "min_common"):
             whole_number(getattr(self, name), name, low=1)
         if self.coordinates is not None:
