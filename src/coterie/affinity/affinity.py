@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 KINDS = ("gain", "raw")
+
+
+def check_names(tasks: Sequence[str]) -> None:
+    """Refuse names of tasks by which nobody could ask.
+
+    Raises:
+        WorkloadError: when a name is empty, or stands twice.
+    """
+    if any(not name.strip() for name in tasks):
+        raise WorkloadError(f"Task {[not name.strip() for name in tasks].index(True)} has an empty name.")
+    if len(set(tasks)) < len(tasks):
+        twice = next(name for name in tasks if list(tasks).count(name) > 1)
+        raise WorkloadError(f"Task names should be unique. Found {twice!r} more than once.")
 
 
 @known_arguments
@@ -71,11 +84,7 @@ class Affinity:
             raise WorkloadError(
                 f"The affinity of target {self.tasks[row]!r} and source {self.tasks[column]!r} is infinite."
             )
-        if any(not name.strip() for name in self.tasks):
-            raise WorkloadError(f"Task {[not name.strip() for name in self.tasks].index(True)} has an empty name.")
-        if len(set(self.tasks)) < size:
-            twice = next(name for name in self.tasks if self.tasks.count(name) > 1)
-            raise WorkloadError(f"Task names should be unique. Found {twice!r} more than once.")
+        check_names(self.tasks)
         if self.counts is not None:
             object.__setattr__(self, "counts", np.asarray(self.counts, dtype=np.int64))
             if self.counts.shape != self.values.shape:

@@ -9,6 +9,7 @@ from torch import Tensor
 from coterie._files import atomic_write, user_path
 from coterie._json import reading, real, text
 from coterie._sealed import pack, read_sealed
+from coterie.affinity.affinity import check_names
 from coterie.affinity.blocks import pack_blocks, under, unpack_blocks
 from coterie.affinity.grad_tae_model import GradTAEModel
 from coterie.affinity.linear import LinearBase
@@ -60,6 +61,7 @@ def load_model(path: str | Path) -> GradTAEModel:
     facts, tensors = read_sealed(_KIND, path)
     with reading(path, "a gain model"):
         kinds, tasks = ([text(entry) for entry in facts[key]] for key in ("kinds", "tasks"))
+        check_names(tasks)  # a model is asked by name
         losses = [get_loss(kind) for kind in kinds]
         raws = facts.get("raw", [False] * len(facts["stretch"]))  # older files do not say
         bases = [
