@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 import coterie
+from coterie import Context
 from coterie.affinity import GainModel, get_estimator
 from coterie.benchmark.run import find_bed
 from coterie.evaluation.comparison import BASELINE, JOINT, Comparison
@@ -60,7 +61,7 @@ def proposals(work: Workload, store) -> dict[int, dict[str, Grouping]]:
     found: dict[int, dict[str, Grouping]] = {b: {} for b in budgets(work.n_tasks)}
 
     def estimate(method: str, **options):
-        made = get_estimator(method, **options).estimate(work, seed=0, subset_size=size, store=store)
+        made = get_estimator(method, **options).estimate(work, context=Context(seed=0, store=store), subset_size=size)
         return made.model, estimated_affinity(made, "higher", None, size, 0)
 
     fused, affinity = estimate("fused")

@@ -182,6 +182,7 @@ class Clock:
 def measure(given: argparse.Namespace) -> dict[str, Any]:
     """One run, stage by stage; checks come after the last stage that is timed."""
     import coterie
+    from coterie import Context
     from coterie.affinity import get_estimator
 
     clock = Clock()
@@ -189,7 +190,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         workload = many_tasks(given.data, given.tasks, given.rows)
     estimator = get_estimator(given.method, **json.loads(given.options))
     with clock.stage("estimate: base models, features, statistics"):
-        estimate = estimator.estimate(workload, subset_size=25, memory=int(given.memory * 2**30))
+        estimate = estimator.estimate(workload, subset_size=25, context=Context(memory=int(given.memory * 2**30)))
     with clock.stage(f"regression: {given.subsets} random subsets, and {given.tasks} single tasks"):
         affinity = estimate.model.higher_order(given.subsets, [size for size in SIZES if size < given.tasks])
     found: dict[str, Any] = {}

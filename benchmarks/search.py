@@ -29,6 +29,7 @@ import torch
 from sklearn.datasets import load_digits
 
 import coterie
+from coterie import Context
 from coterie._progress import silent
 from coterie.affinity import get_estimator
 from coterie.grouping import group
@@ -90,7 +91,9 @@ def searched(n_tasks: int, *, compare: bool) -> dict[str, Any]:
     work = sparse_digits(n_tasks)
     size = typical_size(n_tasks)
     found: dict[str, Any] = {"tasks": n_tasks}
-    estimates = [get_estimator("fused").estimate(work, seed=0, subset_size=size) for _ in range(1 + compare)]
+    estimates = [
+        get_estimator("fused").estimate(work, context=Context(seed=0), subset_size=size) for _ in range(1 + compare)
+    ]
     affinity = estimated_affinity(estimates[0], "higher", None, size, 0)
     shared: list[float] = []
     begin = time.process_time()

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 import coterie
+from coterie import Context
 from coterie._process_lock import ProcessLock, process_lock
 from coterie._random import random_numbers
 from coterie.training import Job, fit
@@ -266,7 +267,7 @@ def test_a_long_run_lets_others_in_between_its_trainings() -> None:
 
     def train() -> None:
         with process_lock:  # as in a comparison, which has it all the time
-            fit(work_for(), jobs, backend="loop", progress=tell)
+            fit(work_for(), jobs, backend="loop", context=Context(progress=tell))
 
     long = start(train)
     begun.wait()

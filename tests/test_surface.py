@@ -13,6 +13,7 @@ from coterie import errors
 PUBLIC = {
     "Affinity",
     "Comparison",
+    "Context",
     "FunctionTrainer",
     "GainModel",
     "GradTAE",

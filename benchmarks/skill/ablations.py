@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from banks import opened
 
+from coterie import Context
 from coterie.affinity import GradTAEModel, get_estimator
 from coterie.affinity.stopped import PATH, at, chosen, path_values
 from coterie.evaluation.bank import train_subsets
@@ -56,12 +57,12 @@ def halves(model: GradTAEModel, subsets: np.ndarray) -> dict[str, np.ndarray]:
 def measure(name: str) -> dict[str, list[float]]:
     with opened(name) as (work, plan, store):
         subsets = plan.draw(work.n_tasks)["test"]
-        bank = train_subsets(work, subsets, plan.replicates, name="subsets", store=store)
+        bank = train_subsets(work, subsets, plan.replicates, name="subsets", context=Context(store=store))
     size = round(float(subsets.sum(1).mean()))
     found: dict[str, list[tuple[float, float, float]]] = {}
     for seed in SEEDS:
         for label, changes in VARIANTS.items():
-            estimate = get_estimator("secants", **changes).estimate(work, seed=seed, subset_size=size)
+            estimate = get_estimator("secants", **changes).estimate(work, context=Context(seed=seed), subset_size=size)
             model, cost = estimate.model, estimate.costs.flops / bank.run_flops
             predictions = {label: model.predict_values(subsets)}
             if not changes:

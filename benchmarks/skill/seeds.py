@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from banks import opened
 
+from coterie import Context
 from coterie.affinity import get_estimator
 from coterie.benchmark.bank import make_bank
 from coterie.benchmark.measure import measure
@@ -29,13 +30,15 @@ BEDS = ("yeast", "digits", "water", "mhc2", "mhc", "chemicals")
 def runs_of(name: str) -> dict[int, dict[str, list[float]]]:
     """Correlation, coverage and cost by budget, one number a seed."""
     with opened(name) as (work, plan, store):
-        bank = make_bank(work, plan, store=store)
+        bank = make_bank(work, plan, context=Context(store=store))
     found = references(bank, resamples=0)
     size = round(float(bank.test.subsets.sum(1).mean()))
     result = {}
     for trainings in BUDGETS:
         method = get_estimator("fused", trainings=float(trainings))
-        rows = [measure(bank, found, method.estimate(work, seed=seed, subset_size=size)) for seed in SEEDS]
+        rows = [
+            measure(bank, found, method.estimate(work, context=Context(seed=seed), subset_size=size)) for seed in SEEDS
+        ]
         result[trainings] = {
             "correlation": [row["pooled"]["mean"] for row in rows],
             "coverage": [row["calibration"]["mean"] for row in rows],

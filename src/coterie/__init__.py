@@ -35,6 +35,7 @@ from coterie.errors import (
 )
 
 if TYPE_CHECKING:
+    from coterie._context import Context
     from coterie.affinity import Affinity, GainModel, GradTAE
     from coterie.evaluation import Comparison, compare
     from coterie.features import validate_gradients
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Affinity",
     "Comparison",
+    "Context",
     "CoterieError",
     "CoterieWarning",
     "DataWarning",
@@ -89,6 +91,7 @@ __all__ = [
 _LAZY = {
     "Affinity": "coterie.affinity",
     "Comparison": "coterie.evaluation",
+    "Context": "coterie._context",
     "FunctionTrainer": "coterie.training",
     "GainModel": "coterie.affinity",
     "GradTAE": "coterie.affinity",

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression, Ridge
 from torch.utils.flop_counter import FlopCounterMode
 
+from coterie import Context
 from coterie.affinity import get_estimator
 from coterie.affinity.scores.graph_embedding import HEADS, attend, contrast, embed, embedding_flops, neighbours
 from coterie.affinity.scores.landscape import SPECTRAL, Landscape
@@ -400,10 +401,10 @@ class Remembering:
 def test_the_same_seed_gives_the_same_numbers_and_both_variants_share_the_distances() -> None:
     work, store = make("mixed", missing=0.2), Remembering()
     settings_ = Landscape(samples=24, seeds=2, steps=20, min_common=4)
-    first = settings_.estimate(work, store=store)
-    spectral = replace(settings_, embedding="spectral").estimate(work, store=store)
+    first = settings_.estimate(work, context=Context(store=store))
+    spectral = replace(settings_, embedding="spectral").estimate(work, context=Context(store=store))
     assert store.computed == ["landscape-distances", "landscape-embedding"]
-    again, other = settings_.estimate(work), settings_.estimate(work, seed=1)
+    again, other = settings_.estimate(work), settings_.estimate(work, context=Context(seed=1))
     np.testing.assert_array_equal(first.model.affinity.values, again.model.affinity.values)
     assert not np.allclose(first.model.affinity.values, other.model.affinity.values)
     assert first.cluster(2).tolist() == again.cluster(2).tolist()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from coterie import Context
 from coterie.affinity import get_estimator
 from coterie.affinity.grad_tae_model import GradTAEModel
 from coterie.affinity.network import NetworkValues
@@ -39,7 +40,8 @@ def again(model: GradTAEModel, together: int) -> tuple[GradTAEModel, NetworkValu
     """The same model, nothing remembered, with memory for so many displacements at a time."""
     assert model.network is not None
     memory = 16 * model.network.directions[0].size * together
-    network = replace(model.network, context=replace(model.network.context, memory=memory), known={})
+    prepared = replace(model.network.prepared, context=Context(memory=memory))
+    network = replace(model.network, prepared=prepared, known={})
     parts = (model.bases, model.ridge, model.converged, network, model.method, model.kinds)
     return GradTAEModel(model.tasks, *parts), network
 
@@ -50,7 +52,7 @@ def plain(model: GradTAEModel, row: int) -> nn.Module:
     assert network is not None
     directions: Directions = network.directions[0]
     u = model.bases[0].solve(SUBSETS, model.ridge, converged=True).trunk[row]
-    module = network.context.workload.build_model(0)
+    module = network.prepared.workload.build_model(0)
     module.load_state_dict(dict(network.states[0]))
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -82,6 +84,6 @@ def test_values_are_those_of_a_network_that_was_moved_by_hand(work: Workload, mo
 def test_nothing_is_evaluated_twice(model: GradTAEModel) -> None:
     first = model.predict_values(SUBSETS)
     assert model.network is not None
-    spent = dict(model.network.context.costs.entries)["network evaluation"]
+    spent = dict(model.network.prepared.costs.entries)["network evaluation"]
     np.testing.assert_array_equal(model.predict_values(SUBSETS[::-1]), first[::-1])
-    assert dict(model.network.context.costs.entries)["network evaluation"] == spent
+    assert dict(model.network.prepared.costs.entries)["network evaluation"] == spent

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from coterie import Context
 from coterie.affinity import get_estimator
 from coterie.affinity.scores.cosine import Cosine
 from coterie.affinity.scores.etap import Etap
@@ -196,12 +197,12 @@ def test_scores_are_those_of_plain_loops(kind, more, step):
     pairs = {"tag": tag, "etap": Etap(every=3), "cosine": Cosine(every=3), "cosine_all": Cosine(every=3, vectors=True)}
     off = ~np.eye(workload.n_tasks, dtype=bool)
     for name, method in pairs.items():
-        affinity = method.estimate(workload, seed=1).model.affinity
+        affinity = method.estimate(workload, context=Context(seed=1)).model.affinity
         values, counts, pooled = expected[name]
         assert np.array_equal(affinity.counts, counts)
         assert counts[off].min() > 0
         np.testing.assert_allclose(affinity.values, values, rtol=1e-7, atol=1e-9)
-        affinity = replace(method, average="pooled").estimate(workload, seed=1).model.affinity
+        affinity = replace(method, average="pooled").estimate(workload, context=Context(seed=1)).model.affinity
         np.testing.assert_allclose(affinity.values, pooled, rtol=1e-7, atol=1e-9)
 
 
@@ -274,8 +275,8 @@ def test_renaming_tasks_renames_scores(order, seed, optimizer):
     )
     where = np.ix_(order, order)
     for method in (Tag(every=2), Etap(every=2), Cosine(every=2)):
-        first = method.estimate(workload, seed=seed).model.affinity
-        second = method.estimate(renamed, seed=seed).model.affinity
+        first = method.estimate(workload, context=Context(seed=seed)).model.affinity
+        second = method.estimate(renamed, context=Context(seed=seed)).model.affinity
         np.testing.assert_allclose(second.values, first.values[where], rtol=1e-6, atol=1e-9)
         if method.name == "cosine":
             assert np.abs(first.values).max() <= 1 + 1e-9
@@ -332,7 +333,7 @@ def test_three_scores_share_one_run_and_each_books_what_it_costs_alone():
     alone, shared = {}, {}
     for name in ("tag", "cosine", "etap"):
         alone[name] = get_estimator(name, every=2).estimate(workload)
-        shared[name] = get_estimator(name, every=2).estimate(workload, store=store)
+        shared[name] = get_estimator(name, every=2).estimate(workload, context=Context(store=store))
         assert shared[name].costs.flops == alone[name].costs.flops
         assert np.array_equal(shared[name].model.affinity.values, alone[name].model.affinity.values)
     assert len(store.computed) == 1
@@ -340,8 +341,8 @@ def test_three_scores_share_one_run_and_each_books_what_it_costs_alone():
     assert {row["stage"] for row in shared["tag"].costs.rows()} - {
         row["stage"] for row in shared["etap"].costs.rows()
     } == {"look ahead"}
-    Tag(every=2, step="sgd").estimate(workload, store=store)
-    Tag(every=3).estimate(workload, store=store)
+    Tag(every=2, step="sgd").estimate(workload, context=Context(store=store))
+    Tag(every=3).estimate(workload, context=Context(store=store))
     assert len(store.computed) == 3
 
 
@@ -370,9 +371,9 @@ def test_several_runs_are_averaged():
     trunk = trunk_of(workload)
     runs = [run_probe(workload, trunk, everything(workload, seed), Probe(every=2)) for seed in (4, 5)]
     pooled = sum(run.sums["tag"] for run in runs) / sum(run.sums["n_tag"] for run in runs)
-    estimate = Tag(every=2, runs=2).estimate(workload, seed=4)
+    estimate = Tag(every=2, runs=2).estimate(workload, context=Context(seed=4))
     np.testing.assert_allclose(estimate.model.affinity.values[OFF], pooled[OFF])
-    one = Tag(every=2).estimate(workload, seed=4)
+    one = Tag(every=2).estimate(workload, context=Context(seed=4))
     assert estimate.costs.flops > 1.5 * one.costs.flops
 
 

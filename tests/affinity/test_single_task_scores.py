@@ -11,8 +11,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from coterie import Context
 from coterie.affinity import get_estimator
-from coterie.affinity.context import open_context
+from coterie.affinity.context import prepare
 from coterie.affinity.scores.attribution import Attribution, attribution_maps, summed_cosines
 from coterie.affinity.scores.attribution import _compare as compare_attributions
 from coterie.affinity.scores.label_correlation import LabelCorrelation, correlations, label_overlap
@@ -51,7 +52,7 @@ CASES = {
 
 @pytest.fixture(scope="module", params=CASES)
 def trained(request):
-    context = open_context(make(**CASES[request.param]), 0, 2**30, MemoryRun(), None)
+    context = prepare(make(**CASES[request.param]), Context(store=MemoryRun()))
     return context, single_task_fits(context)
 
 
@@ -76,7 +77,7 @@ def plain_features(context, fits, rows):
 
 def test_rsa_equals_plain_loops(trained):
     context, fits = trained
-    estimate = Rsa(rows=15).estimate(context.workload, store=context.store)
+    estimate = Rsa(rows=15).estimate(context.workload, context=Context(store=context.context.store))
     rows = sample_rows(context.workload, 15, 0)
     assert len(rows) == 15
     want = plain.rsa(plain_features(context, fits, rows))
@@ -86,7 +87,11 @@ def test_rsa_equals_plain_loops(trained):
 
 def test_attribution_equals_plain_loops(trained):
     context, fits = trained
-    got = Attribution(rows=15).estimate(context.workload, store=context.store).model.affinity.values
+    got = (
+        Attribution(rows=15)
+        .estimate(context.workload, context=Context(store=context.context.store))
+        .model.affinity.values
+    )
     rows = sample_rows(context.workload, 15, 0)
     want = plain.attribution(context.workload, [fit.state for fit in fits], rows)
     assert off_diagonal(got) == pytest.approx(off_diagonal(want), abs=1e-6)
@@ -102,13 +107,13 @@ def test_transfer_equals_a_general_optimiser(trained):
     n = context.workload.n_tasks
     want = [[plain.head_loss(context.workload, t, train[s], validation[s], 0.05) for s in range(n)] for t in range(n)]
     assert got == pytest.approx(np.array(want), rel=1e-4)
-    little = replace(context, memory=1)  # one trunk at a time
+    little = replace(context, context=Context(memory=1))  # one trunk at a time
     assert transfer_losses(little, fits, 0.05, lambda *_: None) == pytest.approx(got, rel=1e-6)
 
 
 def test_taxonomy_is_the_tree_of_the_transfers(trained):
     context, fits = trained
-    estimate = Taxonomy(ridge=0.05).estimate(context.workload, store=context.store)
+    estimate = Taxonomy(ridge=0.05).estimate(context.workload, context=Context(store=context.context.store))
     losses = transfer_losses(context, fits, 0.05, lambda *_: None)
     similarity = plain.similarity_of(losses)
     assert transfer_similarity(losses) == pytest.approx(similarity, abs=1e-9)
@@ -147,7 +152,7 @@ def test_label_correlation_fills_in_pairs_with_few_common_labels():
 @pytest.mark.parametrize("kind", ["mixed", "multiclass"])
 def test_label_injection_equals_plain_trainings(kind, control):
     workload = make(kind, rows=90, missing=0.3, epochs=6)
-    got = LabelInjection(epochs=0.5, control=control).estimate(workload, seed=3).model.affinity.values
+    got = LabelInjection(epochs=0.5, control=control).estimate(workload, context=Context(seed=3)).model.affinity.values
     recipe = replace(workload.recipe, epochs=3)
     codes = label_codes(workload)
     noise = [shuffled(code, workload.observed[:, t], derive(3, 63, t)) for t, code in enumerate(codes)]
@@ -260,13 +265,14 @@ def test_the_same_trainings_serve_all_scores():
 
     store, workload = Counting(), make("mixed", rows=90)
     costs = [
-        get_estimator(method).estimate(workload, store=store).costs for method in ("rsa", "attribution", "taxonomy")
+        get_estimator(method).estimate(workload, context=Context(store=store)).costs
+        for method in ("rsa", "attribution", "taxonomy")
     ]
     assert names == ["single-tasks", "rsa", "attribution", "transfer"]
     booked = {cost.entries["single-task models"][0] for cost in costs}
     assert len(booked) == 1
     assert booked.pop() > 0  # each is quoted as if it stood alone
-    again = get_estimator("taxonomy").estimate(workload, store=store)
+    again = get_estimator("taxonomy").estimate(workload, context=Context(store=store))
     assert again.costs.flops == costs[2].flops
     assert len(names) == 4
 
@@ -345,7 +351,7 @@ def test_heads_that_are_no_module_are_named():
 
 def test_too_little_memory_is_said_beforehand():
     with pytest.raises(ResourceError, match="rows"):
-        Rsa(rows=20).estimate(make("binary", rows=120), memory=1000)
+        Rsa(rows=20).estimate(make("binary", rows=120), context=Context(memory=1000))
 
 
 @pytest.mark.parametrize(

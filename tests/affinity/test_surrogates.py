@@ -16,10 +16,11 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import Ridge
 from tests.reference.gaussian_process import posterior
 
+from coterie import Context
 from coterie._units import NoStore, Payload
 from coterie.affinity import Estimate, Estimator, GradTAE, get_estimator, random_subsets
 from coterie.affinity.bases import train_full
-from coterie.affinity.context import open_context
+from coterie.affinity.context import prepare
 from coterie.affinity.costs import Costs
 from coterie.affinity.surrogates import fused as fused_module
 from coterie.affinity.surrogates.budget import FORK_OF_RUN, Remembered, split_budget
@@ -367,7 +368,8 @@ class _Cheap(Estimator):
     def name(self):
         return "cheap"
 
-    def estimate(self, workload, **_):
+    def estimate(self, workload, context=None, subset_size=2):
+        del context, subset_size
         return Estimate(_CheapModel(workload.task_names, "cheap"), Costs(measure_cost(workload)))
 
 
@@ -382,9 +384,9 @@ def workload():
 def test_real_runs_are_ordinary_trainings_that_are_kept(workload, tmp_path):
     subsets = random_subsets(5, 4, 2, seed=0, cover=False)
     with open_run(tmp_path / "run", fingerprint=fingerprint(workload), settings={}, workload=workload) as store:
-        context = open_context(workload, 0, 2**28, store, None)
+        context = prepare(workload, Context(memory=2**28, store=store))
         first = real_runs(context, subsets, common_seed=7)
-        again = real_runs(open_context(workload, 0, 2**28, store, None), subsets, common_seed=7)
+        again = real_runs(prepare(workload, Context(memory=2**28, store=store)), subsets, common_seed=7)
     for row, subset in enumerate(subsets):
         (done,) = fit(workload, [Job(tuple(np.flatnonzero(subset).tolist()), 7, order_seed=7)], backend="loop")
         np.testing.assert_allclose(first.values[row], done.validation, rtol=1e-4)
@@ -446,7 +448,7 @@ class _Counting(MemoryRun):
 def test_all_real_runs_are_booked_where_there_is_no_base(workload, trainings, choice):
     store = _Counting()
     fused = Fused(GradTAE(bases=1, fork=1.0), trainings=trainings, choice=choice, features=())
-    found = fused.estimate(workload, subset_size=3, store=store)
+    found = fused.estimate(workload, subset_size=3, context=Context(store=store))
     assert found.facts["base models"] == 0
     assert found.costs.entries[STAGE][0] == pytest.approx(store.flops)
     assert found.costs.flops <= trainings * found.run_flops * 1.0001
@@ -454,7 +456,7 @@ def test_all_real_runs_are_booked_where_there_is_no_base(workload, trainings, ch
 
 def test_planning_trains_nothing_that_the_estimate_does_not(workload):
     store = _Counting()
-    found = Fused(GradTAE(fork=0.1), trainings=15).estimate(workload, subset_size=3, store=store)
+    found = Fused(GradTAE(fork=0.1), trainings=15).estimate(workload, subset_size=3, context=Context(store=store))
     assert found.facts["base models"] > 1
     assert store.names.count("bases") == store.names.count("full-base") == 1
     assert found.costs.entries[STAGE][0] == pytest.approx(store.flops)
@@ -467,7 +469,7 @@ def test_no_base_overspends(workload, base):
 
 
 def test_forks_are_short_beside_an_ordinary_training(workload):
-    context = open_context(workload, 0, 2**30, None, None)
+    context = prepare(workload, Context())
     base, once = GradTAE(fork=0.5), real_runs(context, np.eye(workload.n_tasks, dtype=bool)[:1])
     full = float(train_full(context).steps)
     usual, short = (replace(once, steps=np.array([steps])) for steps in (10 * full, full / 10))
@@ -509,7 +511,9 @@ def test_few_tasks_still_have_standard_errors(subset_size):
 @pytest.mark.parametrize("method", ["linear-surrogate", "kernel-surrogate"])
 def test_repeated_subsets_teach_nothing(workload, method):
     store = _Counting()
-    found = get_estimator(method).estimate(workload, subset_size=2, store=store)  # 50 runs, but 10 pairs
+    found = get_estimator(method).estimate(
+        workload, subset_size=2, context=Context(store=store)
+    )  # 50 runs, but 10 pairs
     assert found.costs.flops == pytest.approx(10 * found.run_flops)
     pairs = np.array([[a in (i, j) for a in range(5)] for i in range(5) for j in range(i)])
     errors, values = found.model.value_error(pairs), found.model.predict_values(pairs)
@@ -538,7 +542,7 @@ def test_single_runs_make_gains_surer(workload):
 
 def test_memory_is_checked_before_training(workload):
     with pytest.raises(ResourceError, match="memory"):
-        Fused(_Cheap(), runs=9).estimate(workload, subset_size=3, memory=2**16)
+        Fused(_Cheap(), runs=9).estimate(workload, subset_size=3, context=Context(memory=2**16))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 from sklearn.datasets import load_digits
 
+from coterie import Context
 from coterie.affinity import Affinity, Estimate, Estimator, PairwiseGainModel
 from coterie.affinity.costs import Costs
 from coterie.benchmark import ENTRIES, Entry, Options, benchmark, find_bed, make_bank, select, write_page
@@ -58,7 +59,8 @@ class Guess(Estimator):
     def name(self) -> str:
         return "guess"
 
-    def estimate(self, workload, *, seed=0, subset_size=2, memory=2**30, store=None, progress=None):
+    def estimate(self, workload, context, subset_size):
+        del context, subset_size
         if self.fails:
             raise ValueError("this method <never> works")
         values = np.random.default_rng(self.seed).normal(size=(workload.n_tasks, workload.n_tasks))
@@ -146,9 +148,9 @@ def test_a_killed_bank_goes_on_and_gives_the_same_numbers(tmp_path, monkeypatch:
 
     monkeypatch.setattr(units, "fit", dying)
     with pytest.raises(Kill), RunDirectory(tmp_path, fingerprint=fingerprint(work), settings={}) as store:
-        make_bank(work, plan, store=store)
+        make_bank(work, plan, context=Context(store=store))
     with RunDirectory(tmp_path, fingerprint=fingerprint(work), settings={}) as store:
-        resumed = make_bank(work, plan, store=store)
+        resumed = make_bank(work, plan, context=Context(store=store))
     assert len(calls) == 5  # two replicates, alone twice, everything
     for part in ("test", "alone", "everything"):
         np.testing.assert_array_equal(getattr(resumed, part).values, getattr(whole, part).values)
@@ -159,9 +161,9 @@ def test_a_bank_grows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluation_bank, "BLOCK", 4)
     monkeypatch.setattr(units, "fit", counted := Counted(units.fit))
     small = {"sizes": (2,), "common": 0, "pool": 0, "singles": 1, "pairs": 0}
-    first = make_bank(work, BankPlan(subsets=4, replicates=1, **small), store=store)
+    first = make_bank(work, BankPlan(subsets=4, replicates=1, **small), context=Context(store=store))
     before = counted.jobs
-    second = make_bank(work, BankPlan(subsets=8, replicates=2, **small), store=store)
+    second = make_bank(work, BankPlan(subsets=8, replicates=2, **small), context=Context(store=store))
     assert counted.jobs - before == 4 * 2 + 4
     np.testing.assert_array_equal(second.test.values[:1, :4], first.test.values)
     assert bank_module.Bank is type(second)

@@ -9,8 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from coterie._progress import silent
-from coterie._units import NoStore
+from coterie import Context
 from coterie.affinity import Affinity, Estimate, GainModel, GradTAEModel, PairwiseGainModel
 from coterie.affinity.costs import Costs
 from coterie.benchmark.bank import Bank
@@ -173,10 +172,7 @@ def test_groupings_are_trained_and_ranked(bank: Bank, monkeypatch: pytest.Monkey
     given = find_grouping(own, 3, seed=0)
     assert given.labels.tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
     assert "own clustering" in given.method
-    found = judge(
-        bank, 3, {"oracle": good, "odd": given}, replicates=2, draws=12, draw_replicates=2, seed=0, memory=2**30,
-        store=NoStore(), progress=silent,
-    )  # fmt: skip
+    found = judge(bank, 3, {"oracle": good, "odd": given}, replicates=2, draws=12, draw_replicates=2, context=Context())
     assert not any(len(one) in (1, TASKS) for one in asked)  # the bank has these
     rows = {row["name"]: row for row in found["candidates"]}
     assert rows["single-task"]["gain"]["mean"] == 0

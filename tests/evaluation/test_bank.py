@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coterie import Context
+from coterie._units import NoStore
 from coterie.errors import SettingError
 from coterie.evaluation import bank
 from coterie.evaluation.bank import Runs, draw_subsets, train_subsets
@@ -158,9 +160,9 @@ def test_a_killed_bank_goes_on_and_computes_only_the_rest(at, tmp_path, monkeypa
     workload = make("regression")
 
     def train(store):
-        return train_subsets(workload, SUBSETS, 2, name="test", store=store)
+        return train_subsets(workload, SUBSETS, 2, name="test", context=Context(store=store))
 
-    whole = train(None)
+    whole = train(NoStore())
     with RunDirectory(tmp_path, fingerprint="f", settings={}) as run, pytest.raises(KeyboardInterrupt):
         train(Fragile(run, at))
     with RunDirectory(tmp_path, fingerprint="f", settings={}) as run:
@@ -179,9 +181,9 @@ def test_a_killed_bank_goes_on_and_computes_only_the_rest(at, tmp_path, monkeypa
 def test_more_replicates_and_more_subsets_find_the_earlier_units(monkeypatch):
     monkeypatch.setattr(bank, "BLOCK", 2)
     workload, store = make("regression"), MemoryRun()
-    first = train_subsets(workload, SUBSETS[:4], 1, name="test", store=store)
+    first = train_subsets(workload, SUBSETS[:4], 1, name="test", context=Context(store=store))
     counted = Fragile(store)
-    second = train_subsets(workload, SUBSETS, 3, name="test", store=counted)
+    second = train_subsets(workload, SUBSETS, 3, name="test", context=Context(store=counted))
     assert (counted.asked, counted.computed) == (9, 7)
     np.testing.assert_array_equal(second.values[:1, :4], first.values)
 
@@ -190,9 +192,9 @@ def test_more_replicates_and_more_subsets_find_the_earlier_units(monkeypatch):
 def test_other_trainings_are_other_units(change):
     workload, store = make("regression"), MemoryRun()
     options = {"name": "test", "common": False}
-    train_subsets(workload, SUBSETS, 1, **options, store=store)
+    train_subsets(workload, SUBSETS, 1, **options, context=Context(store=store))
     counted = Fragile(store)
-    train_subsets(workload, SUBSETS, 1, **{**options, **change}, store=counted)
+    train_subsets(workload, SUBSETS, 1, **{**options, **change}, context=Context(store=counted))
     assert counted.computed == 1
 
 
@@ -210,7 +212,7 @@ def test_flops_are_those_of_the_steps_and_checks():
 def test_progress_rises_to_the_number_of_trainings(monkeypatch):
     monkeypatch.setattr(bank, "BLOCK", 2)
     told = []
-    train_subsets(make("regression"), SUBSETS, 2, name="x", progress=lambda *news: told.append(news))
+    train_subsets(make("regression"), SUBSETS, 2, name="x", context=Context(progress=lambda *news: told.append(news)))
     assert {(stage, total) for stage, _, total in told} == {("bank: x", 10)}
     done = [count for _, count, _ in told]
     assert done == sorted(done)

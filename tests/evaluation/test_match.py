@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coterie import Context
 from coterie.errors import SettingError
 from coterie.evaluation.bank import draw_subsets
 from coterie.evaluation.bank_plan import BankPlan, draw_pairs
@@ -131,12 +132,12 @@ class Counting(MemoryRun):
 
 def test_groups_are_trained_once_wherever_they_come_from() -> None:
     work, store = make(epochs=2), Counting()
-    first = train_groups(work, [(1, 0), (2,)], 2, store=store)
+    first = train_groups(work, [(1, 0), (2,)], 2, context=Context(store=store))
     assert store.computed == 4
     assert first[0, 1].shape == (2, work.n_tasks)
     assert np.isnan(first[0, 1][:, 2]).all()
     assert len(np.unique(first[0, 1][:, 0])) == 2  # seeds differ
-    again = train_groups(work, [(0, 1), (0, 2)], 3, store=store)
+    again = train_groups(work, [(0, 1), (0, 2)], 3, context=Context(store=store))
     assert store.computed == 4 + 1 + 3
     np.testing.assert_array_equal(again[0, 1][:2], first[0, 1])
     anew = train_groups(work, [(0, 2), (0, 1)], 3)

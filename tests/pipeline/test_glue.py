@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from coterie import Context
 from coterie._progress import silent
 from coterie.affinity import Estimate, GainModel, get_estimator
 from coterie.affinity.costs import Costs
@@ -144,7 +145,7 @@ def test_label_correlation_moves_the_prior_by_its_weight() -> None:
 def test_a_budget_is_spent(trainings: float) -> None:
     """Not half of it, and not much more than all."""
     estimate = get_estimator("fused", trainings=trainings).estimate(
-        digits_workload(8, rows=300), seed=0, subset_size=3, memory=2**30
+        digits_workload(8, rows=300), context=Context(seed=0, memory=2**30), subset_size=3
     )
     assert estimate.run_flops is not None
     spent = sum(row["flops"] or 0.0 for row in estimate.costs.rows()) / estimate.run_flops

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from coterie import from_arrays
+from coterie import Context, from_arrays
 from coterie.affinity import get_estimator
 from coterie.diffusion.affinity import StepAffinity
 from coterie.diffusion.config import DiffusionConfig
@@ -115,7 +115,7 @@ def gain_model():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 4))
     work = from_arrays(x, x[:, :3] > 0, tasks=list(TASKS), hidden=(3,), recipe=Recipe(epochs=1, check_every=2))
-    return get_estimator("secants", bases=1).estimate(work, seed=0, subset_size=2).model
+    return get_estimator("secants", bases=1).estimate(work, context=Context(seed=0), subset_size=2).model
 
 
 def step_affinity():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from coterie import Context
 from coterie.affinity.costs import training_flops
 from coterie.balancing import AGGREGATIONS, WEIGHTINGS, Balancing, get_balancer, task_means
 from coterie.errors import FallbackWarning, ModelError, SettingError
@@ -131,7 +132,7 @@ def test_gradients_are_combined_in_the_loop_and_others_stay_stacked():
     jobs = [Job((0, 1, 2), seed, balancing=name) for seed in (0, 1) for name in ("mgda", "famo", None)]
     steps = []
     with pytest.warns(FallbackWarning, match=r"mgda combines the gradients of tasks"):
-        fits = fit(workload, jobs, progress=lambda stage, done, total: steps.append((done, total)))
+        fits = fit(workload, jobs, context=Context(progress=lambda stage, done, total: steps.append((done, total))))
     assert [found.job for found in fits] == jobs
     for job, found in zip(jobs, fits, strict=True):
         np.testing.assert_allclose(found.test, fit_one(workload, job).test, rtol=1e-3)

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import nn
 
-from coterie import _executor, _worker
+from coterie import Context, _executor, _worker
 from coterie._executor import Parcel, run_jobs
 from coterie._units import Payload
 from coterie.balancing import Balancing
@@ -101,14 +101,14 @@ def pool() -> Iterator[Executor]:
 @pytest.mark.usefixtures("chunks")
 def test_threads_give_the_same_bits(work, alone):
     with ThreadPoolExecutor(3) as executor:
-        assert_same(fit(work, JOBS, executor=executor), alone)
+        assert_same(fit(work, JOBS, context=Context(executor=executor)), alone)
 
 
 @pytest.mark.usefixtures("chunks")
 def test_processes_give_the_same_bits(work, alone, pool):
     """`executor` is a pool of two spawned processes."""
     done: list[tuple[int, int]] = []
-    found = fit(work, JOBS, executor=pool, progress=lambda stage, a, b: done.append((a, b)))
+    found = fit(work, JOBS, context=Context(executor=pool, progress=lambda stage, a, b: done.append((a, b))))
     assert_same(found, alone)
     assert done[-1] == (12, 12)
     assert [a for a, _ in done] == sorted(a for a, _ in done)
@@ -119,23 +119,23 @@ def test_processes_give_the_same_bits(work, alone, pool):
 @pytest.mark.usefixtures("chunks")
 def test_a_plain_process_pool_does_as_well(work, alone):
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
-        assert_same(fit(work, JOBS, executor=executor), alone)
+        assert_same(fit(work, JOBS, context=Context(executor=executor)), alone)
 
 
 def test_states_and_start_states_travel(work):
     (base,) = fit(work, [Job((0, 1, 2, 3), 0, max_steps=2, early_stopping=False)])
     jobs = [Job((task,), 0, start=base.state, max_steps=3, early_stopping=False, checks=False) for task in range(4)]
-    assert_same(fit(work, jobs, executor=Inline()), fit(work, jobs))
-    assert not fit(work, jobs, executor=Inline(), keep_states=False)[0].state
+    assert_same(fit(work, jobs, context=Context(executor=Inline())), fit(work, jobs))
+    assert not fit(work, jobs, context=Context(executor=Inline()), keep_states=False)[0].state
 
 
 def test_chunks_do_not_depend_on_the_executor(work, monkeypatch):
     """A chunk is cut by jobs and memory alone: the same calls go out however many are under way at a time."""
     small_chunks(monkeypatch)
     wide, narrow = Inline(), Inline()
-    fit(work, JOBS, executor=wide)
+    fit(work, JOBS, context=Context(executor=wide))
     monkeypatch.setattr(_executor, "WINDOW", 1)
-    fit(work, JOBS, executor=narrow)
+    fit(work, JOBS, context=Context(executor=narrow))
     assert [arguments[1] for arguments in wide.arguments] == [arguments[1] for arguments in narrow.arguments]
 
 
@@ -145,7 +145,7 @@ def test_a_warning_about_the_backend_is_the_same():
     for executor in (None, Inline()):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            fit(work, [Job((0,), 0, max_steps=1), Job((1,), 0, max_steps=1)], executor=executor)
+            fit(work, [Job((0,), 0, max_steps=1), Job((1,), 0, max_steps=1)], context=Context(executor=executor))
         said.append([str(item.message) for item in caught])
     assert said[0] == said[1] != []
 
@@ -155,7 +155,7 @@ def test_an_error_of_a_job_is_raised_as_it_is(work):
     with pytest.raises(ModelError, match=r"job 0.*'b'") as here:
         fit(wild, [Job((1,), 0), Job((1, 2), 0)])
     with pytest.raises(ModelError) as there:
-        fit(wild, [Job((1,), 0), Job((1, 2), 0)], executor=Inline())
+        fit(wild, [Job((1,), 0), Job((1, 2), 0)], context=Context(executor=Inline()))
     assert str(here.value) == str(there.value)
     assert "On a worker" in there.value.__notes__[0]
 
@@ -185,7 +185,7 @@ def test_results_are_in_order_and_progress_counts():
 def test_warnings_come_back():
     (outcome,) = run_jobs(Inline(), jobs_of_tests.warn, [7], holding(0))
     with pytest.warns(NumericsWarning, match="number 7"):
-        _executor.say(outcome.warned)
+        _executor.reissue_warnings(outcome.warned)
 
 
 @pytest.mark.slow
@@ -300,7 +300,7 @@ def test_another_workload_behind_the_name_is_found_out(tmp_path):
     answer = loads(_worker.work("", b"", first, _worker.facts()))
     assert answer[0] == "unopened"
     assert "another workload here" in answer[1]
-    done = fit(work, [Job((0,), 0)], executor=Inline())  # falls back on sending it whole
+    done = fit(work, [Job((0,), 0)], context=Context(executor=Inline()))  # falls back on sending it whole
     assert_same(done, fit(work, [Job((0,), 0)]))
     assert sent.data is not first
 
@@ -332,13 +332,13 @@ def test_a_model_that_cannot_be_pickled_names_the_way_out(work, monkeypatch):
     monkeypatch.setattr("coterie.workload.travel.find_spec", lambda name: None)  # as without cloudpickle
     local = replace(work, build_model=lambda seed: work.build_model(seed))
     with pytest.raises(WorkerError, match=r"cannot be sent.*file.py:name.*lambda.*cloudpickle"):
-        fit(local, [Job((0,), 0), Job((1,), 0)], executor=Inline())
+        fit(local, [Job((0,), 0), Job((1,), 0)], context=Context(executor=Inline()))
 
 
 def test_cloudpickle_carries_a_lambda(work):
     pytest.importorskip("cloudpickle")
     local = replace(work, build_model=lambda seed: work.build_model(seed))
-    assert_same(fit(local, JOBS[:3], executor=Inline()), fit(work, JOBS[:3]))
+    assert_same(fit(local, JOBS[:3], context=Context(executor=Inline())), fit(work, JOBS[:3]))
 
 
 def test_an_opened_parcel_is_kept():
@@ -364,10 +364,8 @@ def unit_payloads(
     work: Workload, store: Any, executor: Executor | None, told: list[Any] | None = None
 ) -> list[Payload]:
     units = [FitUnit({"n": n}, [Job((0, 1), 5 * n + i) for i in range(5)]) for n in range(4)]
-    return fit_units(
-        work, "test", units, pack_fits, store=store, memory=2**30, stage="stage", executor=executor,
-        progress=None if told is None else lambda *a: told.append(a),
-    )  # fmt: skip
+    context = Context(store=store, executor=executor, progress=lambda *a: None if told is None else told.append(a))
+    return fit_units(work, "test", units, pack_fits, context, stage="stage")
 
 
 def assert_same_payloads(one: list[Payload], other: list[Payload]) -> None:
@@ -404,14 +402,14 @@ def test_a_killed_caller_keeps_the_finished_units(work, tmp_path):
 
 def test_a_balancing_travels(work):
     jobs = [Job((0, 1, 3), seed, balancing=Balancing("famo")) for seed in range(2)]
-    assert_same(fit(work, jobs, executor=Inline()), fit(work, jobs))
+    assert_same(fit(work, jobs, context=Context(executor=Inline())), fit(work, jobs))
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_a_workload_on_a_gpu_travels_through_the_cpu(work):
     moved = work.to("cuda")
-    done = fit(moved, JOBS[:3], executor=Inline())
+    done = fit(moved, JOBS[:3], context=Context(executor=Inline()))
     assert_same(done, fit(moved, JOBS[:3]))
     assert all(value.is_cuda for value in done[0].state.values())
 
@@ -425,14 +423,14 @@ def test_submitit_runs_jobs_as_processes(tmp_path: Path):
     inner = submitit.AutoExecutor(folder=str(tmp_path), cluster="local")
     inner.update_parameters(timeout_min=2)
     with SubmititExecutor(inner, poll=0.1) as executor:
-        assert_same(fit(work, jobs, executor=executor), fit(work, jobs))
+        assert_same(fit(work, jobs, context=Context(executor=executor)), fit(work, jobs))
 
 
 def test_from_arrays_needs_no_cloudpickle(monkeypatch):
     monkeypatch.setattr("coterie.workload.travel.find_spec", lambda name: None)
     x = np.random.default_rng(0).normal(size=(60, 4))
     work = from_arrays(x, (x[:, :2] > 0).astype(float), recipe=Recipe(epochs=1))
-    assert_same(fit(work, [Job((0, 1), 0)], executor=Inline()), fit(work, [Job((0, 1), 0)]))
+    assert_same(fit(work, [Job((0, 1), 0)], context=Context(executor=Inline())), fit(work, [Job((0, 1), 0)]))
 
 
 # what went wrong once

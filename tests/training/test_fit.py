@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from coterie import Context
 from coterie.errors import FallbackWarning, ModelError, ResourceError, SettingError, WorkloadError
 from coterie.training import Job, evaluate, fit, fit_one, fit_population, is_stackable
 from reference.training_workloads import make
@@ -85,7 +86,7 @@ def test_progress_ends_at_the_total(backend):
         make("binary", patience=2, learning_rate=0.1, epochs=20),
         [Job((t % 4,), t) for t in range(4)],
         backend=backend,
-        progress=lambda *report: seen.append(report),
+        context=Context(progress=lambda *report: seen.append(report)),
     )
     done = [report[1] for report in seen]
     assert {report[0] for report in seen} == {"training"}
@@ -105,7 +106,7 @@ def test_wrong_settings():
     with pytest.raises(ResourceError, match="memory"):
         fit_population(workload, [Job((1,), 0)], memory=100)
     with pytest.warns(FallbackWarning, match="memory"):
-        assert len(fit(workload, [Job((1,), 0), Job((2,), 0)], memory=100)) == 2
+        assert len(fit(workload, [Job((1,), 0), Job((2,), 0)], context=Context(memory=100))) == 2
     assert fit(workload, []) == []
     for backend in ("population", "loop"):
         start = {k: v for k, v in workload.build_model(0).state_dict().items() if k != "head.weight"}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coterie.affinity.context import Context
+from coterie.affinity.context import Prepared
 from coterie.affinity.costs import training_flops
 from coterie.affinity.digest import digest
 from coterie.training import Fit, FitUnit, Job, fit_units
@@ -29,17 +29,17 @@ class Bases:
     share: float
 
 
-def train(context: Context, jobs: Sequence[Job], *, stage: str, name: str) -> list[Fit]:
+def train(prepared: Prepared, jobs: Sequence[Job], *, stage: str, name: str) -> list[Fit]:
     """Train jobs as one unit of the store and book their cost on a stage."""
-    return train_all(context, [jobs], stage=stage, name=name)[0]
+    return train_all(prepared, [jobs], stage=stage, name=name)[0]
 
 
-def train_all(context: Context, several: Sequence[Sequence[Job]], *, stage: str, name: str) -> list[list[Fit]]:
+def train_all(prepared: Prepared, several: Sequence[Sequence[Job]], *, stage: str, name: str) -> list[list[Fit]]:
     """Train lists of jobs, each as one unit of the store, and book their cost on a stage."""
-    workload, costs = context.workload, context.costs
+    workload, costs = prepared.workload, prepared.costs
     payloads = fit_units(
         workload, name, [FitUnit(_key(jobs), jobs) for jobs in several], pack_fits,
-        store=context.store, memory=context.memory, stage=stage, progress=context.progress, executor=context.executor,
+        prepared.context, stage=stage,
     )  # fmt: skip
     found: list[list[Fit]] = []
     for jobs, payload in zip(several, payloads, strict=True):
@@ -56,9 +56,11 @@ def _key(jobs: Sequence[Job]) -> dict[str, object]:
     return {"jobs": [[*(getattr(job, fact) for fact in facts), starts[id(job.start)]] for job in jobs]}
 
 
-def train_full(context: Context) -> Fit:
+def train_full(prepared: Prepared) -> Fit:
     """An ordinary training on all tasks, to its early stop: it says how far the loss falls, and when."""
-    (full,) = train(context, [Job(subset=context.everything, seed=context.seed)], stage="base models", name="full-base")
+    (full,) = train(
+        prepared, [Job(subset=prepared.everything, seed=prepared.context.seed)], stage="base models", name="full-base"
+    )
     return full
 
 
@@ -71,21 +73,22 @@ def checkpoint(full: Fit, share: float) -> int:
     return next(step for step, loss in full.history if loss <= target)
 
 
-def train_bases(context: Context, count: int, share: float) -> Bases:
+def train_bases(prepared: Prepared, count: int, share: float) -> Bases:
     """Train `count` base models on all tasks.
 
     The first is trained to its early stop once, to learn how far the loss falls. The first validation check at which at
     most `share` of that drop is left is the checkpoint; the other bases are trained for as many steps, and look at no
     validation data. ``share=0`` keeps the early-stopped models, as published.
     """
-    seeds = range(context.seed, context.seed + count)
+    seeds = range(prepared.context.seed, prepared.context.seed + count)
     if share == 0:
-        jobs = [Job(subset=context.everything, seed=seed) for seed in seeds]
-        fits = train(context, jobs, stage="base models", name="bases")
+        jobs = [Job(subset=prepared.everything, seed=seed) for seed in seeds]
+        fits = train(prepared, jobs, stage="base models", name="bases")
         return Bases(tuple(fits), fits[0], share)
-    full = train_full(context)
+    full = train_full(prepared)
     steps = checkpoint(full, share)
     jobs = [
-        Job(subset=context.everything, seed=seed, max_steps=steps, early_stopping=False, checks=False) for seed in seeds
+        Job(subset=prepared.everything, seed=seed, max_steps=steps, early_stopping=False, checks=False)
+        for seed in seeds
     ]
-    return Bases(tuple(train(context, jobs, stage="base models", name="bases")), full, share)
+    return Bases(tuple(train(prepared, jobs, stage="base models", name="bases")), full, share)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any
@@ -13,14 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coterie._progress import Progress
+from coterie._context import DEFAULT_CONTEXT, Context, called_with_keywords, keywords_into
 from coterie._show import short_repr
-from coterie._units import UnitStore
 from coterie.affinity.costs import Costs
 from coterie.affinity.gain_model import GainModel
 from coterie.workload import Workload
-
-_log = logging.getLogger("coterie")
 
 
 @short_repr
@@ -45,19 +40,16 @@ class Estimate:
     cluster: Callable[[int], NDArray[np.int64]] | None = None
 
 
-def given(estimator: Estimator, executor: Executor | None) -> dict[str, Executor]:
-    """The argument `executor` where there is one: estimators of users need not know it, and train in this process."""
-    if executor is None:
-        return {}
-    known = signature(estimator.estimate).parameters.values()
-    if any(one.name == "executor" or one.kind is one.VAR_KEYWORD for one in known):
-        return {"executor": executor}
-    _log.warning("the method %r takes no `executor`: its estimate is made in this process", estimator.name)
-    return {}
-
-
 class Estimator(ABC):
     """Settings of a method; each method is a frozen dataclass that checks them when it is made."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Let `estimate` be called, and be written, as before there was a context."""
+        super().__init_subclass__(**options)
+        own = cls.__dict__.get("estimate")
+        if own is not None:
+            new = "context" in signature(own).parameters
+            cls.estimate = keywords_into(context=Context)(own) if new else called_with_keywords(own, cls.__name__)
 
     @property
     @abstractmethod
@@ -65,27 +57,14 @@ class Estimator(ABC):
         """Name of the method with these settings."""
 
     @abstractmethod
-    def estimate(
-        self,
-        workload: Workload,
-        *,
-        seed: int = 0,
-        subset_size: int = 2,
-        memory: int = 2**30,
-        store: UnitStore | None = None,
-        progress: Progress | None = None,
-        executor: Executor | None = None,
-    ) -> Estimate:
+    def estimate(self, workload: Workload, context: Context = DEFAULT_CONTEXT, subset_size: int = 2) -> Estimate:
         """Estimate affinities.
 
         Args:
             workload: tasks, data, model and recipe.
-            seed: of everything random.
-            subset_size: size of the subsets that will mostly be asked about.
-            memory: working memory in bytes.
-            store: where finished units go; methods that share work find it there.
-            progress: called as ``progress(stage, done, total)``.
-            executor: where trainings run; None is this process.
+            context: seed, memory, store, progress, executor and ledger.
+            subset_size: size of the subsets that will mostly be asked about; methods to which it means nothing do not
+                look at it.
         """
 
     def to_dict(self) -> dict[str, Any]:

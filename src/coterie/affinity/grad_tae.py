@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
 import torch
 
 from coterie._check import whole_number
-from coterie._progress import Progress
+from coterie._context import DEFAULT_CONTEXT, Context
 from coterie._surface import known_arguments
-from coterie._units import UnitStore
 from coterie.affinity.bases import Bases, train, train_all, train_bases
-from coterie.affinity.context import Context, open_context
+from coterie.affinity.context import Prepared, prepare
 from coterie.affinity.estimator import Estimate, Estimator
 from coterie.affinity.forks import displacements, fork_jobs, orthonormal, stack
 from coterie.affinity.grad_tae_model import GradTAEModel
@@ -146,28 +144,8 @@ class GradTAE(Estimator):
                 f"Found share={self.share}, fork={self.fork}."
             )
 
-    def estimate(
-        self,
-        workload: Workload,
-        *,
-        seed: int = 0,
-        subset_size: int = 2,
-        memory: int = 2**30,
-        store: UnitStore | None = None,
-        progress: Progress | None = None,
-        executor: Executor | None = None,
-    ) -> Estimate:
-        """Train the bases and linearise them.
-
-        Args:
-            workload: tasks, data, model and recipe.
-            seed: of the first base; base b has seed + b.
-            subset_size: size of the subsets that will mostly be asked about; sets what an ordinary run is and what it
-                costs.
-            memory: working memory in bytes.
-            store: where finished units go.
-            progress: called as ``progress(stage, done, total)``.
-            executor: where trainings run; None is this process.
+    def estimate(self, workload: Workload, context: Context = DEFAULT_CONTEXT, subset_size: int = 2) -> Estimate:
+        """Train the bases and linearise them; base b has the context's seed + b.
 
         Returns:
             A model that predicts any subset, what it cost, and notes on what was chosen.
@@ -175,91 +153,93 @@ class GradTAE(Estimator):
         Cost: `bases` x (part of a training + forks + d Jacobian-vector products); nothing per subset but a small linear
             solve.
         """
-        context = open_context(workload, seed, memory, store, progress, executor)
+        prepared = prepare(workload, context)
         if self.directions != "secants":
-            owned = {*context.structure.trunk, *context.structure.head_names}
+            owned = {*prepared.structure.trunk, *prepared.structure.head_names}
             model = workload.build_model(context.seed)
             refuse_complex({name: value for name, value in model.named_parameters() if name in owned})
-        self._check_network(context)
-        self._check_memory(context)
-        bases = train_bases(context, self.bases, self.share)
+        self._check_network(prepared)
+        self._check_memory(prepared)
+        bases = train_bases(prepared, self.bases, self.share)
         notes: list[str] = []
         linear: list[LinearBase] = []
         kept: list[Directions] = []
-        forks = self._forks(context, bases)
+        forks = self._forks(prepared, bases)
         for number, base in enumerate(bases.fits):  # one after the other: forks and directions of a base may be large
             if self.directions == "secants":
-                linear.append(by_secants(context, number, base, next(forks), self, notes))
+                linear.append(by_secants(prepared, number, base, next(forks), self, notes))
                 continue
-            along = self._directions(context, base, forks)
-            linear.append(linearize(context, number, base.state, along, self, notes))
+            along = self._directions(prepared, base, forks)
+            linear.append(linearize(prepared, number, base.state, along, self, notes))
             kept += [along] if self.evaluation != "linear" else []
-        ridge, path = self._ridge(context, bases, linear, subset_size, notes)
+        ridge, path = self._ridge(prepared, bases, linear, subset_size, notes)
         if self.ridge == "published":
             linear = [replace(base, raw=True) for base in linear]
         network = None
         if kept:
             states = tuple(base.state for base in bases.fits)
-            network = NetworkValues(context, states, tuple(kept), heads=self.evaluation == "network")
+            network = NetworkValues(prepared, states, tuple(kept), heads=self.evaluation == "network")
         kinds = tuple(task.kind for task in workload.tasks)
         names, converged = workload.task_names, self.fit == "converged"
         model = GradTAEModel(names, linear, ridge, converged, network, self.name, kinds, path)
-        model.memory = memory
+        model.memory = context.memory
         facts = {"steps of the training on all tasks": float(bases.full.steps)}
-        return Estimate(model, context.costs, None, tuple(notes), facts)
+        return Estimate(model, prepared.costs, None, tuple(notes), facts)
 
-    def _check_network(self, context: Context) -> None:
-        other = [h for h, head in enumerate(context.structure.heads) if not head.linear]
+    def _check_network(self, prepared: Prepared) -> None:
+        other = [h for h, head in enumerate(prepared.structure.heads) if not head.linear]
         if self.evaluation == "network" and self.heads == "exact" and other:
-            name = context.workload.task_names[other[0]]
+            name = prepared.workload.task_names[other[0]]
             raise SettingError(
                 "Parameter `evaluation`='network' with heads='exact' needs heads that are one linear layer. "
                 f"Found another head for task {name!r}. Use evaluation='linear' or heads='projected'."
             )
 
-    def _check_memory(self, context: Context) -> None:
+    def _check_memory(self, prepared: Prepared) -> None:
         """Refuse what cannot fit: per-task sums over all bases, and the directions of a base while they are made."""
-        workload, trunk = context.workload, set(context.structure.trunk)
+        workload, trunk = prepared.workload, set(prepared.structure.trunk)
         n, d = workload.n_tasks, self.count if self.directions == "random" else workload.n_tasks
-        named = workload.build_model(context.seed).named_parameters()
+        named = workload.build_model(prepared.context.seed).named_parameters()
         size = sum(p.numel() for name, p in named if name in trunk)
         need = 8 * n * d * d * self.bases + (0 if self.directions == "random" else 20 * n * size)
-        if need > context.memory:
+        memory = prepared.context.memory
+        if need > memory:
             raise ResourceError(
                 f"The estimate needs about {need / 2**30:.1f} GiB, more than `memory` allows "
-                f"({context.memory / 2**30:.1f} GiB): {n} tasks, {d} directions, {size} shared numbers, {self.bases} "
+                f"({memory / 2**30:.1f} GiB): {n} tasks, {d} directions, {size} shared numbers, {self.bases} "
                 "bases. Give more `memory`, fewer `bases`, or directions='random' with a smaller `count`."
             )
 
-    def _directions(self, context: Context, base: Fit, forks: Iterator[list[State]]) -> Directions:
-        workload, trunk = context.workload, context.structure.trunk
+    def _directions(self, prepared: Prepared, base: Fit, forks: Iterator[list[State]]) -> Directions:
+        workload, trunk = prepared.workload, prepared.structure.trunk
         if self.directions == "random":
-            model = workload.build_model(context.seed)
-            owned = set(trunk) if self.heads == "exact" else {*trunk, *context.structure.head_names}
+            model = workload.build_model(prepared.context.seed)
+            owned = set(trunk) if self.heads == "exact" else {*trunk, *prepared.structure.head_names}
             shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if name in owned}
             return RandomDirections(shapes, self.count, base.job.seed)
         if self.directions == "task-gradients":
             rows = task_gradients(workload, base.state, trunk)
-            unit, n_rows = context.costs.unit, len(workload.split.train)
-            context.costs.add("task gradients", n_rows * workload.n_tasks * (unit.training - unit.forward))
+            unit, n_rows = prepared.costs.unit, len(workload.split.train)
+            prepared.costs.add("task gradients", n_rows * workload.n_tasks * (unit.training - unit.forward))
         else:
             rows = displacements(base.state, next(forks), trunk)
         return stack(orthonormal(rows), base.state, trunk)
 
-    def _forks(self, context: Context, bases: Bases) -> Iterator[list[State]]:
+    def _forks(self, prepared: Prepared, bases: Bases) -> Iterator[list[State]]:
         """Where short single-task trainings from each base end; trained when they are asked for.
 
         An executor gets those of several bases at once, as many as fit the memory.
         """
-        jobs = [fork_jobs(base, round(self.fork * bases.full.steps), context.everything) for base in bases.fits]
+        jobs = [fork_jobs(base, round(self.fork * bases.full.steps), prepared.everything) for base in bases.fits]
         size = sum(value.numel() * value.element_size() for value in bases.full.state.values())
-        together = 1 if context.executor is None else max(1, context.memory // (2 * context.workload.n_tasks * size))
+        both, memory = 2 * prepared.workload.n_tasks * size, prepared.context.memory
+        together = 1 if prepared.context.executor is None else max(1, memory // both)
         for start in range(0, len(jobs), together):
-            for ends in train_all(context, jobs[start : start + together], stage="task vectors", name="forks"):
+            for ends in train_all(prepared, jobs[start : start + together], stage="task vectors", name="forks"):
                 yield [end.state for end in ends]
 
     def _ridge(
-        self, context: Context, bases: Bases, linear: list[LinearBase], size: int, notes: list[str]
+        self, prepared: Prepared, bases: Bases, linear: list[LinearBase], size: int, notes: list[str]
     ) -> tuple[float, tuple[float, ...]]:
         """Strength of the ridge (times N where it is the published one), and those among which each subset chooses."""
         if not isinstance(self.ridge, str):
@@ -269,22 +249,23 @@ class GradTAE(Estimator):
             notes.append(f"ridge 1 / ({self.c:g} N) on raw features, for a subset of N labels: as published")
             return 1 / self.c, ()
         if self.ridge == "stopped":
-            value, note = stopped_ridge(context.workload.n_tasks, linear, size, context.seed, context.memory)
+            context = prepared.context
+            value, note = stopped_ridge(prepared.workload.n_tasks, linear, size, context.seed, context.memory)
             notes.append(note)
             return value, PATH
         if self.ridge == "by-loss" or self.share == 0:
-            logs = [math.log(task.loss.default_ridge) for task in context.workload.tasks]
+            logs = [math.log(task.loss.default_ridge) for task in prepared.workload.tasks]
             value = math.exp(sum(logs) / len(logs))
             notes.append(f"ridge {value:.2g}: the default of the tasks' losses")
             return value, ()
-        return self._matched(context, bases, linear[0], notes), ()
+        return self._matched(prepared, bases, linear[0], notes), ()
 
-    def _matched(self, context: Context, bases: Bases, linear: LinearBase, notes: list[str]) -> float:
-        workload, base = context.workload, bases.fits[0]
+    def _matched(self, prepared: Prepared, bases: Bases, linear: LinearBase, notes: list[str]) -> float:
+        workload, base = prepared.workload, bases.fits[0]
         tasks = torch.linspace(0, workload.n_tasks - 1, min(LONG_FORKS, workload.n_tasks)).long().tolist()
         jobs = fork_jobs(base, round(3 * self.fork * bases.full.steps), tasks)
-        ends = train(context, jobs, stage="choice of the ridge", name="long-forks")
-        (moved,) = displacements(base.state, [bases.full.state], context.structure.trunk)
+        ends = train(prepared, jobs, stage="choice of the ridge", name="long-forks")
+        (moved,) = displacements(base.state, [bases.full.state], prepared.structure.trunk)
         value, note = matched_ridge(
             workload,
             linear,

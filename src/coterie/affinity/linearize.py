@@ -11,7 +11,7 @@ from torch import Tensor
 
 from coterie._units import SHARDS, NoStore, Payload, drop_shards, folder_of
 from coterie.affinity.blocks import compressed, pack_blocks, under, unpack_blocks
-from coterie.affinity.context import Context
+from coterie.affinity.context import Prepared
 from coterie.affinity.costs import timed
 from coterie.affinity.digest import digest
 from coterie.affinity.linear import LinearBase
@@ -35,7 +35,7 @@ HEAD_DIRECTIONS = 32
 
 
 def linearize(
-    context: Context,
+    prepared: Prepared,
     number: int,
     state: Mapping[str, Tensor],
     directions: Directions,
@@ -46,19 +46,19 @@ def linearize(
 
     Cost: about 2 d forward passes over both parts in forward mode; see the note that the planner leaves.
     """
-    workload = context.workload
-    folder = folder_of(context.store, SHARDS)
+    workload = prepared.workload
+    folder = folder_of(prepared.context.store, SHARDS)
 
     def compute() -> Payload:
         parts: dict[str, PartFeatures] = {}
         for part in ("train", "validation"):
             parts[part] = compute_shards(
-                workload, state, directions, structure=context.structure, part=part, heads=settings.heads,
-                memory=context.memory, head_directions=HEAD_DIRECTIONS, dtype=settings.dtype,
-                folder=folder, executor=context.executor,
-                progress=lambda _, a, b: context.progress(f"features of base {number + 1}", a, b),
+                workload, state, directions, structure=prepared.structure, part=part, heads=settings.heads,
+                memory=prepared.context.memory, head_directions=HEAD_DIRECTIONS, dtype=settings.dtype,
+                folder=folder, executor=prepared.context.executor,
+                progress=lambda _, a, b: prepared.context.progress(f"features of base {number + 1}", a, b),
             )  # fmt: skip
-        check_heads(workload, [parts["train"].head_width(t) for t in range(workload.n_tasks)], context.memory)
+        check_heads(workload, [parts["train"].head_width(t) for t in range(workload.n_tasks)], prepared.context.memory)
         blocks = {part: task_blocks(workload, features) for part, features in parts.items()}
         if settings.intercept:
             blocks = {part: tuple(with_constant(block) for block in each) for part, each in blocks.items()}
@@ -72,33 +72,38 @@ def linearize(
         return Payload(dict(arrays), {"note": note, "mode": plan.mode})
 
     size = int(workload.observed.sum()) * (_bytes(settings) * directions.count + 4 * 64)
-    store = context.store if size <= KEEP_BYTES else NoStore()
+    store = prepared.context.store if size <= KEEP_BYTES else NoStore()
     along = None if isinstance(directions, RandomDirections) else digest(directions.chunk(0, directions.count))
     key = {"base": number, "settings": _key(settings), "state": digest(state), "directions": along}
-    payload = timed(store, context.costs, "gradient features", "features", key, compute)
+    payload = timed(store, prepared.costs, "gradient features", "features", key, compute)
     drop_shards(folder)
     if number == 0:
         notes.append(str(payload.meta["note"]))
-    own = settings.heads == "exact" and not all(head.linear for head in context.structure.heads)
+    own = settings.heads == "exact" and not all(head.linear for head in prepared.structure.heads)
     extra = HEAD_DIRECTIONS if own else 0
-    flops = feature_flops(workload, directions, context.costs.unit, str(payload.meta["mode"]), extra)
-    context.costs.add("gradient features", flops)
+    flops = feature_flops(workload, directions, prepared.costs.unit, str(payload.meta["mode"]), extra)
+    prepared.costs.add("gradient features", flops)
     return _assemble(workload, payload, stretch(directions))
 
 
 def by_secants(
-    context: Context, number: int, base: Fit, ends: Sequence[Mapping[str, Tensor]], settings: GradTAE, notes: list[str]
+    prepared: Prepared,
+    number: int,
+    base: Fit,
+    ends: Sequence[Mapping[str, Tensor]],
+    settings: GradTAE,
+    notes: list[str],
 ) -> LinearBase:
     """The same with secants to the ends of the forks in place of gradients, see :mod:`coterie.affinity.secants`."""
-    workload = context.workload
+    workload = prepared.workload
 
     def compute() -> Payload:
-        tell = lambda stage, a, b: context.progress(f"{stage} (base {number + 1})", a, b)  # noqa: E731
+        tell = lambda stage, a, b: prepared.context.progress(f"{stage} (base {number + 1})", a, b)  # noqa: E731
         blocks = {
-            part: compressed(secant_blocks(workload, base.state, ends, context.structure, part, tell), settings.dtype)
+            part: compressed(secant_blocks(workload, base.state, ends, prepared.structure, part, tell), settings.dtype)
             for part in ("train", "validation")
         }
-        check_heads(workload, [block.head.shape[1] for block in blocks["train"]], context.memory)
+        check_heads(workload, [block.head.shape[1] for block in blocks["train"]], prepared.context.memory)
         sums = compute_statistics(blocks["train"], offset=settings.offset)
         arrays = {f"statistics/{name}": value for name, value in sums.to_tensors().items()}
         for part in ("train", "validation") if settings.fit == "converged" else ("validation",):
@@ -106,15 +111,15 @@ def by_secants(
         return Payload(dict(arrays))
 
     size = int(workload.observed.sum()) * (_bytes(settings) * len(ends) + 4 * 64)
-    store = context.store if size <= KEEP_BYTES else NoStore()
+    store = prepared.context.store if size <= KEEP_BYTES else NoStore()
     key = {
         "base": number,
         "settings": _key(settings),
         "state": digest(base.state),
         "ends": [digest(e) for e in ends],
     }
-    payload = timed(store, context.costs, "secant features", "secants", key, compute)
-    context.costs.add("secant features", secant_flops(workload, len(ends), context.costs.unit))
+    payload = timed(store, prepared.costs, "secant features", "secants", key, compute)
+    prepared.costs.add("secant features", secant_flops(workload, len(ends), prepared.costs.unit))
     if number == 0:
         notes.append(f"features: margins at the ends of {len(ends)} short single-task trainings, forward passes only")
     return _assemble(workload, payload, 1.0)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from coterie.affinity.context import Context
+from coterie.affinity.context import Prepared
 from coterie.affinity.newton import Solution
 from coterie.features import Directions, head_displacement
 from coterie.training import evaluate
@@ -27,7 +27,7 @@ class NetworkValues:
     Cost: one forward pass over the validation part for each subset and base.
     """
 
-    context: Context
+    prepared: Prepared
     states: tuple[Mapping[str, Tensor], ...]
     directions: tuple[Directions, ...]
     heads: bool = True
@@ -38,7 +38,7 @@ class NetworkValues:
         """(m, T) validation losses of base `number`, NaN outside the subset."""
         new = [row for row, subset in enumerate(subsets) if (number, subset.tobytes()) not in self.known]
         # random directions are drawn again for every call, so many displacements are made of one draw
-        size = max(1, min(_TOGETHER, self.context.memory // (16 * self.directions[number].size)))
+        size = max(1, min(_TOGETHER, self.prepared.context.memory // (16 * self.directions[number].size)))
         for first in range(0, len(new), size):
             self._evaluate(number, solution, subsets, new[first : first + size])
         return np.stack([self.known[number, subset.tobytes()] for subset in subsets])
@@ -46,11 +46,11 @@ class NetworkValues:
     @torch.no_grad()
     def _evaluate(self, number: int, solution: Solution, subsets: NDArray[np.bool_], rows: list[int]) -> None:
         """Evaluate the network of some of the subsets."""
-        start, workload = time.perf_counter(), self.context.workload
-        model = workload.build_model(self.context.seed).to(workload.labels.device)
+        start, workload = time.perf_counter(), self.prepared.workload
+        model = workload.build_model(self.prepared.context.seed).to(workload.labels.device)
         # parameters are moved in the module, where tied ones are one tensor
         named = dict(model.named_parameters())
-        fixed = () if self.heads else self.context.structure.head_names
+        fixed = () if self.heads else self.prepared.structure.head_names
         along = self.directions[number]
         trunks = along.displacement(solution.trunk[rows, : along.count].float())  # what follows is an intercept
         for place, row in enumerate(rows):
@@ -65,12 +65,12 @@ class NetworkValues:
                 if own.numel():
                     self._move_head(named, task, own)
             self.known[number, subsets[row].tobytes()] = evaluate(workload, model, "validation", members)
-        costs = self.context.costs
+        costs = self.prepared.costs
         passes = len(rows) * len(workload.split.validation)
         costs.add("network evaluation", passes * costs.unit.forward, time.perf_counter() - start)
 
     def _move_head(self, named: Mapping[str, Tensor], task: int, w: Tensor) -> None:
-        for name, (rows, move) in head_displacement(self.context.structure, task, w.float(), None).items():
+        for name, (rows, move) in head_displacement(self.prepared.structure, task, w.float(), None).items():
             if rows is None:
                 named[name].add_(move.to(named[name]))
             else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coterie._progress import Progress, silent
-from coterie._units import NoStore, Payload, UnitStore
+from coterie._context import DEFAULT_CONTEXT, Context, keywords_into
+from coterie._progress import silent
+from coterie._units import Payload
 from coterie.affinity.costs import training_flops
 from coterie.balancing import WEIGHTINGS, Balancing, as_balancing, balancing_key
 from coterie.errors import SettingError
@@ -45,15 +45,13 @@ def choose_methods(names: Sequence[Balancing | str] | None) -> dict[str, Balanci
     return {POOLED if method is None else str(method): method for method in wanted}
 
 
+@keywords_into(context=Context)
 def compare_balancing(
     workload: Workload,
     methods: Sequence[Balancing | str] | None = None,
+    context: Context = DEFAULT_CONTEXT,
     *,
     seeds: Sequence[int] = range(5),
-    memory: int = 2**30,
-    store: UnitStore | None = None,
-    progress: Progress | None = None,
-    executor: Executor | None = None,
 ) -> dict[str, Any]:
     """Train one model of all tasks with each method and every task alone, all with the same recipe and seeds.
 
@@ -64,11 +62,8 @@ def compare_balancing(
         workload: tasks, data, model and recipe.
         methods: names of :data:`coterie.balancing.METHODS`, choices with options, or ``"pooled"``; None for all that
             need losses only. ``"equal"`` is always among them.
+        context: memory, store, progress and executor.
         seeds: of the trainings.
-        memory: working memory of population training in bytes.
-        store: where finished methods go.
-        progress: called as ``progress(stage, done, total)``.
-        executor: where trainings run; None is this process.
 
     Returns:
         JSON-ready: facts about the workload and a row a method. `delta` is the mean over tasks of the relative change
@@ -85,19 +80,18 @@ def compare_balancing(
     chosen, seeds = choose_methods(methods), [int(seed) for seed in seeds]
     if len(seeds) < 2:
         raise SettingError(f"Parameter `seeds` should have at least two seeds, for the intervals. Found {seeds}.")
-    store, progress, unit = store or NoStore(), progress or silent, measure_cost(workload)
-    work = measured(workload)
+    unit, work, progress = measure_cost(workload), measured(workload), context.progress
     everything = tuple(range(work.n_tasks))
     total = len(chosen) + 1
     progress("balancing: single tasks", 0, total)
     jobs = [Job((task,), seed) for seed in seeds for task in everything]
-    single = _train(work, jobs, unit, memory, store, {"seeds": seeds, "alone": True}, executor)
+    single = _train(work, jobs, unit, context, {"seeds": seeds, "alone": True})
     alone = {name: np.nansum(single[name].reshape(len(seeds), work.n_tasks, -1), 1) for name in ("losses", "scores")}
     found: dict[str, dict[str, Floats]] = {}
     for done, (name, method) in enumerate(chosen.items()):
         progress(f"balancing: {name}", done + 1, total)
         jobs = [Job(everything, seed, balancing=method) for seed in seeds]
-        found[name] = _train(work, jobs, unit, memory, store, {"seeds": seeds, **balancing_key(method)}, executor)
+        found[name] = _train(work, jobs, unit, context, {"seeds": seeds, **balancing_key(method)})
     progress("balancing", total, total)
     return {
         "workload": work.name,
@@ -162,13 +156,7 @@ def _rows(
 
 
 def _train(
-    work: Workload,
-    jobs: Sequence[Job],
-    unit: UnitCost,
-    memory: int,
-    store: UnitStore,
-    key: Mapping[str, Any],
-    executor: Executor | None,
+    work: Workload, jobs: Sequence[Job], unit: UnitCost, context: Context, key: Mapping[str, Any]
 ) -> dict[str, Floats]:
     """Test losses (jobs, tasks), scores alike, FLOPs and steps (jobs,), seconds."""
 
@@ -182,9 +170,8 @@ def _train(
         return Payload(arrays, {})
 
     units = [FitUnit(key, jobs)]
-    (payload,) = fit_units(
-        work, "balancing", units, pack, store=store, memory=memory, stage="balancing", executor=executor
-    )
+    quiet = replace(context, progress=silent)  # methods are told of, not their trainings
+    (payload,) = fit_units(work, "balancing", units, pack, quiet, stage="balancing")
     kept: dict[str, Any] = {"seconds": payload.meta.get("seconds"), **payload.arrays}  # older units have an array
     return {name: np.asarray(array, dtype=float) for name, array in kept.items()}
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coterie._progress import Progress
+from coterie._context import DEFAULT_CONTEXT, Context, keywords_into
 from coterie._show import short_repr
 from coterie._surface import known_arguments
-from coterie._units import UnitStore
 from coterie.evaluation.bank import Runs, train_subsets
 from coterie.evaluation.bank_plan import BankPlan
 from coterie.evaluation.match import pair_matrix
@@ -77,25 +75,16 @@ class Bank:
         return sum(part.seconds for part in self.parts)
 
 
+@keywords_into(context=Context)
 @known_arguments
-def make_bank(
-    workload: Workload,
-    plan: BankPlan,
-    *,
-    memory: int = 2**30,
-    store: UnitStore | None = None,
-    progress: Progress | None = None,
-    executor: Executor | None = None,
-) -> Bank:
+def make_bank(workload: Workload, plan: BankPlan, context: Context = DEFAULT_CONTEXT) -> Bank:
     """Train a bank, or what of it is not in the store yet.
 
     Args:
         workload: tasks, data, model and recipe.
         plan: which subsets, and how often.
-        memory: working memory in bytes.
-        store: where finished trainings go, 30 subsets a unit; a killed bank goes on there, a larger plan adds to it.
-        progress: called as ``progress(stage, done, total)``.
-        executor: where trainings run; None is this process.
+        context: memory, progress, executor, and the store, where finished trainings go, 30 subsets a unit; a killed
+            bank goes on there, a larger plan adds to it.
 
     Cost: ``plan.trainings(n_tasks)`` trainings.
     """
@@ -106,10 +95,7 @@ def make_bank(
         if not replicates or not len(subsets):
             shape = (replicates, *subsets.shape)
             return Runs(subsets, np.full(shape, np.nan), np.zeros(shape[:2]), 0.0, common)
-        return train_subsets(
-            workload, subsets, replicates, name=name, common=common, memory=memory, store=store, progress=progress,
-            executor=executor,
-        )  # fmt: skip
+        return train_subsets(workload, subsets, replicates, context, name=name, common=common)
 
     return Bank(
         workload,

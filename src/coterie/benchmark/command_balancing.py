@@ -28,6 +28,7 @@ def run_balancing(
     executor: Executor | None = None,
 ) -> None:
     """Compare methods on every workload and print a table each; a comparison that was stopped goes on where it was."""
+    from coterie._context import Context
     from coterie.benchmark import find_bed
     from coterie.benchmark.balancing import choose_methods, compare_balancing
     from coterie.errors import SettingError
@@ -52,9 +53,8 @@ def run_balancing(
         with open_run(
             path, fingerprint=fingerprint(work), settings=settings, overwrite=overwrite, workload=work
         ) as run:
-            found = compare_balancing(
-                work, methods, seeds=seeds, memory=memory, store=run, progress=s.progress, executor=executor
-            )
+            context = Context(memory=memory, store=run, progress=s.progress, executor=executor)
+            found = compare_balancing(work, methods, context, seeds=seeds)
             run.write_result(found)
         results.append(found)
     s.progress.stop()

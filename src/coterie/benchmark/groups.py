@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
 
-from coterie._progress import Progress
-from coterie._units import UnitStore
+from coterie._context import Context, keywords_into
 from coterie.affinity import Estimate, GradTAEModel, PairwiseGainModel
 from coterie.benchmark.bank import Bank
 from coterie.evaluation.compare import all_in_one, single_task
@@ -50,19 +48,16 @@ def find_grouping(estimate: Estimate, k: int, seed: int) -> Grouping:
     return group(model, k, seed=seed)
 
 
+@keywords_into(context=Context)
 def judge(
     bank: Bank,
     k: int,
     found: Mapping[str, Grouping],
+    context: Context,
     *,
     replicates: int,
     draws: int,
     draw_replicates: int,
-    seed: int,
-    memory: int,
-    store: UnitStore,
-    progress: Progress,
-    executor: Executor | None = None,
 ) -> dict[str, Any]:
     """Train groupings into `k` groups and hold them against each other.
 
@@ -70,14 +65,11 @@ def judge(
         bank: ground truth; its models of one task and of all tasks are used again.
         k: number of groups.
         found: method -> its grouping.
+        context: seed of the random groupings, memory, progress, executor, and the store; a group that several groupings
+            share is trained once.
         replicates: trainings of every group of a method.
         draws: random groupings.
         draw_replicates: trainings of each of their groups.
-        seed: of the random groupings.
-        memory: working memory in bytes.
-        store: where finished trainings go; a group that several groupings share is trained once.
-        progress: called as ``progress(stage, done, total)``.
-        executor: where trainings run; None is this process.
 
     Returns:
         JSON-ready: the candidates with their mean gains over tasks (1 - geometric mean of loss ratios) against
@@ -86,15 +78,13 @@ def judge(
     """
     tasks = bank.workload.task_names
     names = [f"{RANDOM} {number + 1}" for number in range(draws)]
-    drawn = {name: random_grouping(tasks, k, seed + number) for number, name in enumerate(names)}
+    drawn = {name: random_grouping(tasks, k, context.seed + number) for number, name in enumerate(names)}
     known: dict[Subset, Floats] = {(task,): bank.alone.values[:, task] for task in range(len(tasks))}
     known[tuple(range(len(tasks)))] = bank.joint
     runs = dict(known)
     for groupings, often in ((drawn, draw_replicates), (found, replicates)):  # those of methods replace shared ones
         wanted = {tuple(sorted(g)) for grouping in groupings.values() for g in grouping.groups} - set(known)
-        runs.update(
-            train_groups(bank.workload, wanted, often, memory=memory, store=store, progress=progress, executor=executor)
-        )
+        runs.update(train_groups(bank.workload, wanted, often, context=context))
     single, joint = total(single_task(tasks), runs), total(all_in_one(tasks), runs)
     totals = {name: total(grouping, runs) for name, grouping in {**found, **drawn}.items()}
     totals.update({BASELINE: single, JOINT: joint})

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coterie._progress import Progress
-from coterie._units import UnitStore
+from coterie._context import Context
 from coterie.affinity import Estimate, GainModel
-from coterie.affinity.estimator import given
 from coterie.benchmark.bank import Bank
 from coterie.benchmark.entries import Entry
 from coterie.benchmark.references import SUBSETS, References
@@ -28,28 +25,9 @@ class _NoPredictionError(CoterieError):
     """A method that predicts nothing has no skill to measure."""
 
 
-def estimate_entry(
-    bank: Bank,
-    entry: Entry,
-    *,
-    seed: int,
-    memory: int,
-    store: UnitStore,
-    progress: Progress,
-    executor: Executor | None = None,
-) -> Estimate:
+def estimate_entry(bank: Bank, entry: Entry, context: Context) -> Estimate:
     """Run the method of an entry."""
-    size = round(float(bank.test.subsets.sum(1).mean()))
-    estimator = entry.estimator()
-    return estimator.estimate(
-        bank.workload,
-        seed=seed,
-        subset_size=size,
-        memory=memory,
-        store=store,
-        progress=progress,
-        **given(estimator, executor),
-    )
+    return entry.estimator().estimate(bank.workload, context, round(float(bank.test.subsets.sum(1).mean())))
 
 
 def measure(bank: Bank, found: References, estimate: Estimate, *, seed: int = 0) -> dict[str, Any]:

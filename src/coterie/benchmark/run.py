@@ -10,9 +10,9 @@ from typing import Any
 
 import coterie
 from coterie._check import whole_number
+from coterie._context import Context
 from coterie._progress import Progress, silent
 from coterie._surface import known_arguments
-from coterie._units import UnitStore
 from coterie.benchmark.bank import Bank, make_bank
 from coterie.benchmark.entries import ENTRIES, Entry, select
 from coterie.benchmark.groups import default_counts, find_grouping, judge
@@ -181,10 +181,11 @@ def benchmark(
     with open_run(
         out, fingerprint=fingerprint(work), settings=settings, overwrite=overwrite, workload=work
     ) as directory:
-        bank = make_bank(work, plan, memory=options.memory, store=directory, progress=progress, executor=executor)
+        context = Context(options.seed, options.memory, directory, progress, executor)
+        bank = make_bank(work, plan, context)
         found = references(bank, resamples=options.resamples, seed=options.seed)
-        rows, groupings = _measure_all(bank, found, chosen, counts, options, directory, progress, executor)
-        judged = [_judge(bank, k, groupings[k], options, directory, progress, executor) for k in counts]
+        rows, groupings = _measure_all(bank, found, chosen, counts, context)
+        judged = [_judge(bank, k, groupings[k], options, context) for k in counts]
         result = _describe(where, bank, found, rows, judged, options)
         if isinstance(directory, RunDirectory):
             directory.write(FILE, json_bytes(result))
@@ -196,63 +197,40 @@ def _measure_all(
     found: References,
     chosen: Sequence[Entry],
     counts: Sequence[int],
-    options: Options,
-    store: UnitStore,
-    progress: Progress,
-    executor: Executor | None,
+    context: Context,
 ) -> tuple[list[dict[str, Any]], dict[int, dict[str, Grouping]]]:
     """A row a method, and the groupings that it leads to; the estimates themselves are dropped."""
     rows: list[dict[str, Any]] = []
     groupings: dict[int, dict[str, Grouping]] = {k: {} for k in counts}
     for number, entry in enumerate(chosen):
-        progress("methods", number, len(chosen))
+        context.progress("methods", number, len(chosen))
         row: dict[str, Any] = {**entry.to_dict(), "error": None, "skipped": None}
         rows.append(row)
         if entry.most_tasks is not None and bank.workload.n_tasks > entry.most_tasks:
             row["skipped"] = f"more than {entry.most_tasks} tasks"
             continue
         try:
-            estimate = estimate_entry(
-                bank,
-                entry,
-                seed=options.seed,
-                memory=options.memory,
-                store=store,
-                progress=progress,
-                executor=executor,
-            )
-            row.update(measure(bank, found, estimate, seed=options.seed))
+            estimate = estimate_entry(bank, entry, context)
+            row.update(measure(bank, found, estimate, seed=context.seed))
             for k in counts:
-                groupings[k][entry.name] = find_grouping(estimate, k, options.seed)
+                groupings[k][entry.name] = find_grouping(estimate, k, context.seed)
         except WorkerError:  # no fault of the method
             raise
         except Exception as error:  # one method that fails must not lose the others
             row["error"] = f"{type(error).__name__}: {error}"
-    progress("methods", len(chosen), len(chosen))
+    context.progress("methods", len(chosen), len(chosen))
     return rows, groupings
 
 
-def _judge(
-    bank: Bank,
-    k: int,
-    found: dict[str, Grouping],
-    options: Options,
-    store: UnitStore,
-    progress: Progress,
-    executor: Executor | None,
-) -> dict[str, Any]:
+def _judge(bank: Bank, k: int, found: dict[str, Grouping], options: Options, context: Context) -> dict[str, Any]:
     return judge(
         bank,
         k,
         found,
+        context,
         replicates=options.group_replicates,
         draws=options.draws,
         draw_replicates=options.draw_replicates,
-        seed=options.seed,
-        memory=options.memory,
-        store=store,
-        progress=progress,
-        executor=executor,
     )
 
 

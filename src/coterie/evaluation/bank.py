@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from math import comb
@@ -11,8 +10,7 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
-from coterie._progress import Progress
-from coterie._units import NoStore, UnitStore
+from coterie._context import DEFAULT_CONTEXT, Context, keywords_into
 from coterie.affinity.surrogates.real_runs import pack_values
 from coterie.errors import SettingError
 from coterie.training import FitUnit, Job, fit_units, measure_cost
@@ -103,32 +101,27 @@ def draw_subsets(
     return np.array(rows, dtype=bool).reshape(count, n_tasks)
 
 
+@keywords_into(context=Context)
 def train_subsets(
     workload: Workload,
     subsets: NDArray[np.bool_],
     replicates: int,
+    context: Context = DEFAULT_CONTEXT,
     *,
     name: str,
     common: bool = False,
-    memory: int = 2**30,
-    store: UnitStore | None = None,
-    progress: Progress | None = None,
-    executor: Executor | None = None,
 ) -> Runs:
     """Train every subset several times with the ordinary recipe.
 
     Args:
         workload: tasks, data, model and recipe.
         subsets: bool (m, T).
-        replicates: trainings of each subset.
+        replicates: trainings of each subset, whose seeds are counted from fixed numbers.
+        context: memory, store, progress and executor.
         name: of the units in the store; more replicates or more subsets find the earlier ones there (of subsets, those
             in full blocks).
         common: share initial parameters and order of rows between all subsets of a replicate (common random numbers),
             which makes differences between subsets less noisy; False draws them anew for every training.
-        memory: working memory in bytes.
-        store: where finished units go.
-        progress: called as ``progress(stage, done, total)``.
-        executor: where trainings run; None is this process.
 
     Cost: ``replicates * m`` trainings.
     """
@@ -139,8 +132,8 @@ def train_subsets(
     lists = [_jobs(subsets[start : start + BLOCK], start, replicate, common) for replicate, start in places]
     units = [FitUnit({"jobs": [[job.subset, job.seed] for job in jobs]}, jobs) for jobs in lists]
     payloads = fit_units(
-        workload, f"bank-{name}", units, partial(pack_values, workload, unit), store=store or NoStore(), memory=memory,
-        stage=f"bank: {name}", progress=progress, keep_states=False, executor=executor,
+        workload, f"bank-{name}", units, partial(pack_values, workload, unit), context,
+        stage=f"bank: {name}", keep_states=False,
     )  # fmt: skip
     for (replicate, start), payload in zip(places, payloads, strict=True):
         block = slice(start, start + BLOCK)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from coterie._check import whole_number
+from coterie._context import Context
 from coterie._progress import Progress, silent
 from coterie._show import short_repr
 from coterie._surface import known_arguments, said_once, warn
@@ -84,7 +85,7 @@ class TrainedComparison:
         jobs = [best.job]
         workload = self.workload
         unit = {"subset": list(key), "seed": best.job.seed, **balancing_key(best.job.balancing)}
-        payload = store.unit("served", unit, lambda: pack_fits(fit(workload, jobs, memory=memory)))
+        payload = store.unit("served", unit, lambda: pack_fits(fit(workload, jobs, Context(memory=memory))))
         return unpack_fits(jobs, payload)[0].state
 
 
@@ -150,7 +151,8 @@ def compare(
 
     Cost: (distinct subsets) x (seeds) ordinary trainings, and never more than `runs`.
     """
-    progress, store, balancing = progress or silent, store or NoStore(), as_balancing(balancing)
+    balancing = as_balancing(balancing)
+    context = Context(0, memory, store or NoStore(), progress or silent, executor)
     wanted = as_seeds(seeds)
     rungs: Trainings | RunOutcomes
     final: Trainings | RunOutcomes
@@ -159,17 +161,17 @@ def compare(
         halved, choose = halve_validation(workload)
         index = {"validation": LabelIndex.of(workload, choose), "test": LabelIndex.of(workload, workload.split.test)}
         chosen = {"validation": index["validation"]}
-        rungs = Trainings(halved, chosen, memory, store, "halving", balancing=balancing, executor=executor)
-        final = Trainings(halved, index, memory, store, "compare", balancing=balancing, executor=executor)
+        rungs = Trainings(halved, chosen, context, "halving", balancing=balancing)
+        final = Trainings(halved, index, context, "compare", balancing=balancing)
     else:
-        rungs = final = RunOutcomes.of(workload, store, executor, balancing)
+        rungs = final = RunOutcomes.of(workload, context.store, executor, balancing)
         names = final.trainer.tasks
     everything = {JOINT: all_in_one(names), **as_groupings(candidates, names), BASELINE: single_task(names)}
     halving = None
     if runs is not None:
-        halving = _eliminate(everything, wanted, whole_number(runs, "runs", low=1), budget, rungs, progress)
+        halving = _eliminate(everything, wanted, whole_number(runs, "runs", low=1), budget, rungs, context.progress)
         everything, wanted = {name: everything[name] for name in halving.finalists}, list(halving.seeds)
-    final.train(subsets_of(everything.values()), wanted, keep=None, stage=STAGE, progress=progress)
+    final.train(subsets_of(everything.values()), wanted, keep=None, stage=STAGE, progress=context.progress)
     found = {part: final.measure(list(everything.values()), wanted, part) for part in PARTS}
     labels = {part: losses.labels for part, losses in found.items() if losses.labels is not None}
     comparison = Comparison(

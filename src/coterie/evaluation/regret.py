@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coterie._progress import Progress
-from coterie._units import NoStore, Payload, UnitStore, look
+from coterie._context import DEFAULT_CONTEXT, Context, keywords_into
+from coterie._units import NoStore, Payload, look
 from coterie.evaluation.bank import BLOCK
 from coterie.evaluation.intervals import Interval
 from coterie.evaluation.labels import TINY
@@ -106,15 +105,12 @@ def random_grouping(tasks: tuple[str, ...], k: int, seed: int) -> Grouping:
     return Grouping.from_labels(tasks, labels, method="random")
 
 
+@keywords_into(context=Context)
 def train_groups(
     workload: Workload,
     groups: Iterable[Subset],
     replicates: int,
-    *,
-    memory: int = 2**30,
-    store: UnitStore | None = None,
-    progress: Progress | None = None,
-    executor: Executor | None = None,
+    context: Context = DEFAULT_CONTEXT,
 ) -> dict[Subset, Floats]:
     """Train groups with the ordinary recipe; a group that several groupings share is trained once.
 
@@ -122,33 +118,29 @@ def train_groups(
         workload: tasks, data, model and recipe.
         groups: sets of task numbers.
         replicates: trainings of each.
-        memory: working memory in bytes.
-        store: finished trainings, each under its group and seed.
-        progress: called as ``progress(stage, done, total)``.
-        executor: where trainings run; None is this process.
+        context: memory, store, progress and executor; the store has every training under its group and seed.
 
     Returns:
         Group -> (replicates, T) validation losses, NaN outside the group.
 
     Cost: `replicates` trainings of every group that is not in the store.
     """
-    store = store or NoStore()
     wanted = sorted({tuple(sorted(group)) for group in groups})
     jobs = [Job(group, _seed(group, replicate)) for group in wanted for replicate in range(replicates)]
-    found = {job: _values(look(store, "bank-groups", _key(job))) for job in jobs}
+    found = {job: _values(look(context.store, "bank-groups", _key(job))) for job in jobs}
     missing = sorted((job for job, values in found.items() if values is None), key=lambda job: len(job.subset))
     blocks = [FitUnit({}, missing[start : start + BLOCK]) for start in range(0, len(missing), BLOCK)]
 
     def keep(fits: list[Fit]) -> Payload:
         for done in fits:  # each under its own group, where other groupings find it
             payload = Payload({"values": done.validation})
-            kept = store.unit("bank-groups", _key(done.job), lambda payload=payload: payload)
+            kept = context.store.unit("bank-groups", _key(done.job), lambda payload=payload: payload)
             found[done.job] = _values(kept)
         return Payload()
 
     fit_units(
-        workload, "bank-groups", blocks, keep, store=NoStore(), memory=memory, stage="bank: groups", progress=progress,
-        keep_states=False, executor=executor,
+        workload, "bank-groups", blocks, keep, replace(context, store=NoStore()), stage="bank: groups",
+        keep_states=False,
     )  # fmt: skip
     rows = {group: [found[Job(group, _seed(group, replicate))] for replicate in range(replicates)] for group in wanted}
     return {group: np.stack([row for row in values if row is not None]) for group, values in rows.items()}

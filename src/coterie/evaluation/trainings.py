@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coterie._context import Context
 from coterie._progress import Progress
-from coterie._units import Payload, UnitStore, look
+from coterie._units import Payload, look
 from coterie.balancing import Balancing, balancing_key
 from coterie.evaluation.gains import Losses
 from coterie.evaluation.labels import LabelIndex
@@ -59,20 +59,17 @@ class Trainings:
     Attributes:
         workload: tasks, data, model and recipe.
         index: labels whose losses are measured, by part of the data.
-        memory: working memory of population training in bytes.
-        store: where finished seeds are kept.
+        context: memory, store and executor.
         name: of the units in the store.
         fits: the training of each (subset, seed).
         losses: (subset, seed, part) -> loss of each label of the subset's tasks.
         seconds: how long the trainings took, in this or an earlier process.
         balancing: how tasks are balanced in each training; None for the loss pooled over labels.
-        executor: where trainings run; None is this process.
     """
 
     workload: Workload
     index: Mapping[str, LabelIndex]
-    memory: int
-    store: UnitStore
+    context: Context
     name: str
     fits: dict[tuple[Subset, int], Fit] = field(default_factory=dict[tuple[Subset, int], Fit])
     losses: dict[tuple[Subset, int, str], NDArray[np.float32]] = field(
@@ -80,7 +77,6 @@ class Trainings:
     )
     seconds: float = 0.0
     balancing: Balancing | None = None
-    executor: Executor | None = None
 
     def train(
         self, subsets: Sequence[Subset], seeds: Sequence[int], *, keep: bool | None, stage: str, progress: Progress
@@ -96,8 +92,8 @@ class Trainings:
         batches = [(seed, batch) for seed in seeds for batch in self._batches(subsets, seed)]
         units = [self._unit(batch, seed) for seed, batch in batches]
         payloads = fit_units(
-            self.workload, self.name, units, partial(self._pack, kept), store=self.store, memory=self.memory,
-            stage=stage, progress=progress, executor=self.executor,
+            self.workload, self.name, units, partial(self._pack, kept), replace(self.context, progress=progress),
+            stage=stage,
         )  # fmt: skip
         for seed in seeds:  # not before all are there: a run that is killed trains the same batches again
             for number, batch in enumerate(batch for of, batch in batches if of == seed):
@@ -129,10 +125,10 @@ class Trainings:
         """The subsets of a batch by its number, or None; with `batch`, they are written down."""
         key = {"of": self.name, "seed": seed, "number": number, **balancing_key(self.balancing)}
         if batch is None:
-            payload = look(self.store, "trained together", key)
+            payload = look(self.context.store, "trained together", key)
         else:
             content = Payload(meta={"subsets": [list(subset) for subset in batch]})
-            payload = self.store.unit("trained together", key, lambda: content)
+            payload = self.context.store.unit("trained together", key, lambda: content)
         return None if payload is None else [tuple(subset) for subset in payload.meta["subsets"]]
 
     def _unit(self, subsets: Sequence[Subset], seed: int) -> FitUnit:

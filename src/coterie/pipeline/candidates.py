@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from coterie._context import DEFAULT_CONTEXT, Context
 from coterie._progress import Progress
-from coterie._units import NoStore, Payload, UnitStore
+from coterie._units import Payload, UnitStore
 from coterie.affinity import Affinity, Estimate
 from coterie.affinity.costs import timed
 from coterie.grouping import Grouping, group
@@ -89,9 +90,7 @@ def candidate_groupings(
     affinity: Affinity,
     groups: int | None,
     budget: int | None,
-    seed: int,
-    progress: Progress,
-    store: UnitStore | None = None,
+    context: Context = DEFAULT_CONTEXT,
     time_limit: float | None = None,
 ) -> tuple[Grouping, dict[str, Grouping]]:
     """Groupings with the largest predicted total gain, searched from the SDP's on the affinity and from plain starts.
@@ -103,23 +102,21 @@ def candidate_groupings(
         affinity: of its tasks.
         groups: number of groups; None tries several.
         budget: largest number of models.
-        seed: of the search.
-        progress: called as ``progress(stage, done, total)``.
-        store: where every grouping is kept as soon as it is found.
+        context: seed of the search, progress, and the store, where every grouping is kept as soon as it is found.
         time_limit: seconds for all searches together, each of which has an equal share; what was found by then counts.
 
     Returns:
         The grouping that the estimate prefers (the given number of groups, or the best of several), and the candidates
         by name. All tasks in one group and every task alone are not among them: the comparison adds those itself.
     """
-    n, model = len(affinity.tasks), estimate.model
+    n, model, seed = len(affinity.tasks), estimate.model, context.seed
     counts = group_counts(n, groups, budget)
     shared = budget if budget is not None and has_overlapping(n, groups, budget) else None
     limit = None if time_limit is None else time_limit / max(1, len(counts) + (shared is not None))
     key = {"seed": seed, "time_limit": time_limit, "affinity": sha256(affinity.values.tobytes()).hexdigest()}
     found: list[Grouping] = []
     for number, k in enumerate(reversed(counts or [1])):  # groups that were found are also merged into fewer
-        tell = _part(progress, number, len(counts or [1]))
+        tell = _part(context.progress, number, len(counts or [1]))
 
         def find(k: int = k, tell: Progress = tell) -> Grouping:
             starts = [group(affinity, k, seed=seed), *found[:1]] if counts else []
@@ -127,7 +124,7 @@ def candidate_groupings(
 
         # a larger budget adds searches of more groups, and so other starts
         begun = {**key, "groups": k, "after": [list(members) for one in found[:1] for members in one.groups]}
-        found.insert(0, _kept(estimate, store or NoStore(), begun, find))
+        found.insert(0, _kept(estimate, context.store, begun, find))
         tell(SEARCH, 1, 1)
     best = max(found, key=lambda grouping: grouping.objective or 0.0)
     real = [grouping for grouping in found if 1 < len(grouping.groups) < n]
@@ -135,9 +132,9 @@ def candidate_groupings(
     if shared is not None:
 
         def select() -> Grouping:
-            return select_groups(model, shared, seed=seed, time_limit=limit, progress=progress)
+            return select_groups(model, shared, seed=seed, time_limit=limit, progress=context.progress)
 
-        overlapping = _kept(estimate, store or NoStore(), {**key, "budget": shared}, select)
+        overlapping = _kept(estimate, context.store, {**key, "budget": shared}, select)
         if overlapping.overlaps:
             named[f"overlapping ({len(overlapping.groups)})"] = overlapping
     return best, named

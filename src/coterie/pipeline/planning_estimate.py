@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from coterie._context import Context
 from coterie._process_lock import process_lock
-from coterie._progress import silent
 from coterie._units import Payload
 from coterie.affinity import Affinity, Estimate, GainModel, GradTAE, GradTAEModel, PairwiseGainModel
 from coterie.affinity.costs import Costs
@@ -136,7 +136,7 @@ def _rehearsal(base: GradTAE, workload: Workload, rows: int, size: int, memory: 
     settings = replace(base, bases=1, share=0.0, ridge=base.ridge if base.ridge != "matched" else 0.1)
     with process_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        estimate = settings.estimate(small, subset_size=size, memory=memory, store=store)
+        estimate = settings.estimate(small, Context(memory=memory, store=store), size)
     model: Any = estimate.model
     name = "secants" if base.directions == "secants" else "features"
     sizes = store.sizes[name]
@@ -244,7 +244,7 @@ def count_search(names: tuple[str, ...], groups: int | None, budget: int | None,
     given, most = (None if value is None else min(value, n) for value in (groups, budget))
     if given is not None and n < len(names):
         given = min(given, n // 2)  # groups of two at least, or nothing is asked
-    (_, found), own = timed(lambda: candidate_groupings(estimate, matrix, given, most, 0, silent))
+    (_, found), own = timed(lambda: candidate_groupings(estimate, matrix, given, most))
     more = len(names) / n
     return SearchCost(model.calls * more, model.subsets * more, own * more**2, tuple(found.values()))
 

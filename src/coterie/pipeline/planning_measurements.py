@@ -8,9 +8,10 @@ from functools import cached_property
 
 import numpy as np
 
+from coterie._context import Context
 from coterie._progress import Progress
 from coterie.affinity import Estimator, GradTAE
-from coterie.affinity.context import Context, open_context
+from coterie.affinity.context import Prepared, prepare
 from coterie.affinity.costs import training_flops
 from coterie.affinity.surrogates.budget import probes_of
 from coterie.affinity.surrogates.fused import Fused
@@ -62,7 +63,7 @@ class Measurements:
 
     Attributes:
         request: what is to be planned.
-        context: structure and FLOPs.
+        prepared: structure and FLOPs.
         started: time of modules that were imported for the first time.
         step_cost: what trainings cost.
         pilot: a few of them.
@@ -79,7 +80,7 @@ class Measurements:
     """
 
     request: PlanRequest
-    context: Context
+    prepared: Prepared
     started: Timing
     step_cost: StepCost
     pilot: Pilot
@@ -98,11 +99,11 @@ class Measurements:
     def make(request: PlanRequest, tell: Progress) -> Measurements:
         """Measure."""
         workload, memory, n = request.workload, request.memory, request.workload.n_tasks
-        context, first = timed(lambda: open_context(workload, 0, memory, None, None))
-        _, second = timed(lambda: open_context(workload, 0, memory, None, None))
+        prepared, first = timed(lambda: prepare(workload, Context(memory=memory)))
+        _, second = timed(lambda: prepare(workload, Context(memory=memory)))
         fused = isinstance(request.estimator, Fused)
         known = TrainingCounts(fixed_bases(request.estimator, request.base), 0, 0, 0)
-        check_memory(context, request.estimator, request.base, request.size, known)  # before anything is trained
+        check_memory(prepared, request.estimator, request.base, request.size, known)  # before anything is trained
         remembers = fused or request.base.evaluation == "network"
         search = count_search(workload.task_names, request.groups, request.budget, remembers=remembers)
         before = resident()
@@ -112,8 +113,8 @@ class Measurements:
         pilot = run_pilot(workload, jobs, probes, step_cost, memory)
         after = resident()
         tell("plan", 2, 4)
-        planned = count_trainings(context, request.estimator, request.base, pilot)
-        check_memory(context, request.estimator, request.base, request.size, planned)
+        planned = count_trainings(prepared, request.estimator, request.base, pilot)
+        check_memory(prepared, request.estimator, request.base, request.size, planned)
         width = request.base.count if request.base.directions == "random" else n
         cost = rehearse(request.base, workload, request.size, memory, width) if planned.bases else None
         tell("plan", 3, 4)
@@ -123,7 +124,7 @@ class Measurements:
         _, losses = timed(lambda: [one.losses(halved, state, range(n)) for one in index])
         groupings = search.groupings if len(search.groupings[:1] and search.groupings[0].tasks) == n else ()
         return Measurements(
-            request, context, first - second, corrected(step_cost, pilot), pilot, search, planned, cost,
+            request, prepared, first - second, corrected(step_cost, pilot), pilot, search, planned, cost,
             rehearse_page(workload, index, groupings, request.seeds),
             process_seconds(request.estimator, n, request.size, planned.runs), losses,
             sum(len(one.task) for one in index), measure_footprint(workload), before, after,
@@ -194,7 +195,7 @@ class Measurements:
 
     def flops(self, sizes: Sequence[int], *, most: bool = False) -> float:
         """FLOPs of ordinary trainings."""
-        workload, unit = self.request.workload, self.context.costs.unit
+        workload, unit = self.request.workload, self.prepared.costs.unit
         flops = lambda done: training_flops(workload, done, unit) / max(1, done.steps)  # noqa: E731
         pilot, known = self.pilot, dict[int, float]()
         for size in set(sizes):

@@ -74,7 +74,7 @@ def totals(measured: Measurements, rows: Sequence[Row]) -> Row:
 
 def notes(measured: Measurements, total: Row) -> list[str]:
     """What is worth knowing about this plan."""
-    pilot, structure = measured.pilot, measured.context.structure
+    pilot, structure = measured.pilot, measured.prepared.structure
     longest = max(done.steps for done in pilot.fits)
     peak = total["peak_memory_bytes"]
     memory = "" if peak is None else f"a peak of {peak / 2**20:,.0f} MiB of memory and "
@@ -134,7 +134,7 @@ def _features(measured: Measurements) -> list[Row]:
     cost, request, bases = measured.cost, measured.request, measured.planned.bases
     if cost is None:
         return []
-    workload, unit, n = request.workload, measured.context.costs.unit, request.workload.n_tasks
+    workload, unit, n = request.workload, measured.prepared.costs.unit, request.workload.n_tasks
     stored = sum(cost.stored[min(number, 1)] for number in range(bases))
     stored = stored if cost.features_bytes <= KEEP_BYTES else 0.0
     held = cost.features_bytes + (COPIES - 1) * cost.stored[0] * (stored > 0)
@@ -143,7 +143,7 @@ def _features(measured: Measurements) -> list[Row]:
         stage, working = "secant features", 0.0
     else:
         count = request.base.count if request.base.directions == "random" else n
-        features = plan_features(workload, measured.context.structure, count, request.memory)
+        features = plan_features(workload, measured.prepared.structure, count, request.memory)
         rows = len(workload.split.train) + len(workload.split.validation)
         flops = rows * (unit.forward + count * (unit.jvp - unit.forward))
         stage, what, why = "gradient features", f"{features.mode} mode, d = {count}", features.reason
@@ -218,12 +218,12 @@ def _steps_flops(measured: Measurements, like: tuple[int, ...], steps: float) ->
     workload = measured.request.workload
     rows = np.mean([len(workload.rows_of(f.job.subset, "train")) for size in like for f in measured.like(size)])
     batch = workload.recipe.batch_size
-    return float(steps * rows / max(1.0, np.ceil(rows / batch)) * measured.context.costs.unit.training)
+    return float(steps * rows / max(1.0, np.ceil(rows / batch)) * measured.prepared.costs.unit.training)
 
 
 def _balanced(measured: Measurements, size: int) -> float:
     """How many times the FLOPs of a plain training a balanced one on so many tasks takes; 1 for a single task."""
-    balancing, unit = measured.request.balancing, measured.context.costs.unit
+    balancing, unit = measured.request.balancing, measured.prepared.costs.unit
     if balancing is None or size < 2:
         return 1.0
     return unit.step(balancing.passes(size)) / max(unit.step(), 1.0)

@@ -11,7 +11,7 @@ import numpy as np
 from coterie._units import Payload
 from coterie.affinity import Estimator, GradTAE
 from coterie.affinity.bases import checkpoint
-from coterie.affinity.context import Context
+from coterie.affinity.context import Prepared
 from coterie.affinity.costs import Costs, training_flops
 from coterie.affinity.surrogates.budget import split_budget
 from coterie.affinity.surrogates.fused import REFERENCE, Fused
@@ -57,16 +57,16 @@ class _Known:
         return replace(self._payload, meta={**self._payload.meta, "seconds": 0.0})
 
 
-def count_trainings(context: Context, estimator: Estimator, base: GradTAE, pilot: Pilot) -> TrainingCounts:
+def count_trainings(prepared: Prepared, estimator: Estimator, base: GradTAE, pilot: Pilot) -> TrainingCounts:
     """Divide the budget of an estimate as it will be divided, with the pilot's trainings in the place of its own."""
-    workload, unit, full = context.workload, context.costs.unit, pilot.fits[0]
+    workload, unit, full = prepared.workload, prepared.costs.unit, pilot.fits[0]
     bases, runs, fork = base.bases, 0, base.fork
     if isinstance(estimator, Fused) and estimator.bases is None and estimator.runs is None:
         usual = pilot.usual or pilot.fits[:1]
         flops = np.array([training_flops(workload, done, unit) for done in usual])
         steps = np.array([float(done.steps) for done in usual])
         ordinary = RealRuns(np.zeros((0, workload.n_tasks), bool), np.zeros((0, workload.n_tasks)), flops, steps)
-        known = replace(context, store=_Known(full), costs=Costs(unit))
+        known = replace(prepared, context=replace(prepared.context, store=_Known(full)), costs=Costs(unit))
         split = split_budget(known, base, estimator.trainings, ordinary)
         bases, runs, fork = split.bases, max(len(usual), split.runs), split.fork
     elif isinstance(estimator, Fused):
@@ -84,22 +84,22 @@ def fixed_bases(estimator: Estimator, base: GradTAE) -> int:
     return estimator.bases or (0 if estimator.runs is None else base.bases)
 
 
-def check_memory(context: Context, estimator: Estimator, base: GradTAE, size: int, planned: TrainingCounts) -> None:
+def check_memory(prepared: Prepared, estimator: Estimator, base: GradTAE, size: int, planned: TrainingCounts) -> None:
     """Refuse what the estimate will refuse, by its own rules.
 
     Raises:
         ResourceError: sums, directions, features or covariances do not fit the memory.
     """
-    n = context.workload.n_tasks
+    n = prepared.workload.n_tasks
     if planned.bases:
-        replace(base, bases=planned.bases)._check_memory(context)  # pyright: ignore[reportPrivateUsage]
+        replace(base, bases=planned.bases)._check_memory(prepared)  # pyright: ignore[reportPrivateUsage]
         if base.directions != "secants":
             count = base.count if base.directions == "random" else n
-            plan_features(context.workload, context.structure, count, context.memory)
+            plan_features(prepared.workload, prepared.structure, count, prepared.context.memory)
     if isinstance(estimator, Fused) and planned.runs:
         reference = balanced_subsets(n, reference_size(estimator), min(max(size, 2), n), 0)
         runs = planned.runs - n * estimator.alone
-        estimator._check_memory(runs, reference, context.memory)  # pyright: ignore[reportPrivateUsage]
+        estimator._check_memory(runs, reference, prepared.context.memory)  # pyright: ignore[reportPrivateUsage]
 
 
 def reference_size(estimator: Estimator) -> int:

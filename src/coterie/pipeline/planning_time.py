@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from coterie._context import Context
 from coterie.errors import CoterieError
 from coterie.training import Fit, Job, fit, is_stackable
 from coterie.training.footprint import measure_footprint
@@ -149,7 +150,7 @@ def _better(one: Timing, other: Timing) -> Timing:
 
 def _steps(workload: Workload, jobs: Sequence[Job], steps: int, memory: int, *, checks: bool = False) -> list[Fit]:
     short = [replace(job, max_steps=steps, early_stopping=False, checks=checks) for job in jobs]
-    return fit(workload, short, memory=memory)
+    return fit(workload, short, Context(memory=memory))
 
 
 def _look(workload: Workload, jobs: Sequence[Job], memory: int) -> Timing:
@@ -239,7 +240,7 @@ def run_pilot(workload: Workload, jobs: Sequence[Job], usual: int, step_cost: St
     pending, found, timing, said = wanted, dict[Job, Fit](), Timing(), Timing()
     while True:  # those that have not come to their end begin anew with more steps: optimisers cannot be gone on with
         cut = [replace(job, max_steps=min(limit, longest[job])) for job in pending]
-        fits, once = timed(lambda cut=cut: fit(workload, cut, memory=memory, keep_states=False))
+        fits, once = timed(lambda cut=cut: fit(workload, cut, Context(memory=memory), keep_states=False))
         timing, said = timing + once, said + step_cost.trainings([f.steps for f in fits], looks_of(workload, fits))
         found.update(zip(pending, fits, strict=True))
         pending = [job for job in pending if found[job].steps == limit < longest[job]]

@@ -11,13 +11,13 @@ from typing import Any, cast
 
 from coterie._bars import following
 from coterie._check import whole_number
-from coterie._progress import Progress
+from coterie._context import Context
+from coterie._progress import Progress, silent
 from coterie._show import brief
 from coterie._surface import known_arguments, once, said_once
 from coterie._units import NoStore, UnitStore
 from coterie.affinity import Affinity, Estimate, Estimator, GainModel, random_subsets
 from coterie.affinity.costs import Costs, training_flops
-from coterie.affinity.estimator import given
 from coterie.affinity.methods import estimator_of
 from coterie.affinity.table import table_bytes
 from coterie.balancing import Balancing, as_balancing, balancing_key
@@ -184,15 +184,13 @@ def run(
         validate(workload)
         with _open(workload, settings, out, overwrite=overwrite) as directory:
             store = RecordingStore(directory)
+            context = Context(seed, memory, store, tell, executor)
             accounts.close(READING, None)
             size = typical_size(workload.n_tasks, groups)
-            estimate = estimator.estimate(
-                workload, seed=seed, subset_size=size, memory=memory, store=store, progress=tell,
-                **given(estimator, executor),
-            )  # fmt: skip
+            estimate = estimator.estimate(workload, context, size)
             accounts.close(ESTIMATE, estimate.costs, store)
             affinity = kept_affinity(estimate, size, seed, store)
-            grouping, named = candidate_groupings(estimate, affinity, groups, budget, seed, tell, store, search_limit)
+            grouping, named = candidate_groupings(estimate, affinity, groups, budget, context, search_limit)
             accounts.close(SEARCH, estimate.costs, store)
             trained = compare(
                 workload, affordable(named, seeds, compare_runs, budget), seeds=range(seed, seed + seeds),
@@ -260,10 +258,8 @@ def estimate_affinity(
     subsets = None if subsets is None else whole_number(subsets, "subsets", low=1)
     if order == "higher" and subsets is not None:
         random_subsets(workload.n_tasks, subsets, chosen, seed=seed)  # too few to hold every pair: say so now
-    estimate = estimator.estimate(
-        workload, seed=seed, subset_size=chosen, memory=memory, store=store or NoStore(), progress=progress,
-        **given(estimator, executor),
-    )  # fmt: skip
+    context = Context(seed, memory, store or NoStore(), progress or silent, executor)
+    estimate = estimator.estimate(workload, context, chosen)
     return estimated_affinity(estimate, order, subsets, chosen, seed), estimate.model
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Executor
 
 from coterie._check import choice
-from coterie._progress import Progress
+from coterie._context import DEFAULT_CONTEXT, Context, keywords_into
 from coterie._surface import known_arguments, warn
 from coterie.errors import FallbackWarning, ModelError, ResourceError
 from coterie.training.footprint import measure_footprint
@@ -21,16 +20,15 @@ __all__ = ["BACKENDS", "Fit", "fit"]
 BACKENDS = ("auto", "population", "loop")
 
 
+@keywords_into(context=Context)
 @known_arguments
 def fit(
     workload: Workload,
     jobs: Sequence[Job],
+    context: Context = DEFAULT_CONTEXT,
     *,
     backend: str = "auto",
-    memory: int = 2**30,
-    progress: Progress | None = None,
     keep_states: bool = True,
-    executor: Executor | None = None,
 ) -> list[Fit]:
     """Train a model for each job.
 
@@ -40,15 +38,13 @@ def fit(
 
     Args:
         workload: tasks, data, model and recipe.
-        jobs: what to train.
+        jobs: what to train; each has its seed.
+        context: memory, progress and executor; nothing is kept in its store. Progress is told in steps, added up over
+            the jobs; with an executor, in jobs. Who is trained together does not depend on the executor, so the results
+            are the same bit for bit with the same number of torch's threads and the same kind of processor.
         backend: ``"population"`` trains many members at once, ``"loop"`` one after the other; ``"auto"`` takes the
             population for what can be stacked when there are several such jobs, and warns about the others.
-        memory: bytes that the members trained at once may take.
-        progress: called with steps done and steps at most, added up over the jobs; with an executor, with jobs done
-            and jobs.
         keep_states: False leaves `Fit.state` empty, which saves memory when only losses are wanted.
-        executor: where to train; None is this process. Who is trained together does not depend on it, so the results
-            are the same bit for bit with the same number of torch's threads and the same kind of processor.
 
     Returns:
         One fit a job, in their order.
@@ -72,11 +68,11 @@ def fit(
         (3,)
     """
     choice(backend, "backend", BACKENDS)
-    shares = cut(workload, jobs, backend=backend, memory=memory, keep_states=keep_states)
-    if executor is None:
-        train_here(workload, shares, progress)
+    shares = cut(workload, jobs, backend=backend, memory=context.memory, keep_states=keep_states)
+    if context.executor is None:
+        train_here(workload, shares, context.progress)
     else:
-        train_there(executor, workload, [shares], progress)
+        train_there(context.executor, workload, [shares], context.progress)
     return shares.result()
 
 

@@ -6,12 +6,12 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from coterie._context import Context, keywords_into
 from coterie._process_lock import process_lock
-from coterie._progress import Progress, silent
-from coterie._units import Payload, UnitStore, look
+from coterie._units import Payload, look
 from coterie.training.fit import cut, fit
 from coterie.training.job import Fit, Job
 from coterie.training.shares import Shares, train_there
@@ -31,18 +31,16 @@ class FitUnit:
     jobs: Sequence[Job]
 
 
+@keywords_into(context=Context)
 def fit_units(
     workload: Workload,
     name: str,
     units: Sequence[FitUnit],
     pack: Callable[[list[Fit]], Payload],
+    context: Context,
     *,
-    store: UnitStore,
-    memory: int,
     stage: str,
-    progress: Progress | None = None,
     keep_states: bool = True,
-    executor: Executor | None = None,
 ) -> list[Payload]:
     """Train what is not in the store yet, each unit as :func:`coterie.training.fit` would.
 
@@ -51,34 +49,31 @@ def fit_units(
         name: of the units in the store.
         units: lists of trainings; a kill loses those that are not finished.
         pack: what is kept of the trainings of a unit.
-        store: where finished units are kept.
-        memory: working memory in bytes.
+        context: memory, store, progress and executor; progress is told in jobs.
         stage: for the progress.
-        progress: called as ``progress(stage, jobs done, jobs)``.
         keep_states: whether `pack` needs parameters.
-        executor: where to train; the units are the same with any.
 
     Returns:
         One payload a unit. ``meta["seconds"]`` is how long training and packing took, added up over processes.
     """
-    tell, total = progress or silent, sum(len(unit.jobs) for unit in units)
-    if executor is not None:
-        return _elsewhere(executor, workload, name, units, pack, store, memory, stage, tell, keep_states)
+    if context.executor is not None:
+        return _elsewhere(context.executor, workload, name, units, pack, context, stage, keep_states)
+    total = sum(len(unit.jobs) for unit in units)
     found: list[Payload] = []
     before = 0
     for unit in units:
 
         def compute(unit: FitUnit = unit, before: int = before) -> Payload:
             def step(_: str, done: int, of: int) -> None:
-                tell(stage, before + len(unit.jobs) * done // max(of, 1), total)
+                context.progress(stage, before + len(unit.jobs) * done // max(of, 1), total)
 
             start = time.perf_counter()
-            fits = fit(workload, unit.jobs, memory=memory, progress=step, keep_states=keep_states)
+            fits = fit(workload, unit.jobs, context=replace(context, progress=step), keep_states=keep_states)
             return _with_seconds(pack(fits), time.perf_counter() - start)
 
-        found.append(store.unit(name, unit.key, compute))
+        found.append(context.store.unit(name, unit.key, compute))
         before += len(unit.jobs)
-        tell(stage, before, total)
+        context.progress(stage, before, total)
     return found
 
 
@@ -88,19 +83,17 @@ def _elsewhere(
     name: str,
     units: Sequence[FitUnit],
     pack: Callable[[list[Fit]], Payload],
-    store: UnitStore,
-    memory: int,
+    context: Context,
     stage: str,
-    progress: Progress,
     keep_states: bool,
 ) -> list[Payload]:
-    found = [look(store, name, unit.key) for unit in units]
+    found = [look(context.store, name, unit.key) for unit in units]
     missing = [number for number, payload in enumerate(found) if payload is None]
     several: list[Shares] = []
     for number in missing:
         with process_lock, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            shares = cut(workload, units[number].jobs, backend="auto", memory=memory, keep_states=keep_states)
+            shares = cut(workload, units[number].jobs, backend="auto", memory=context.memory, keep_states=keep_states)
         # said again when the unit is made, so that a store that keeps warnings has them
         shares.warned = tuple((item.category, str(item.message)) for item in caught)
         several.append(shares)
@@ -109,7 +102,7 @@ def _elsewhere(
 
     def tell(_: str, done: int, of: int) -> None:
         del of
-        progress(stage, before + done, total)
+        context.progress(stage, before + done, total)
 
     def complete(position: int) -> None:
         number, shares = missing[position], several[position]
@@ -119,12 +112,12 @@ def _elsewhere(
             payload = pack(shares.result())
             return _with_seconds(payload, shares.seconds + time.perf_counter() - start)
 
-        found[number] = store.unit(name, units[number].key, compute)
+        found[number] = context.store.unit(name, units[number].key, compute)
         shares.fits.clear()  # kept in the store now
         shares.warned = ()
 
     train_there(executor, workload, several, tell, complete)
-    progress(stage, total, total)
+    context.progress(stage, total, total)
     return [payload for payload in found if payload is not None]
 
 

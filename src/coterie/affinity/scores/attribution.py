@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from coterie._check import whole_number
+from coterie._context import DEFAULT_CONTEXT, Context
 from coterie._process_lock import process_lock
-from coterie._progress import Progress
 from coterie._surface import known_arguments
-from coterie._units import Payload, UnitStore
-from coterie.affinity.context import Context, open_context
+from coterie._units import Payload
+from coterie.affinity.context import Prepared, prepare
 from coterie.affinity.costs import timed
 from coterie.affinity.estimator import Estimate, Estimator
 from coterie.affinity.scores.single_tasks import (
@@ -121,27 +120,8 @@ class Attribution(Estimator):
         """Name of the method."""
         return "attribution"
 
-    def estimate(
-        self,
-        workload: Workload,
-        *,
-        seed: int = 0,
-        subset_size: int = 2,
-        memory: int = 2**30,
-        store: UnitStore | None = None,
-        progress: Progress | None = None,
-        executor: Executor | None = None,
-    ) -> Estimate:
+    def estimate(self, workload: Workload, context: Context = DEFAULT_CONTEXT, subset_size: int = 2) -> Estimate:
         """Train the single-task models and compare their attributions.
-
-        Args:
-            workload: tasks, data, model and recipe.
-            seed: of the trainings and of the rows.
-            subset_size: not used.
-            memory: working memory in bytes; more memory takes more rows at a time.
-            store: where finished units go.
-            progress: called as ``progress(stage, done, total)``.
-            executor: where trainings run; None is this process.
 
         Raises:
             WorkloadError: when no input is a floating-point number.
@@ -149,32 +129,32 @@ class Attribution(Estimator):
         """
         del subset_size
         size = sum(value[0].numel() for value in floating_inputs(workload, PURPOSE).values())
-        context = open_context(workload, seed, memory, store, progress, executor)
-        rows = sample_rows(workload, self.rows, seed)
-        fits = single_task_fits(context)
-        chunk = max(1, min(256, memory // (32 * workload.n_tasks * size)))
+        prepared = prepare(workload, context)
+        rows = sample_rows(workload, self.rows, context.seed)
+        fits = single_task_fits(prepared)
+        chunk = max(1, min(256, context.memory // (32 * workload.n_tasks * size)))
         payload = timed(
-            context.store,
-            context.costs,
+            prepared.context.store,
+            prepared.costs,
             STAGE,
             self.name,
-            {"seed": seed, "rows": len(rows)},
-            lambda: _compare(context, fits, rows, chunk),
+            {"seed": context.seed, "rows": len(rows)},
+            lambda: _compare(prepared, fits, rows, chunk),
         )
         n, k = workload.n_tasks, len(rows)
-        context.costs.add(STAGE, n * k * context.costs.unit.training + 2.0 * n * n * k * size)
+        prepared.costs.add(STAGE, n * k * prepared.costs.unit.training + 2.0 * n * n * k * size)
         notes = [f"{k} validation rows compared"]
-        return as_estimate(workload, context.costs, np.asarray(payload.arrays["values"]), self.name, notes)
+        return as_estimate(workload, prepared.costs, np.asarray(payload.arrays["values"]), self.name, notes)
 
 
-def _compare(context: Context, fits: list[Fit], rows: Tensor, chunk: int) -> Payload:
+def _compare(prepared: Prepared, fits: list[Fit], rows: Tensor, chunk: int) -> Payload:
     total = torch.zeros(len(fits), len(fits), dtype=torch.float64, device=rows.device)
     done = 0
     for part in rows.split(chunk):
-        models = enumerate(models_of(context, fits))
+        models = enumerate(models_of(prepared, fits))
         total += summed_cosines(
-            torch.stack([attribution_maps(context.workload, model, task, part) for task, model in models])
+            torch.stack([attribution_maps(prepared.workload, model, task, part) for task, model in models])
         )
         done += len(part)
-        context.progress(STAGE, done, len(rows))
+        prepared.context.progress(STAGE, done, len(rows))
     return Payload({"values": (total / len(rows)).cpu().numpy()})

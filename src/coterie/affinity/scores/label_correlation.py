@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from coterie._check import flag, whole_number
-from coterie._progress import Progress, silent
+from coterie._context import DEFAULT_CONTEXT, Context
 from coterie._surface import known_arguments, warn
-from coterie._units import UnitStore
 from coterie.affinity.costs import Costs
 from coterie.affinity.estimator import Estimate, Estimator
 from coterie.affinity.scores.single_tasks import as_estimate
@@ -123,42 +121,23 @@ class LabelCorrelation(Estimator):
         """Name of the method."""
         return "label-correlation"
 
-    def estimate(
-        self,
-        workload: Workload,
-        *,
-        seed: int = 0,
-        subset_size: int = 2,
-        memory: int = 2**30,
-        store: UnitStore | None = None,
-        progress: Progress | None = None,
-        executor: Executor | None = None,
-    ) -> Estimate:
+    def estimate(self, workload: Workload, context: Context = DEFAULT_CONTEXT, subset_size: int = 2) -> Estimate:
         """Correlate the labels.
-
-        Args:
-            workload: tasks and labels; the model is not looked at.
-            seed: not used.
-            subset_size: not used.
-            memory: not used.
-            store: not used: the work is done in no time.
-            progress: called as ``progress(stage, done, total)``.
-            executor: not used.
 
         Raises:
             SettingError: for `signed` with a multi-class task.
         """
-        del seed, subset_size, memory, store, executor
+        del subset_size
         several = [task.name for task in workload.tasks if task.loss.per_class]
         if self.signed and several:
             raise SettingError(
                 f"Parameter `signed`=True has no meaning for tasks with several classes. Found {several[:5]}. Use "
                 "signed=False."
             )
-        costs = Costs(UnitCost(0.0, 0.0, 0.0))
+        costs = context.costs or Costs(UnitCost(0.0, 0.0, 0.0))
         costs.add(STAGE, 0.0)
         values, unknown = self._values(workload)
-        (progress or silent)(STAGE, 1, 1)
+        context.progress(STAGE, 1, 1)
         notes = [f"{unknown} pairs without enough common labels have the mean of the others"] if unknown else []
         if unknown and unknown == workload.n_tasks * (workload.n_tasks - 1) // 2:
             notes = ["no two tasks have labels in the same rows, so their correlations are not known: all are 0"]

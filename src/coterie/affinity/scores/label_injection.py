@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,10 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from coterie._check import choice, whole_number
-from coterie._progress import Progress
+from coterie._context import DEFAULT_CONTEXT, Context
 from coterie._surface import known_arguments
-from coterie._units import UnitStore
-from coterie.affinity.context import Context, open_context
+from coterie.affinity.context import Prepared, prepare
 from coterie.affinity.costs import training_flops
 from coterie.affinity.estimator import Estimate, Estimator
 from coterie.affinity.scores.single_tasks import as_estimate, floating_inputs
@@ -203,38 +201,19 @@ class LabelInjection(Estimator):
         """Name of the method."""
         return "label-injection"
 
-    def estimate(
-        self,
-        workload: Workload,
-        *,
-        seed: int = 0,
-        subset_size: int = 2,
-        memory: int = 2**30,
-        store: UnitStore | None = None,
-        progress: Progress | None = None,
-        executor: Executor | None = None,
-    ) -> Estimate:
+    def estimate(self, workload: Workload, context: Context = DEFAULT_CONTEXT, subset_size: int = 2) -> Estimate:
         """Train with labels and with noise.
-
-        Args:
-            workload: tasks, data, model and recipe.
-            seed: of the trainings, the shuffling and the choice of pairs.
-            subset_size: not used.
-            memory: working memory in bytes.
-            store: where finished units go, about 64 trainings each.
-            progress: called as ``progress(stage, done, total)``.
-            executor: where trainings run; None is this process.
 
         Raises:
             WorkloadError: when no input is a floating-point number.
         """
         del subset_size
-        context = open_context(workload, seed, memory, store, progress, executor)
+        prepared = prepare(workload, context)
         told = common_pairs(workload)
-        chosen = choose_pairs(told, self.pairs, seed)
+        chosen = choose_pairs(told, self.pairs, context.seed)
         noise = [(a, a) for a in sorted({a for a, _ in chosen})] if self.control == "target" else chosen
         wanted = sorted([(a, b, False) for a, b in chosen] + [(a, b, True) for a, b in noise])
-        losses = _losses(context, Injection.of(workload, seed, self.epochs), wanted, self.epochs)
+        losses = _losses(prepared, Injection.of(workload, context.seed, self.epochs), wanted, self.epochs)
         values = np.zeros((workload.n_tasks, workload.n_tasks))
         for a, b in chosen:
             control = losses[a, a if self.control == "target" else b, True]
@@ -246,7 +225,7 @@ class LabelInjection(Estimator):
         if len(chosen) < len(told):
             _fill(values, set(told), set(chosen))
             notes.append(f"{len(told) - len(chosen)} pairs that were not trained have the mean of their target")
-        return as_estimate(workload, context.costs, values, self.name, notes)
+        return as_estimate(workload, prepared.costs, values, self.name, notes)
 
 
 def common_pairs(workload: Workload) -> list[tuple[int, int]]:
@@ -283,25 +262,29 @@ def _fill(values: NDArray[np.float64], told: set[tuple[int, int]], chosen: set[t
 
 
 def _losses(
-    context: Context, injection: Injection, wanted: Sequence[tuple[int, int, bool]], epochs: float
+    prepared: Prepared, injection: Injection, wanted: Sequence[tuple[int, int, bool]], epochs: float
 ) -> dict[tuple[int, int, bool], float]:
     """Validation loss of the target of every training, block by block."""
     found: dict[tuple[int, int, bool], float] = {}
     blocks = [list(wanted[start : start + BLOCK]) for start in range(0, len(wanted), BLOCK)]
     units = [
         FitUnit(
-            {"seed": context.seed, "epochs": epochs, "trainings": [[a, b, int(noise)] for a, b, noise in block]},
+            {
+                "seed": prepared.context.seed,
+                "epochs": epochs,
+                "trainings": [[a, b, int(noise)] for a, b, noise in block],
+            },
             injection.jobs(block),
         )
         for block in blocks
     ]
     payloads = fit_units(
-        injection.workload, "label-injection", units, partial(pack_fits, states=False), store=context.store,
-        memory=context.memory, stage=STAGE, progress=context.progress, keep_states=False, executor=context.executor,
+        injection.workload, "label-injection", units, partial(pack_fits, states=False), prepared.context,
+        stage=STAGE, keep_states=False,
     )  # fmt: skip
     for block, unit, payload in zip(blocks, units, payloads, strict=True):
         fits = unpack_fits(unit.jobs, payload)
-        flops = sum(training_flops(injection.workload, done, context.costs.unit) for done in fits)
-        context.costs.add(STAGE, flops, float(payload.meta["seconds"]))
+        flops = sum(training_flops(injection.workload, done, prepared.costs.unit) for done in fits)
+        prepared.costs.add(STAGE, flops, float(payload.meta["seconds"]))
         found.update({one: float(done.validation[one[0]]) for one, done in zip(block, fits, strict=True)})
     return found

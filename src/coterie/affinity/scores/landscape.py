@@ -12,7 +12,6 @@ the mixture are the paper's; everything that these leave open is our reconstruct
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,12 +22,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from coterie._check import choice, flag, whole_number
-from coterie._progress import Progress, silent
+from coterie._context import DEFAULT_CONTEXT, Context
 from coterie._surface import known_arguments
-from coterie._units import NoStore, Payload, UnitStore
+from coterie._units import Payload
 from coterie.affinity.affinity import Affinity
-from coterie.affinity.context import Context
-from coterie.affinity.costs import Costs, timed
+from coterie.affinity.context import Prepared, prepare
+from coterie.affinity.costs import timed
 from coterie.affinity.estimator import Estimate, Estimator
 from coterie.affinity.pairwise import PairwiseGainModel
 from coterie.affinity.scores.graph_embedding import embed, embedding_flops
@@ -37,8 +36,7 @@ from coterie.affinity.scores.landscape_gradients import BLOCK, SampleGradients, 
 from coterie.affinity.scores.landscape_heads import EPOCHS, fit_heads
 from coterie.affinity.scores.mixture import graph_labels, mixture_labels
 from coterie.features.modes import differentiable
-from coterie.training import measure_cost
-from coterie.workload import Workload, find_structure
+from coterie.workload import Workload
 
 EMBEDDINGS = ("gat", "spectral")
 
@@ -104,27 +102,8 @@ class Landscape(Estimator):
         """Name of the method with these settings."""
         return "landscape" if self.embedding == "gat" else "landscape-spectral"
 
-    def estimate(
-        self,
-        workload: Workload,
-        *,
-        seed: int = 0,
-        subset_size: int = 2,
-        memory: int = 2**30,
-        store: UnitStore | None = None,
-        progress: Progress | None = None,
-        executor: Executor | None = None,
-    ) -> Estimate:
+    def estimate(self, workload: Workload, context: Context = DEFAULT_CONTEXT, subset_size: int = 2) -> Estimate:
         """Compare the tasks' gradients at the model of `seed`, and embed them.
-
-        Args:
-            workload: tasks, data, model and recipe.
-            seed: of the start, the rows and the embedding.
-            subset_size: not used.
-            memory: working memory in bytes.
-            store: where finished units go.
-            progress: called as ``progress(stage, done, total)``.
-            executor: where trainings run; None is this process.
 
         Returns:
             A model of the mean affinity of partners (no gains: the scale means nothing), and the method's own
@@ -138,41 +117,45 @@ class Landscape(Estimator):
             training rows for the heads.
         """
         del subset_size
-        structure = find_structure(workload, workload.build_model(seed).to(workload.labels.device))
-        costs = Costs(measure_cost(workload))
-        context = Context(workload, structure, seed, memory, store or NoStore(), progress or silent, costs, executor)
-        measured = self._distances(context)
+        prepared = prepare(workload, context)
+        measured = self._distances(prepared)
         distances, density = (np.asarray(measured.arrays[name]) for name in ("distances", "density"))
         weights = similarity(distances)
         facts = {"median distance": float(np.median(distances[np.triu_indices(len(distances), 1)]))}
         if self.embedding == "gat":
-            done = self._embed(context, weights, density)
+            done = self._embed(prepared, weights, density)
             values, losses = np.asarray(done.arrays["weights"]), np.asarray(done.arrays["losses"])
             facts |= {"loss of the embedding": float(losses.min()), "worst start": float(losses.max())}
-            cluster = partial(mixture_labels, np.asarray(done.arrays["points"]), seed=seed)
+            cluster = partial(mixture_labels, np.asarray(done.arrays["points"]), seed=context.seed)
         else:
-            values, cluster = 0.0 - distances, partial(graph_labels, weights, seed=seed)
+            values, cluster = 0.0 - distances, partial(graph_labels, weights, seed=context.seed)
         affinity = Affinity(values, workload.task_names, kind="raw", method=self.name)
         return Estimate(
-            PairwiseGainModel(affinity), costs, notes=(str(measured.meta["note"]),), facts=facts, cluster=cluster
+            PairwiseGainModel(affinity),
+            prepared.costs,
+            notes=(str(measured.meta["note"]),),
+            facts=facts,
+            cluster=cluster,
         )
 
-    def _key(self, context: Context) -> dict[str, Any]:
+    def _key(self, prepared: Prepared) -> dict[str, Any]:
         """What the distances depend on."""
         fields = ("samples", "warm_up", "normalise", "per_layer", "min_common", "coordinates")
-        return {"seed": context.seed, **{name: getattr(self, name) for name in fields}}
+        return {"seed": prepared.context.seed, **{name: getattr(self, name) for name in fields}}
 
-    def _distances(self, context: Context) -> Payload:
+    def _distances(self, prepared: Prepared) -> Payload:
         """Distances and densities, with what they cost; both embeddings share them."""
-        workload, unit = context.workload, context.costs.unit
+        workload, unit = prepared.workload, prepared.costs.unit
 
         def compute() -> Payload:
-            core = choose_rows(workload, self.samples, self.min_common, context.seed)
-            model = workload.build_model(context.seed).to(workload.labels.device)
+            core = choose_rows(workload, self.samples, self.min_common, prepared.context.seed)
+            model = workload.build_model(prepared.context.seed).to(workload.labels.device)
             with differentiable(model):
-                heads = fit_heads(workload, model, context.structure, context.seed) if self.warm_up else 0.0
-                trunk, chosen = context.structure.trunk, self._chosen(model, context)
-                source = SampleGradients(workload, model, trunk, core, chosen, context.memory, context.progress)
+                heads = fit_heads(workload, model, prepared.structure, prepared.context.seed) if self.warm_up else 0.0
+                trunk, chosen = prepared.structure.trunk, self._chosen(model, prepared)
+                source = SampleGradients(
+                    workload, model, trunk, core, chosen, prepared.context.memory, prepared.context.progress
+                )
                 distances, density = landscape_distances(
                     source, paired=core.paired, block=BLOCK, normalise=self.normalise, per_layer=self.per_layer
                 )
@@ -186,38 +169,43 @@ class Landscape(Estimator):
             return Payload({"distances": distances, "density": density}, meta)
 
         done = timed(
-            context.store, context.costs, "gradients of examples", "landscape-distances", self._key(context), compute
+            prepared.context.store,
+            prepared.costs,
+            "gradients of examples",
+            "landscape-distances",
+            self._key(prepared),
+            compute,
         )
         if self.warm_up:
-            rows = len(workload.rows_of(context.everything, "train"))
-            deep = not all(head.linear for head in context.structure.heads)
+            rows = len(workload.rows_of(prepared.everything, "train"))
+            deep = not all(head.linear for head in prepared.structure.heads)
             passes = rows * (unit.forward + (EPOCHS * unit.training if deep else 0.0))
-            context.costs.add("heads", passes + float(done.meta["heads"]))
+            prepared.costs.add("heads", passes + float(done.meta["heads"]))
         # each comparison is a difference, its absolute value, and a sum
         flops = float(done.meta["passes"]) * unit.training + 3 * float(done.meta["compared"])
-        context.costs.add("gradients of examples", flops)
+        prepared.costs.add("gradients of examples", flops)
         return done
 
-    def _chosen(self, model: torch.nn.Module, context: Context) -> Tensor | None:
+    def _chosen(self, model: torch.nn.Module, prepared: Prepared) -> Tensor | None:
         """Numbers of the trunk's entries that are compared."""
         named = dict(model.named_parameters())
-        size = sum(named[name].numel() for name in context.structure.trunk)
+        size = sum(named[name].numel() for name in prepared.structure.trunk)
         if self.coordinates is None or self.coordinates >= size:
             return None
-        drawn = np.random.default_rng(context.seed).choice(size, self.coordinates, replace=False)
-        return torch.from_numpy(np.sort(drawn)).to(context.workload.labels.device)
+        drawn = np.random.default_rng(prepared.context.seed).choice(size, self.coordinates, replace=False)
+        return torch.from_numpy(np.sort(drawn)).to(prepared.workload.labels.device)
 
-    def _embed(self, context: Context, weights: NDArray[np.float64], density: NDArray[np.float64]) -> Payload:
+    def _embed(self, prepared: Prepared, weights: NDArray[np.float64], density: NDArray[np.float64]) -> Payload:
         settings = {name: getattr(self, name) for name in ("dimensions", "links", "steps", "seeds")}
-        key = {**self._key(context), **settings}
+        key = {**self._key(prepared), **settings}
 
         def compute() -> Payload:
-            found = embed(weights, density, seed=context.seed, **settings)
+            found = embed(weights, density, seed=prepared.context.seed, **settings)
             return Payload({"points": found.points, "weights": found.weights, "losses": found.losses})
 
         parts = ("dimensions", "steps", "seeds")
-        context.costs.add("embedding", embedding_flops(len(weights), **{name: settings[name] for name in parts}))
-        return timed(context.store, context.costs, "embedding", "landscape-embedding", key, compute)
+        prepared.costs.add("embedding", embedding_flops(len(weights), **{name: settings[name] for name in parts}))
+        return timed(prepared.context.store, prepared.costs, "embedding", "landscape-embedding", key, compute)
 
 
 #: the same distances, clustered without the embedding

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coterie._check import choice, whole_number
-from coterie._progress import Progress
-from coterie._units import NoStore, Payload, UnitStore
+from coterie._context import DEFAULT_CONTEXT, Context
+from coterie._units import NoStore, Payload
 from coterie.affinity.affinity import Affinity
-from coterie.affinity.context import Context, open_context
+from coterie.affinity.context import Prepared, prepare
 from coterie.affinity.costs import training_flops
 from coterie.affinity.estimator import Estimate, Estimator
 from coterie.affinity.pairwise import PairwiseGainModel
@@ -76,27 +75,8 @@ class ProbeScore(Estimator):
     def _finish(self, values: NDArray[np.float64], workload: Workload) -> NDArray[np.float64]:
         """The score from the mean over the measurements."""
 
-    def estimate(
-        self,
-        workload: Workload,
-        *,
-        seed: int = 0,
-        subset_size: int = 2,
-        memory: int = 2**30,
-        store: UnitStore | None = None,
-        progress: Progress | None = None,
-        executor: Executor | None = None,
-    ) -> Estimate:
+    def estimate(self, workload: Workload, context: Context = DEFAULT_CONTEXT, subset_size: int = 2) -> Estimate:
         """Train on all tasks and measure.
-
-        Args:
-            workload: tasks, data, model and recipe.
-            seed: of the first probe run.
-            subset_size: not used: a pair's score does not depend on it.
-            memory: working memory in bytes.
-            store: where finished probe runs go; the other scores of this kind find them there.
-            progress: called as ``progress(stage, done, total)``.
-            executor: where trainings run; None is this process.
 
         Returns:
             A model that predicts the mean score of a task's partners, what it cost, and notes. Pairs of tasks that
@@ -104,11 +84,11 @@ class ProbeScore(Estimator):
             task's gradient are those of a full backward pass, a little more than the shared parameters need.
         """
         del subset_size
-        context = open_context(workload, seed, memory, store, progress, executor)
+        prepared = prepare(workload, context)
         totals = {name: np.zeros((workload.n_tasks, workload.n_tasks)) for name in SUMS}
         measurements = 0.0
         for number in range(self.runs):
-            run = self._run(context, seed + number)
+            run = self._run(prepared, context.seed + number)
             measurements += run.work["measurements"]
             for name, value in run.sums.items():
                 totals[name] += value
@@ -127,31 +107,36 @@ class ProbeScore(Estimator):
         affinity = Affinity(filled, names, counts.astype(np.int64), "raw", self.name)
         return Estimate(
             PairwiseGainModel(affinity),
-            context.costs,
+            prepared.costs,
             notes=notes,
             facts={"measurements of a pair at most": measurements},
         )
 
-    def _run(self, context: Context, seed: int) -> ProbeRun:
+    def _run(self, prepared: Prepared, seed: int) -> ProbeRun:
         """One probe run from the store; what this score needs of it goes on the books."""
-        workload, rate, wants_look = context.workload, self._rate(context.workload), self.measured == "tag"
-        shared = not isinstance(context.store, NoStore)  # nobody else will read what is not kept
+        workload, rate, wants_look = prepared.workload, self._rate(prepared.workload), self.measured == "tag"
+        shared = not isinstance(prepared.context.store, NoStore)  # nobody else will read what is not kept
         probe = Probe(self.every, rate, shared or not wants_look, shared or wants_look)
-        job = Job(context.everything, seed)
+        job = Job(prepared.everything, seed)
 
         def compute() -> Payload:
             start = time.perf_counter()
             run = run_probe(
-                workload, context.structure.trunk, job, probe, memory=context.memory, progress=context.progress
+                workload,
+                prepared.structure.trunk,
+                job,
+                probe,
+                memory=prepared.context.memory,
+                progress=prepared.context.progress,
             )
             packed = pack_fits([run.fit], states=False)
             meta = {**packed.meta, **run.work, "seconds": time.perf_counter() - start}
             return Payload({**packed.arrays, **run.sums}, meta)
 
-        payload = context.store.unit(_UNIT, {"seed": seed, "every": self.every, "rate": rate}, compute)
+        payload = prepared.context.store.unit(_UNIT, {"seed": seed, "every": self.every, "rate": rate}, compute)
         (fit,) = unpack_fits([job], payload)
         work = {name: float(payload.meta[name]) for name in WORK}
-        costs, unit = context.costs, context.costs.unit
+        costs, unit = prepared.costs, prepared.costs.unit
         seconds = sum(work[f"{part}_seconds"] for part in ("gradient", "gram", "lookahead"))
         costs.add("probe run", training_flops(workload, fit, unit), float(payload.meta["seconds"]) - seconds)
         backward = work["rows"] * unit.forward + work["passes"] * (unit.training - unit.forward)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,10 +12,10 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from coterie._check import whole_number
-from coterie._progress import Progress
+from coterie._context import DEFAULT_CONTEXT, Context
 from coterie._surface import known_arguments
-from coterie._units import Payload, UnitStore
-from coterie.affinity.context import Context, open_context
+from coterie._units import Payload
+from coterie.affinity.context import Prepared, prepare
 from coterie.affinity.costs import timed
 from coterie.affinity.estimator import Estimate, Estimator
 from coterie.affinity.scores.single_tasks import (
@@ -107,66 +106,47 @@ class Rsa(Estimator):
         """Name of the method."""
         return "rsa"
 
-    def estimate(
-        self,
-        workload: Workload,
-        *,
-        seed: int = 0,
-        subset_size: int = 2,
-        memory: int = 2**30,
-        store: UnitStore | None = None,
-        progress: Progress | None = None,
-        executor: Executor | None = None,
-    ) -> Estimate:
+    def estimate(self, workload: Workload, context: Context = DEFAULT_CONTEXT, subset_size: int = 2) -> Estimate:
         """Train the single-task models and compare their representations.
-
-        Args:
-            workload: tasks, data, model and recipe.
-            seed: of the trainings and of the rows.
-            subset_size: not used.
-            memory: working memory in bytes.
-            store: where finished units go.
-            progress: called as ``progress(stage, done, total)``.
-            executor: where trainings run; None is this process.
 
         Raises:
             ResourceError: when the dissimilarities do not fit the memory.
             ModelError: when a head is no module, so that what it reads cannot be found.
         """
         del subset_size
-        context = open_context(workload, seed, memory, store, progress, executor)
-        rows = sample_rows(workload, self.rows, seed)
+        prepared = prepare(workload, context)
+        rows = sample_rows(workload, self.rows, context.seed)
         need = 4 * workload.n_tasks * len(rows) ** 2 // 2
-        if need > memory:
+        if need > context.memory:
             raise ResourceError(
                 f"The dissimilarities of {workload.n_tasks} tasks over {len(rows)} rows take {need / 2**30:.1f} GiB, "
-                f"more than `memory` allows ({memory / 2**30:.1f} GiB). Give fewer `rows`, or more `memory`."
+                f"more than `memory` allows ({context.memory / 2**30:.1f} GiB). Give fewer `rows`, or more `memory`."
             )
-        fits = single_task_fits(context)
+        fits = single_task_fits(prepared)
         payload = timed(
-            context.store,
-            context.costs,
+            prepared.context.store,
+            prepared.costs,
             STAGE,
             self.name,
-            {"seed": seed, "rows": len(rows)},
-            lambda: _compare(context, fits, rows),
+            {"seed": context.seed, "rows": len(rows)},
+            lambda: _compare(prepared, fits, rows),
         )
         n, k = workload.n_tasks, len(rows)
         width = float(payload.meta["width"])
-        flops = n * k * context.costs.unit.forward + n * k * k * 2 * width + n * n * k * k
-        context.costs.add(STAGE, flops)
+        flops = n * k * prepared.costs.unit.forward + n * k * k * 2 * width + n * n * k * k
+        prepared.costs.add(STAGE, flops)
         notes = [f"{k} validation rows compared"]
-        return as_estimate(workload, context.costs, np.asarray(payload.arrays["values"]), self.name, notes)
+        return as_estimate(workload, prepared.costs, np.asarray(payload.arrays["values"]), self.name, notes)
 
 
-def _compare(context: Context, fits: list[Fit], rows: Tensor) -> Payload:
+def _compare(prepared: Prepared, fits: list[Fit], rows: Tensor) -> Payload:
     widths: list[int] = []
 
     def triangles() -> Iterable[NDArray[np.float64]]:
-        for done, features in enumerate(representations(context, fits, rows)):
+        for done, features in enumerate(representations(prepared, fits, rows)):
             widths.append(features.shape[1])
             yield dissimilarities(features)
-            context.progress(STAGE, done + 1, len(fits))
+            prepared.context.progress(STAGE, done + 1, len(fits))
 
     values = rank_correlations(triangles())
     return Payload({"values": values}, {"width": float(np.mean(widths))})

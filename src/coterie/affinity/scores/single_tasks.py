@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from coterie.affinity.affinity import Affinity
 from coterie.affinity.bases import train
-from coterie.affinity.context import Context
+from coterie.affinity.context import Prepared
 from coterie.affinity.costs import Costs
 from coterie.affinity.estimator import Estimate
 from coterie.affinity.pairwise import PairwiseGainModel
@@ -24,20 +24,20 @@ from coterie.workload import Structure, Workload
 CHUNK = 1024
 
 
-def single_task_fits(context: Context) -> list[Fit]:
+def single_task_fits(prepared: Prepared) -> list[Fit]:
     """One ordinary training a task, all from the context's seed.
 
     All scores from single-task models ask for the same unit, so that a run trains these models once.
 
     Cost: `tasks` trainings.
     """
-    jobs = [Job((task,), context.seed) for task in context.everything]
-    return train(context, jobs, stage="single-task models", name="single-tasks")
+    jobs = [Job((task,), prepared.context.seed) for task in prepared.everything]
+    return train(prepared, jobs, stage="single-task models", name="single-tasks")
 
 
-def models_of(context: Context, fits: Sequence[Fit]) -> Generator[nn.Module]:
+def models_of(prepared: Prepared, fits: Sequence[Fit]) -> Generator[nn.Module]:
     """The trained models one after the other, in evaluation mode; one module is used for all."""
-    model = context.workload.build_model(context.seed).to(context.workload.labels.device).eval()
+    model = prepared.workload.build_model(prepared.context.seed).to(prepared.workload.labels.device).eval()
     for fit in fits:
         model.load_state_dict(dict(fit.state), strict=False)
         yield model
@@ -73,7 +73,7 @@ def encoder(structure: Structure, task: int, name: str) -> str:
     return ".".join(common)
 
 
-def representations(context: Context, fits: Sequence[Fit], rows: Tensor) -> Generator[Tensor]:
+def representations(prepared: Prepared, fits: Sequence[Fit], rows: Tensor) -> Generator[Tensor]:
     """For each trained model the input (rows, width) of its own task's head: what its encoder makes of the rows.
 
     Representations with more dimensions are flattened; float64.
@@ -83,10 +83,10 @@ def representations(context: Context, fits: Sequence[Fit], rows: Tensor) -> Gene
 
     Cost: one forward pass over the rows a model.
     """
-    for fit, model in zip(fits, models_of(context, fits), strict=True):
+    for fit, model in zip(fits, models_of(prepared, fits), strict=True):
         task = fit.job.subset[0]
-        name = context.workload.task_names[task]
-        yield _encode(context.workload, model, encoder(context.structure, task, name), rows, name)
+        name = prepared.workload.task_names[task]
+        yield _encode(prepared.workload, model, encoder(prepared.structure, task, name), rows, name)
 
 
 @torch.no_grad()

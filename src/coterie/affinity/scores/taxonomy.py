@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +11,10 @@ from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 from torch.utils.flop_counter import FlopCounterMode
 
-from coterie._progress import Progress
+from coterie._context import DEFAULT_CONTEXT, Context
 from coterie._surface import known_arguments
-from coterie._units import Payload, UnitStore
-from coterie.affinity.context import Context, open_context
+from coterie._units import Payload
+from coterie.affinity.context import Prepared, prepare
 from coterie.affinity.costs import timed
 from coterie.affinity.estimator import Estimate, Estimator
 from coterie.affinity.scores.single_tasks import as_estimate, single_task_fits
@@ -127,37 +126,20 @@ class Taxonomy(Estimator):
         """Name of the method."""
         return "taxonomy"
 
-    def estimate(
-        self,
-        workload: Workload,
-        *,
-        seed: int = 0,
-        subset_size: int = 2,
-        memory: int = 2**30,
-        store: UnitStore | None = None,
-        progress: Progress | None = None,
-        executor: Executor | None = None,
-    ) -> Estimate:
+    def estimate(self, workload: Workload, context: Context = DEFAULT_CONTEXT, subset_size: int = 2) -> Estimate:
         """Train the single-task models, fit new heads on their trunks, and grow the tree.
-
-        Args:
-            workload: tasks, data, model and recipe.
-            seed: of the trainings.
-            subset_size: not used.
-            memory: working memory in bytes; more memory takes more trunks at a time.
-            store: where finished units go.
-            progress: called as ``progress(stage, done, total)``.
-            executor: where trainings run; None is this process.
 
         Raises:
             ModelError: when a head is no module, so that what it reads cannot be found.
         """
         del subset_size
-        context = open_context(workload, seed, memory, store, progress, executor)
-        fits = single_task_fits(context)
-        key = {"seed": seed, "ridge": self.ridge}
-        payload = timed(context.store, context.costs, STAGE, "transfer", key, lambda: self._transfer(context, fits))
-        context.costs.add(STAGE, float(payload.meta["flops"]))
+        prepared = prepare(workload, context)
+        fits = single_task_fits(prepared)
+        key = {"seed": context.seed, "ridge": self.ridge}
+        payload = timed(
+            prepared.context.store, prepared.costs, STAGE, "transfer", key, lambda: self._transfer(prepared, fits)
+        )
+        prepared.costs.add(STAGE, float(payload.meta["flops"]))
         losses = np.asarray(payload.arrays["losses"])
         merges = merge_tree(transfer_similarity(losses))
         values = -path_lengths(merges).astype(np.float64)
@@ -166,7 +148,7 @@ class Taxonomy(Estimator):
         facts = {"transfers that beat the own trunk": float((losses < own)[others].mean())}
         return as_estimate(
             workload,
-            context.costs,
+            prepared.costs,
             values,
             self.name,
             ["tree of linear transfers between single-task models (a reconstruction)"],
@@ -174,8 +156,8 @@ class Taxonomy(Estimator):
             lambda groups: cut_tree(merges, groups),
         )
 
-    def _transfer(self, context: Context, fits: list[Fit]) -> Payload:
+    def _transfer(self, prepared: Prepared, fits: list[Fit]) -> Payload:
         counter = FlopCounterMode(display=False)  # how many steps the fits take is not known beforehand
         with counter:
-            losses = transfer_losses(context, fits, self.ridge, lambda a, b: context.progress(STAGE, a, b))
+            losses = transfer_losses(prepared, fits, self.ridge, lambda a, b: prepared.context.progress(STAGE, a, b))
         return Payload({"losses": losses}, {"flops": float(counter.get_total_flops())})

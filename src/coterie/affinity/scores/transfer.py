@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from coterie.affinity.context import Context
+from coterie.affinity.context import Prepared
 from coterie.affinity.scores.single_tasks import representations
 from coterie.training import Fit
 from coterie.workload import Workload
@@ -117,20 +117,20 @@ def head_losses(workload: Workload, task: int, train: Tensor, validation: Tensor
 
 
 def transfer_losses(
-    context: Context, fits: Sequence[Fit], ridge: float, tell: Callable[[int, int], None]
+    prepared: Prepared, fits: Sequence[Fit], ridge: float, tell: Callable[[int, int], None]
 ) -> NDArray[np.float64]:
     """(T, T) validation losses: row = target, column = the task whose single-task trunk is used.
 
     Cost: one forward pass over training and validation part a trunk, T^2 small linear fits.
     """
-    workload, split = context.workload, context.workload.split
+    workload, split = prepared.workload, prepared.workload.split
     rows, cut = torch.cat([split.train, split.validation]), len(split.train)
     values = np.full((workload.n_tasks, len(fits)), np.nan)
     held: list[Tensor] = []
     first = 0
-    for source, features in enumerate(representations(context, fits, rows)):
+    for source, features in enumerate(representations(prepared, fits, rows)):
         held.append(features)
-        full = (len(held) + 1) * features.numel() * 40 > context.memory  # features and their scaled copies
+        full = (len(held) + 1) * features.numel() * 40 > prepared.context.memory  # features and their scaled copies
         if source + 1 < len(fits) and not full:
             continue
         for group in _alike(held):

@@ -11,7 +11,7 @@ import numpy as np
 
 from coterie._units import Payload, UnitStore, folder_of
 from coterie.affinity.bases import checkpoint, train_full
-from coterie.affinity.context import Context
+from coterie.affinity.context import Prepared
 from coterie.affinity.costs import Costs, training_flops
 from coterie.affinity.grad_tae import GradTAE
 from coterie.affinity.secants import secant_flops
@@ -77,7 +77,7 @@ def probes_of(trainings: float) -> int:
     return min(PROBES[trainings >= SMALL], int(trainings))
 
 
-def split_budget(context: Context, base: GradTAE, trainings: float, ordinary: RealRuns) -> BudgetSplit:
+def split_budget(prepared: Prepared, base: GradTAE, trainings: float, ordinary: RealRuns) -> BudgetSplit:
     """Base models and real runs that cost about so many ordinary trainings together.
 
     Base models come first, since a few of them tell more than as many real runs; what is left is spent on runs. Where
@@ -85,43 +85,43 @@ def split_budget(context: Context, base: GradTAE, trainings: float, ordinary: Re
     single training hardly looks at) there is none.
 
     Args:
-        context: the workload; its costs are not touched.
+        prepared: the workload; its costs are not touched.
         base: settings of the base models.
         trainings: the budget, in ordinary trainings.
         ordinary: a few of these.
     """
-    workload, unit, run_flops = context.workload, context.costs.unit, float(ordinary.flops.mean())
+    workload, unit, run_flops = prepared.workload, prepared.costs.unit, float(ordinary.flops.mean())
     spendable = MARGINS[trainings >= SMALL] * trainings * run_flops
     probes = probes_of(trainings)
     available = max(SHARE * spendable, min(spendable, FIRST * run_flops) - probes * run_flops)
-    features = _features_flops(context, base)
+    features = _features_flops(prepared, base)
     forked = base.directions in ("secants", "task-vectors")
     # a training on all tasks is at least an ordinary one, and so are forks a share of one
     if run_flops * (1 + forked * workload.n_tasks * base.fork / 2) + features > max(
         available, (LIMIT * trainings - probes) * run_flops
     ):
         return BudgetSplit(0, int(spendable / run_flops), base.fork)
-    scratch = replace(context, costs=Costs(unit))
+    scratch = replace(prepared, costs=Costs(unit))
     full = train_full(scratch)
     once = training_flops(workload, full, unit)
     shared = checkpoint(full, base.share)
     longest = min(base.fork, FORK_OF_RUN * float(ordinary.steps.mean()) / full.steps)
     for fork in (longest, longest / 2):
         steps = max(1, round(fork * full.steps))
-        forks = sum(_steps_flops(context, (task,), steps) for task in context.everything) if forked else 0.0
-        each = _steps_flops(context, context.everything, shared) + forks + features
+        forks = sum(_steps_flops(prepared, (task,), steps) for task in prepared.everything) if forked else 0.0
+        each = _steps_flops(prepared, prepared.everything, shared) + forks + features
         count = int(np.clip((available - once) // each, 0, MOST_BASES))
         if not count and once + each + probes * run_flops <= LIMIT * trainings * run_flops:
             count = 1
         if count:
             return BudgetSplit(count, max(0, int((spendable - once - count * each) / run_flops)), fork)
-    context.costs.add("base models", once)  # spent to find out that there is no room for a base
+    prepared.costs.add("base models", once)  # spent to find out that there is no room for a base
     return BudgetSplit(0, max(0, int((spendable - once) / run_flops)), base.fork)
 
 
-def _features_flops(context: Context, base: GradTAE) -> float:
+def _features_flops(prepared: Prepared, base: GradTAE) -> float:
     """FLOPs of the features of one base; those of gradients as in forward mode."""
-    workload, unit = context.workload, context.costs.unit
+    workload, unit = prepared.workload, prepared.costs.unit
     if base.directions == "secants":
         return secant_flops(workload, workload.n_tasks, unit)
     count = base.count if base.directions == "random" else workload.n_tasks
@@ -129,7 +129,7 @@ def _features_flops(context: Context, base: GradTAE) -> float:
     return rows * (unit.forward + count * (unit.jvp - unit.forward))
 
 
-def _steps_flops(context: Context, subset: tuple[int, ...], steps: float) -> float:
+def _steps_flops(prepared: Prepared, subset: tuple[int, ...], steps: float) -> float:
     """FLOPs of so many steps on a subset, nothing checked."""
-    rows, batch = len(context.workload.rows_of(subset, "train")), context.workload.recipe.batch_size
-    return steps * rows / max(1, -(-rows // batch)) * context.costs.unit.training
+    rows, batch = len(prepared.workload.rows_of(subset, "train")), prepared.workload.recipe.batch_size
+    return steps * rows / max(1, -(-rows // batch)) * prepared.costs.unit.training

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from math import comb
 from typing import Any
@@ -13,13 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coterie._check import choice, flag, whole_number
+from coterie._context import DEFAULT_CONTEXT, Context
 from coterie._process_lock import process_lock
-from coterie._progress import Progress
 from coterie._surface import known_arguments
-from coterie._units import NoStore, UnitStore
-from coterie.affinity.context import Context, open_context
+from coterie.affinity.context import Prepared, prepare
 from coterie.affinity.costs import Costs
-from coterie.affinity.estimator import Estimate, Estimator, given
+from coterie.affinity.estimator import Estimate, Estimator
 from coterie.affinity.grad_tae import SECANTS, GradTAE
 from coterie.affinity.pairwise import PairwiseGainModel
 from coterie.affinity.sampling import random_subsets
@@ -121,23 +119,10 @@ class Fused(Estimator):
         base = {"method": self.base.name, **self.base.to_dict()}
         return {**vars(self), "base": base, "features": list(self.features)}
 
-    def estimate(
-        self,
-        workload: Workload,
-        *,
-        seed: int = 0,
-        subset_size: int = 2,
-        memory: int = 2**30,
-        store: UnitStore | None = None,
-        progress: Progress | None = None,
-        executor: Executor | None = None,
-    ) -> Estimate:
+    def estimate(self, workload: Workload, context: Context = DEFAULT_CONTEXT, subset_size: int = 2) -> Estimate:
         """Make the cheap estimate, choose and train subsets of `subset_size` tasks, and fuse both."""
-        store = Remembered(store or NoStore(), {})
-        common: dict[str, Any] = {"seed": seed, "subset_size": subset_size, "memory": memory}
-        common |= {"store": store, "progress": progress}
-        common |= given(self, executor)
-        context = open_context(workload, seed, memory, store, progress, executor)
+        context = replace(context, store=Remembered(context.store, {}))
+        prepared, seed = prepare(workload, context), context.seed
         n = workload.n_tasks
         count = 3 * int(self.trainings if self.runs is None else self.runs)
         reference = _reference(n, subset_size, max(REFERENCE, count), seed)
@@ -146,25 +131,25 @@ class Fused(Estimator):
         if isinstance(base, GradTAE) and self.bases is None and self.runs is None:
             # a few trainings say what an ordinary one costs; they are the first real runs
             first = different_subsets(n, probes_of(self.trainings), _usual(reference), seed)
-            ordinary = real_runs(replace(context, costs=Costs(context.costs.unit)), first)
-            split = split_budget(context, base, self.trainings, ordinary)
+            ordinary = real_runs(replace(prepared, costs=Costs(prepared.costs.unit)), first)
+            split = split_budget(prepared, base, self.trainings, ordinary)
             base = replace(base, bases=split.bases, fork=split.fork) if split.bases else None
             runs = max(len(first), split.runs)
-        self._check_memory(min(runs, comb(n, _usual(reference))), reference, memory)
-        found = None if base is None else base.estimate(workload, **common)
+        self._check_memory(min(runs, comb(n, _usual(reference))), reference, context.memory)
+        found = None if base is None else base.estimate(workload, context, subset_size)
         if found is None:
-            scratch = replace(context, costs=Costs(context.costs.unit))  # the runs are booked when they are fused
+            scratch = replace(prepared, costs=Costs(prepared.costs.unit))  # the runs are booked when they are fused
             others = different_subsets(n, runs if self.choice == "random" else 0, _usual(reference), seed)[len(first) :]
             cheap = guess(workload, _train(scratch, first, others).values)  # the same units as when they are fused
         else:
             cheap = _values_of(found, self.base.name)
         prior = make_prior(cheap, partial_correlation(workload), reference)
-        costs = context.costs if found is None else found.costs
+        costs = prepared.costs if found is None else found.costs
         notes = [] if found is None else list(found.notes)
         if prior.matrix is not None:
             notes.append("tasks share some of their examples: label correlation is part of the estimate")
-        features = [_matrix(name, workload, common, costs) for name in self.features]
-        model, trained = self._fuse(replace(context, costs=costs), prior, features, reference, first, runs, notes)
+        features = [_matrix(name, workload, context, subset_size, costs) for name in self.features]
+        model, trained = self._fuse(replace(prepared, costs=costs), prior, features, reference, first, runs, notes)
         if found is None:
             notes.append(_without_base(trained.subsets, self.trainings))
         facts = {"base models": float(getattr(base, "bases", 0)), "real runs": float(len(trained.flops))}
@@ -193,7 +178,7 @@ class Fused(Estimator):
 
     def _fuse(
         self,
-        context: Context,
+        prepared: Prepared,
         prior: Prior,
         features: list[Floats],
         reference: NDArray[np.bool_],
@@ -202,7 +187,7 @@ class Fused(Estimator):
         notes: list[str],
     ) -> tuple[FusedModel, RealRuns]:
         """Choose subsets, train them, and condition on them."""
-        workload, n = context.workload, context.workload.n_tasks
+        workload, n = prepared.workload, prepared.workload.n_tasks
         estimates = prior(reference)
         if self.choice == "active":
             process = fit_process(reference[:0], estimates[:0], estimates[:0], reference, estimates, features=features)
@@ -210,13 +195,13 @@ class Fused(Estimator):
             others = reference[~(reference[:, None] == first[None]).all(2).any(1)] if len(first) else reference
             chosen = others[choose_subsets(process, others, prior(others), max(0, min(more, len(others))))]
         else:
-            chosen = different_subsets(n, max(runs, 0), _usual(reference), context.seed)[len(first) :]
+            chosen = different_subsets(n, max(runs, 0), _usual(reference), prepared.context.seed)[len(first) :]
         chosen = np.concatenate([first, chosen])
         if len(chosen) < runs:
             notes.append(f"{len(chosen)} real runs instead of {runs}: there are no more different subsets")
         if self.alone:
             chosen = np.concatenate([chosen, np.eye(n, dtype=bool)[~chosen[chosen.sum(1) == 1].any(0)]])
-        trained = _train(context, first, chosen[len(first) :])
+        trained = _train(prepared, first, chosen[len(first) :])
         known = prior(chosen) if len(chosen) else trained.values
         process = fit_process(chosen, trained.values, known, reference, estimates, features=features)
         return FusedModel(workload.task_names, self.name, process, prior), trained
@@ -235,9 +220,9 @@ def _without_base(subsets: NDArray[np.bool_], trainings: float) -> str:
     )
 
 
-def _train(context: Context, first: NDArray[np.bool_], others: NDArray[np.bool_]) -> RealRuns:
+def _train(prepared: Prepared, first: NDArray[np.bool_], others: NDArray[np.bool_]) -> RealRuns:
     """Real runs of the first subset, which the budget knows already, and of the others."""
-    parts = [real_runs(context, some) for some in (first, others) if len(some)]
+    parts = [real_runs(prepared, some) for some in (first, others) if len(some)]
     if not parts:
         return RealRuns(first, np.zeros(first.shape), np.zeros(0), np.zeros(0))
     names = ("subsets", "values", "flops", "steps")
@@ -274,12 +259,12 @@ def _values_of(found: Estimate, name: str) -> Callable[[NDArray[np.bool_]], Floa
     return predict
 
 
-def _matrix(name: str, workload: Workload, common: dict[str, Any], costs: Costs) -> Floats:
+def _matrix(name: str, workload: Workload, context: Context, size: int, costs: Costs) -> Floats:
     from coterie.affinity.methods import get_estimator  # the list of methods names this module
 
     with process_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)  # a feature that says nothing does no harm
-        found = get_estimator(name).estimate(workload, **common)
+        found = get_estimator(name).estimate(workload, replace(context, costs=None), size)
     model = found.model
     for stage, (flops, seconds) in found.costs.entries.items():
         if flops:

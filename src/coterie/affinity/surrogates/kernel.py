@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coterie._check import whole_number
-from coterie._progress import Progress
+from coterie._context import DEFAULT_CONTEXT, Context
 from coterie._surface import known_arguments
-from coterie._units import UnitStore
-from coterie.affinity.context import open_context
+from coterie.affinity.context import prepare
 from coterie.affinity.estimator import Estimate, Estimator
 from coterie.affinity.surrogates.real_runs import balanced_runs
 from coterie.affinity.surrogates.task_ridge import TaskRidgeModel, fit_tasks
@@ -75,21 +73,11 @@ class KernelSurrogate(Estimator):
         """Name of the method."""
         return "kernel-surrogate"
 
-    def estimate(
-        self,
-        workload: Workload,
-        *,
-        seed: int = 0,
-        subset_size: int = 2,
-        memory: int = 2**30,
-        store: UnitStore | None = None,
-        progress: Progress | None = None,
-        executor: Executor | None = None,
-    ) -> Estimate:
+    def estimate(self, workload: Workload, context: Context = DEFAULT_CONTEXT, subset_size: int = 2) -> Estimate:
         """Train balanced random subsets of `subset_size` tasks and fit the regressions."""
-        context = open_context(workload, seed, memory, store, progress, executor)
-        found = balanced_runs(context, self.runs, subset_size)
+        prepared = prepare(workload, context)
+        found = balanced_runs(prepared, self.runs, subset_size)
         kernel = partial(radial, self.gamma if self.gamma is not None else 1.0 / workload.n_tasks)
         ridges = fit_tasks(found.subsets, found.values, kernel, self.ridge, intercept=False)
         model = TaskRidgeModel(workload.task_names, self.name, kernel, ridges)
-        return Estimate(model, context.costs, float(found.flops.mean()))
+        return Estimate(model, prepared.costs, float(found.flops.mean()))

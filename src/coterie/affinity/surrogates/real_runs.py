@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coterie._units import Payload
-from coterie.affinity.context import Context
+from coterie.affinity.context import Prepared
 from coterie.affinity.costs import training_flops
 from coterie.errors import SettingError
 from coterie.training import Fit, FitUnit, Job, UnitCost, fit_units
@@ -46,22 +46,22 @@ def pack_values(workload: Workload, unit: UnitCost, fits: list[Fit]) -> Payload:
     return Payload({"values": np.stack([done.validation for done in fits]), "flops": flops, "steps": steps})
 
 
-def real_runs(context: Context, subsets: NDArray[np.bool_], *, common_seed: int | None = None) -> RealRuns:
+def real_runs(prepared: Prepared, subsets: NDArray[np.bool_], *, common_seed: int | None = None) -> RealRuns:
     """Train every subset once, all from the same initial parameters and with the same order of rows.
 
     Common random numbers make differences between subsets less noisy; what the seed does to all subsets alike is not
     seen. Finished blocks are in the store; a longer list that begins with the same subsets finds their blocks there.
 
     Args:
-        context: the workload, the store, the costs.
+        prepared: the workload, the store, the costs.
         subsets: bool (N, T).
         common_seed: of all trainings; by default one that base models do not have.
 
     Cost: N trainings.
     """
-    seed = derive(context.seed, 71) % 2**31 if common_seed is None else common_seed
+    seed = derive(prepared.context.seed, 71) % 2**31 if common_seed is None else common_seed
     values, flops, steps = np.full(subsets.shape, np.nan), np.zeros(len(subsets)), np.zeros(len(subsets))
-    workload, costs = context.workload, context.costs
+    workload, costs = prepared.workload, prepared.costs
     units: list[FitUnit] = []
     for start in range(0, len(subsets), BLOCK):
         rows = subsets[start : start + BLOCK]
@@ -69,8 +69,8 @@ def real_runs(context: Context, subsets: NDArray[np.bool_], *, common_seed: int 
         key = {"subsets": [list(job.subset) for job in jobs], "seed": seed, "kept": ["values", "flops", "steps"]}
         units.append(FitUnit(key, jobs))
     payloads = fit_units(
-        workload, "real-runs", units, partial(pack_values, workload, costs.unit), store=context.store,
-        memory=context.memory, stage=STAGE, progress=context.progress, keep_states=False, executor=context.executor,
+        workload, "real-runs", units, partial(pack_values, workload, costs.unit), prepared.context,
+        stage=STAGE, keep_states=False,
     )  # fmt: skip
     for start, payload in zip(range(0, len(subsets), BLOCK), payloads, strict=True):
         part = slice(start, start + BLOCK)
@@ -121,14 +121,14 @@ def different_subsets(n_tasks: int, count: int, size: int, seed: int) -> NDArray
     return subsets[np.sort(first)[:count]]
 
 
-def balanced_runs(context: Context, count: int, size: int) -> RealRuns:
+def balanced_runs(prepared: Prepared, count: int, size: int) -> RealRuns:
     """Train different subsets in which every task is at least twice; all there are where these are fewer than `count`.
 
     Raises:
         SettingError: when `count` subsets of that size are too few for that, or there are not so many.
     """
-    n = context.workload.n_tasks
-    subsets = different_subsets(n, count, size, context.seed)
+    n = prepared.workload.n_tasks
+    subsets = different_subsets(n, count, size, prepared.context.seed)
     if subsets.sum(0).min() < 2 and len(subsets) < count:
         raise SettingError(
             f"Parameter `subset_size` leaves too few different subsets: of {size} among {n} tasks there are "
@@ -140,4 +140,4 @@ def balanced_runs(context: Context, count: int, size: int) -> RealRuns:
             f"Parameter `runs` is too small: in {count} subsets of {size} tasks not every one of the {n} tasks is "
             f"twice. Use runs={-(-2 * n // min(size, n)) + 1} or more, or larger subsets."
         )
-    return real_runs(context, subsets)
+    return real_runs(prepared, subsets)
