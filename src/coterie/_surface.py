@@ -8,7 +8,7 @@ import inspect
 import os
 import sys
 import warnings
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterable, Mapping
 from contextlib import contextmanager
 from reprlib import Repr
 from types import FrameType
@@ -179,6 +179,7 @@ def once(about: object = None) -> Generator[list[warnings.WarningMessage]]:
             warnings.simplefilter("always", CoterieWarning)
             yield caught
     finally:
+        about = about if isinstance(about, Hashable) else None  # what has no hash is told everything each time
         for item in {(item.category, str(item.message)): item for item in caught}.values():
             _warn_at(item.message, item.category, item.filename, item.lineno, about)
 

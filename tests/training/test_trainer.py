@@ -156,7 +156,10 @@ def test_what_decides_the_outcome_is_in_the_fingerprint(monkeypatch: pytest.Monk
     first = FunctionTrainer(linear, TASKS).fingerprint
     assert made(1.0).fingerprint == made(1.0).fingerprint != made(2.0).fingerprint
     assert FunctionTrainer(linear, TASKS[:2]).fingerprint != first
-    assert FunctionTrainer(linear, TASKS, version="2").fingerprint != first
+    named = FunctionTrainer(linear, TASKS, version="2").fingerprint
+    assert named != first
+    assert named != FunctionTrainer(linear, TASKS, version="3").fingerprint
+    assert named == FunctionTrainer(own_trainers.failing, TASKS, version="2").fingerprint
     monkeypatch.setattr(own_trainers, "SLOPE", SLOPE + 1)
     assert FunctionTrainer(linear, TASKS).fingerprint != first
 

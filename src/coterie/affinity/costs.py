@@ -23,12 +23,20 @@ class CostLedger:
         entries: stage -> [FLOPs, seconds].
         subsets: number of subsets that were asked about; None until it is known.
         reference: FLOPs of training each of them once with the ordinary recipe; None until it is known.
+        in_flops: False where FLOPs are not known, and runs are counted in their place, each as 1 or with the cost that
+            its trainer reports.
     """
 
     unit: UnitCost
     entries: dict[str, list[float]] = field(default_factory=dict)
     subsets: float | None = None
     reference: float | None = None
+    in_flops: bool = True
+
+    @staticmethod
+    def of_runs() -> Costs:
+        """A ledger of runs whose FLOPs nobody knows."""
+        return Costs(UnitCost(0.0, 0.0, 0.0), in_flops=False)
 
     def add(self, stage: str, flops: float, seconds: float = 0.0) -> None:
         """Book FLOPs and seconds on a stage."""
@@ -66,7 +74,7 @@ class CostLedger:
         return [
             {
                 "stage": stage,
-                "flops": flops,
+                "flops": flops if self.in_flops else None,
                 "seconds": seconds,
                 "share": flops / self.reference if self.reference else None,
                 "trainings": flops / self.training if self.training else None,

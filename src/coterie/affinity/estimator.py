@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from inspect import signature
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from coterie._context import DEFAULT_CONTEXT, Context, called_with_keywords, key
 from coterie._show import short_repr
 from coterie.affinity.costs import Costs
 from coterie.affinity.gain_model import GainModel
+from coterie.errors import SettingError
 from coterie.workload import Workload
 
 
@@ -41,7 +42,13 @@ class Estimate:
 
 
 class Estimator(ABC):
-    """Settings of a method; each method is a frozen dataclass that checks them when it is made."""
+    """Settings of a method; each method is a frozen dataclass that checks them when it is made.
+
+    Attributes:
+        needs_workload: False for a method to which the losses of runs are enough, so that any trainer will do.
+    """
+
+    needs_workload: ClassVar[bool] = True
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Let `estimate` be called, and be written, as before there was a context."""
@@ -70,3 +77,16 @@ class Estimator(ABC):
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description."""
         return dict(vars(self))
+
+    def check_source(self, source: object) -> None:
+        """Refuse a trainer that cannot do what the method needs.
+
+        Raises:
+            SettingError: saying which methods are left.
+        """
+        if self.needs_workload and not isinstance(source, Workload):
+            raise SettingError(
+                f"Parameter `method`={self.name!r} needs a torch workload: it looks at models and gradients, and "
+                f"{source!r} only reports losses. Take 'kernel-surrogate' or 'linear-surrogate', or bring the model "
+                "and the data with coterie.from_arrays."
+            )

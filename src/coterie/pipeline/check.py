@@ -6,6 +6,7 @@ from pathlib import Path
 
 from coterie._check import is_number, whole_number
 from coterie.errors import SettingError
+from coterie.training.trainer import Trainer, as_trainer, names_of
 from coterie.workload import Workload, load_workload
 
 
@@ -25,8 +26,22 @@ def as_workload(workload: Workload | str) -> Workload:
     return workload
 
 
+def as_source(workload: Workload | Trainer | str) -> Workload | Trainer:
+    """The workload itself, the one that a text names, or a trainer.
+
+    Raises:
+        SettingError: for anything else.
+    """
+    return as_workload(workload) if isinstance(workload, str | Workload) else as_trainer(workload)
+
+
+def usual_method(source: Workload | Trainer) -> str:
+    """Name of the method for those who name none."""
+    return "fused" if isinstance(source, Workload) else "kernel-surrogate"
+
+
 def check_settings(
-    workload: Workload,
+    workload: Workload | Trainer,
     groups: int | None,
     budget: int | None,
     seeds: int,
@@ -39,7 +54,7 @@ def check_settings(
     Raises:
         SettingError: naming the parameter.
     """
-    groups = None if groups is None else whole_number(groups, "groups", low=1, high=workload.n_tasks)
+    groups = None if groups is None else whole_number(groups, "groups", low=1, high=len(names_of(workload)))
     budget = None if budget is None else whole_number(budget, "budget", low=1)
     seeds, seed = whole_number(seeds, "seeds", low=1), whole_number(seed, "seed", low=0, high=2**31 - 1)
     memory = whole_number(memory, "memory", low=1)

@@ -83,11 +83,11 @@ def plan(
     balancing = as_balancing(balancing)
     workload = as_workload(workload)
     groups, budget, seeds, _, memory = check_settings(workload, groups, budget, seeds, 0, memory)
-    check_runs(workload, groups, budget, seeds, compare_runs)
+    check_runs(workload.n_tasks, groups, budget, seeds, compare_runs)
     validate(workload)
     base = base_of(estimator)
     counts = group_counts(workload.n_tasks, groups, budget)
-    models = sum(_proper(workload, counts)) + (budget or 0) * has_overlapping(workload.n_tasks, groups, budget)
+    models = sum(_proper(workload.n_tasks, counts)) + (budget or 0) * has_overlapping(workload.n_tasks, groups, budget)
     most = min(seeds * (1 + workload.n_tasks + models), compare_runs or sys.maxsize)
     with process_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the run will say them
@@ -104,7 +104,7 @@ def plan(
     return found
 
 
-def check_runs(workload: Workload, groups: int | None, budget: int | None, seeds: int, runs: int | None) -> None:
+def check_runs(n_tasks: int, groups: int | None, budget: int | None, seeds: int, runs: int | None) -> None:
     """Refuse a budget of the comparison that is too small, before anything was estimated.
 
     Raises:
@@ -113,7 +113,7 @@ def check_runs(workload: Workload, groups: int | None, budget: int | None, seeds
     if runs is None:
         return
     whole_number(runs, "compare_runs", low=1)
-    counts, simple = _proper(workload, group_counts(workload.n_tasks, groups, budget)), 1 + workload.n_tasks
+    counts, simple = _proper(n_tasks, group_counts(n_tasks, groups, budget)), 1 + n_tasks
     final = min(2, seeds)
     least = final * (simple + max(counts, default=0)) + (sum(counts) if len(counts) > 1 else 0)
     least = min(least, final * (simple + sum(counts)))  # nothing needs to be chosen where all can be in the final
@@ -126,9 +126,9 @@ def check_runs(workload: Workload, groups: int | None, budget: int | None, seeds
         )
 
 
-def _proper(workload: Workload, counts: list[int]) -> list[int]:
+def _proper(n_tasks: int, counts: list[int]) -> list[int]:
     """Without one group and one group a task, which every comparison has already."""
-    return [count for count in counts if 1 < count < workload.n_tasks]
+    return [count for count in counts if 1 < count < n_tasks]
 
 
 def base_of(estimator: Estimator) -> GradTAE:

@@ -14,6 +14,7 @@ from coterie.affinity import Affinity, Estimate
 from coterie.affinity.costs import Costs
 from coterie.evaluation import Comparison, Recommendation
 from coterie.grouping import Grouping
+from coterie.training.trainer import Trainer
 from coterie.workload import Workload
 
 
@@ -22,7 +23,7 @@ class Findings:
     """What the stages of a run found.
 
     Attributes:
-        workload: tasks and data.
+        workload: tasks and data, or whoever trains them.
         estimate: of the affinity, with its costs and notes.
         affinity: the matrix.
         grouping: what the search chose.
@@ -31,7 +32,7 @@ class Findings:
         recommendation: and why.
     """
 
-    workload: Workload
+    workload: Workload | Trainer
     estimate: Estimate
     affinity: Affinity
     grouping: Grouping
@@ -42,10 +43,14 @@ class Findings:
 
 def describe(found: Findings, settings: Mapping[str, Any], warnings: Sequence[str]) -> dict[str, Any]:
     """The content of ``result.json``, and what the report is made from."""
-    halving = found.comparison.halving
+    workload, halving = found.workload, found.comparison.halving
     return {
         "coterie": _version(),
-        "workload": describe_workload(found.workload, found.grouping),
+        "workload": (
+            describe_workload(workload, found.grouping)
+            if isinstance(workload, Workload)
+            else describe_trainer(workload)
+        ),
         "settings": dict(settings),
         "recommendation": found.recommendation.to_dict(),
         "affinity": found.affinity.to_dict(),
@@ -59,7 +64,7 @@ def describe(found: Findings, settings: Mapping[str, Any], warnings: Sequence[st
             "python": platform.python_version(),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
-            "device": str(found.workload.labels.device),
+            **({"device": str(workload.device)} if isinstance(workload, Workload) else {}),
         },
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -69,9 +74,18 @@ def priced(costs: Costs) -> dict[str, Any]:
     """What a run costs: a row a stage, and the seconds of all of them, also in earlier processes of the run."""
     return {
         "costs": costs.rows(),
-        "reference_flops": costs.reference,
-        "training_flops": costs.training,
+        "reference_flops": costs.reference if costs.in_flops else None,
+        "training_flops": costs.training if costs.in_flops else None,
         "seconds": costs.seconds,
+    }
+
+
+def describe_trainer(trainer: Trainer) -> dict[str, Any]:
+    """What is known of a trainer: its tasks."""
+    return {
+        "name": repr(trainer),
+        "reference": None,
+        "tasks": [{"name": name, "kind": "reported", "classes": None, "unit": "as reported"} for name in trainer.tasks],
     }
 
 

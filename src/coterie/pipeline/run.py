@@ -34,12 +34,13 @@ from coterie.evaluation.verdict import WORTHWHILE, check_worthwhile
 from coterie.grouping import Grouping
 from coterie.pipeline.accounts import COMPARISON, ESTIMATE, READING, REPORT, Accounts
 from coterie.pipeline.candidates import SEARCH, candidate_groupings, estimated_affinity, kept_affinity, typical_size
-from coterie.pipeline.check import as_workload, check_out, check_settings
+from coterie.pipeline.check import as_source, check_out, check_settings, usual_method
 from coterie.pipeline.planning import check_runs
 from coterie.pipeline.recording import RecordingStore
 from coterie.pipeline.results import Findings, describe, priced
 from coterie.report.notebook import as_html
 from coterie.store import RunDirectory
+from coterie.training.trainer import Trainer, names_of
 from coterie.workload import Workload, fingerprint, validate
 
 #: a note of a run with balancing
@@ -101,9 +102,9 @@ class RunResult:
 
 @known_arguments
 def run(
-    workload: Workload | str,
+    workload: Workload | Trainer | str,
     *,
-    method: str | Estimator = "fused",
+    method: str | Estimator | None = None,
     groups: int | None = None,
     budget: int | None = None,
     seeds: int = 5,
@@ -122,9 +123,11 @@ def run(
     """Find groups of tasks that are worth training together, train them, and compare.
 
     Args:
-        workload: a workload, a built-in name (``"yeast"``) or ``"file.py:name"``.
+        workload: a workload, a built-in name (``"yeast"``) or ``"file.py:name"``; or a trainer, such as
+            :class:`coterie.FunctionTrainer`, whose models are not saved.
         method: affinity estimator, ``"fused"`` (default), ``"secants"``, ``"grad-tag"`` (as published), any other
-            name of :data:`coterie.affinity.METHODS`, or its settings.
+            name of :data:`coterie.affinity.METHODS`, or its settings. For trainers that are no workload,
+            ``"kernel-surrogate"`` (default) or ``"linear-surrogate"``.
         groups: number of groups; None tries several.
         budget: largest number of models that may be served; None for no limit.
         seeds: trainings of every candidate model.
@@ -165,11 +168,13 @@ def run(
         (2, ('all-in-one', 'grouped (2)', 'single-task'))
     """
     accounts = Accounts(executor=executor is not None)
-    estimator = estimator_of(run, method, options)
     balancing = as_balancing(balancing)
-    workload = as_workload(workload)
+    workload = as_source(workload)
+    method = usual_method(workload) if method is None else method
+    estimator = estimator_of(run, method, options)
+    estimator.check_source(workload)
     groups, budget, seeds, seed, memory = check_settings(workload, groups, budget, seeds, seed, memory, search_limit)
-    check_runs(workload, groups, budget, seeds, compare_runs)
+    check_runs(len(names_of(workload)), groups, budget, seeds, compare_runs)
     check_out(out)
     check_worthwhile(worthwhile)
     settings = {
@@ -181,13 +186,14 @@ def run(
         **balancing_key(balancing),
     }  # fmt: skip
     with once(workload) as caught, following(progress) as tell:
-        validate(workload)
+        if isinstance(workload, Workload):
+            validate(workload)
         with _open(workload, settings, out, overwrite=overwrite) as directory:
             store = RecordingStore(directory)
             context = Context(seed, memory, store, tell, executor)
             accounts.close(READING, None)
-            size = typical_size(workload.n_tasks, groups)
-            estimate = estimator.estimate(workload, context, size)
+            size = typical_size(len(names_of(workload)), groups)
+            estimate = estimator.estimate(cast("Workload", workload), context, size)
             accounts.close(ESTIMATE, estimate.costs, store)
             affinity = kept_affinity(estimate, size, seed, store)
             grouping, named = candidate_groupings(estimate, affinity, groups, budget, context, search_limit)
@@ -207,18 +213,20 @@ def run(
                 settings, [str(w.message) for w in caught if issubclass(w.category, CoterieWarning)],
             )  # fmt: skip
             result["notes"] += [] if balancing is None else [BALANCED.format(balancing)]
-            files = _files(workload, trained, affinity, served, memory, store)
+            files = _files(trained, affinity, served, context, workload)
             path = _write(directory, files, result, accounts, estimate.costs)
     found = RunResult(path, affinity, grouping, served, trained.comparison, recommendation, result)
-    return found if path else replace(found, workload=workload, files=files)
+    if path or not isinstance(workload, Workload):
+        return found
+    return replace(found, workload=workload, files=files)
 
 
 @known_arguments
 @said_once
 def estimate_affinity(
-    workload: Workload | str,
+    workload: Workload | Trainer | str,
     *,
-    method: str | Estimator = "fused",
+    method: str | Estimator | None = None,
     order: str = "higher",
     subsets: int | None = None,
     size: int | None = None,
@@ -232,8 +240,9 @@ def estimate_affinity(
     """Estimate how much each task helps each other.
 
     Args:
-        workload: a workload, a built-in name or ``"file.py:name"``.
-        method: a name of :data:`coterie.affinity.METHODS`, or the estimator's settings.
+        workload: a workload, a built-in name or ``"file.py:name"``; or a trainer.
+        method: a name of :data:`coterie.affinity.METHODS`, or the estimator's settings; None for ``"fused"``, and for
+            ``"kernel-surrogate"`` with a trainer that is no workload.
         order: ``"pairwise"`` (gain of every pair) or ``"higher"`` (mean gain over random subsets with both tasks).
         subsets: number of random subsets for ``order="higher"``.
         size: their size.
@@ -249,23 +258,28 @@ def estimate_affinity(
     """
     if order not in ("pairwise", "higher"):
         raise SettingError(f"Parameter `order` should be 'pairwise' or 'higher'. Found {order!r}.")
-    estimator = estimator_of(estimate_affinity, method, options)
-    workload = as_workload(workload)
+    workload = as_source(workload)
+    estimator = estimator_of(estimate_affinity, usual_method(workload) if method is None else method, options)
+    estimator.check_source(workload)
     *_, seed, memory = check_settings(workload, None, None, 1, seed, memory)
-    validate(workload)
-    chosen = 2 if order == "pairwise" else size or typical_size(workload.n_tasks)
-    chosen = whole_number(chosen, "size", low=2, high=workload.n_tasks)
+    if isinstance(workload, Workload):
+        validate(workload)
+    n = len(names_of(workload))
+    chosen = whole_number(2 if order == "pairwise" else size or typical_size(n), "size", low=2, high=n)
     subsets = None if subsets is None else whole_number(subsets, "subsets", low=1)
     if order == "higher" and subsets is not None:
-        random_subsets(workload.n_tasks, subsets, chosen, seed=seed)  # too few to hold every pair: say so now
+        random_subsets(n, subsets, chosen, seed=seed)  # too few to hold every pair: say so now
     context = Context(seed, memory, store or NoStore(), progress or silent, executor)
-    estimate = estimator.estimate(workload, context, chosen)
+    estimate = estimator.estimate(cast("Workload", workload), context, chosen)
     return estimated_affinity(estimate, order, subsets, chosen, seed), estimate.model
 
 
 def _book(trained: TrainedComparison, estimate: Estimate) -> None:
     """Add the comparison to the costs. Its groups also tell what one ordinary training costs, if nothing else did."""
-    costs, workload = estimate.costs, cast(Workload, trained.workload)  # an own trainer is compared elsewhere
+    costs, workload = estimate.costs, trained.workload
+    if not isinstance(workload, Workload):
+        costs.add("comparison: real trainings", sum(run.cost or 1.0 for run in trained.runs.values()), trained.seconds)
+        return
     fits = {**trained.fits, **trained.raced}
     flops = {job: training_flops(workload, fit, costs.unit) for job, fit in fits.items()}
     if costs.reference is None:
@@ -275,15 +289,18 @@ def _book(trained: TrainedComparison, estimate: Estimate) -> None:
 
 
 def _files(
-    workload: Workload, trained: TrainedComparison, affinity: Affinity, served: Grouping, memory: int, store: UnitStore
+    trained: TrainedComparison, affinity: Affinity, served: Grouping, context: Context, workload: Workload | Trainer
 ) -> dict[str, bytes]:
     """What a run leaves behind beside its page and its result."""
     from coterie.serving.saved import served_files
     from coterie.store.files import json_bytes
 
-    states = [dict(trained.best_state(group, memory, store)) for group in served.groups]
+    models: dict[str, bytes] = {}
+    if isinstance(workload, Workload):
+        states = [dict(trained.best_state(group, context.memory, context.store)) for group in served.groups]
+        models = dict(served_files(workload, served, states))
     return {
-        **served_files(workload, served, states),
+        **models,
         "comparison.safetensors": trained.comparison.to_bytes(),
         "affinity.csv": table_bytes(affinity.values, affinity.tasks),
         "groups.json": json_bytes(served.to_dict()),
@@ -316,10 +333,10 @@ def _write(
 
 
 def _open(
-    workload: Workload, settings: Mapping[str, Any], out: str | Path | None, *, overwrite: bool
+    workload: Workload | Trainer, settings: Mapping[str, Any], out: str | Path | None, *, overwrite: bool
 ) -> AbstractContextManager[UnitStore]:
     from coterie.store import open_run
 
-    return open_run(
-        out, fingerprint=fingerprint(workload), settings=settings, overwrite=overwrite, workload=workload, grows=GROWS
-    )
+    known = workload if isinstance(workload, Workload) else None
+    print_ = workload.fingerprint if not isinstance(workload, Workload) else fingerprint(workload)
+    return open_run(out, fingerprint=print_, settings=settings, overwrite=overwrite, workload=known, grows=GROWS)

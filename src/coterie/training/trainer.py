@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from coterie._show import short_repr
 from coterie._surface import known_arguments
 from coterie._units import Payload, UnitStore, look
 from coterie.errors import ModelError, SettingError
+
+if TYPE_CHECKING:
+    from coterie.workload import Workload
 
 Floats = NDArray[np.float64]
 #: parts of the data for which a run may report losses: the one that chooses, and the one that is reported
@@ -120,8 +123,9 @@ class FunctionTrainer:
             these tasks to losses (see :class:`Outcome`, lower is better), or an :class:`Outcome`. The same arguments
             have to give the same losses up to noise.
         tasks: names of all tasks.
-        version: part of the fingerprint, beside the function's code and what it refers to. Change it when data that
-            the function reads from elsewhere have changed.
+        version: what the function and its data are, in your own words, for the fingerprint: change it whenever one of
+            them changes. None takes the function's code and all that it refers to, which serves where nothing of it
+            changes from call to call, and where no data are read from elsewhere.
 
     Raises:
         SettingError: when `function` cannot be called, or `tasks` are not at least two different names.
@@ -135,20 +139,21 @@ class FunctionTrainer:
     """
 
     def __init__(
-        self, function: Callable[[tuple[str, ...], int], Any], tasks: Sequence[str], *, version: str = ""
+        self, function: Callable[[tuple[str, ...], int], Any], tasks: Sequence[str], *, version: str | None = None
     ) -> None:
         if not callable(function):
             raise SettingError(
                 f"Parameter `function` should be a function of (tasks, seed). Found {type(function).__name__}."
             )
-        self.function, self.tasks, self.version = function, read_tasks(tasks), str(version)
+        self.function, self.tasks, self.version = function, read_tasks(tasks), version
         self.fingerprint = self._fingerprint()
 
     def _fingerprint(self) -> str:
         from coterie.workload.identity import Description
 
         found = Description()
-        found.add("function", self.function)
+        if self.version is None:
+            found.add("function", self.function)
         text = repr((self.tasks, self.version, sorted(found.entries.items())))
         return f"function-{hashlib.sha256(text.encode()).hexdigest()}"
 
@@ -176,6 +181,11 @@ class FunctionTrainer:
     def __repr__(self) -> str:
         name = getattr(self.function, "__name__", type(self.function).__name__)
         return f"FunctionTrainer({name}, {len(self.tasks)} tasks)"
+
+
+def names_of(source: Workload | Trainer) -> tuple[str, ...]:
+    """Names of the tasks of a workload, or of a trainer."""
+    return getattr(source, "task_names", None) or source.tasks  # pyright: ignore[reportReturnType]
 
 
 def as_trainer(value: Any) -> Trainer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +13,11 @@ from numpy.typing import NDArray
 from coterie._check import whole_number
 from coterie._context import DEFAULT_CONTEXT, Context
 from coterie._surface import known_arguments
-from coterie.affinity.context import prepare
 from coterie.affinity.estimator import Estimate, Estimator
 from coterie.affinity.surrogates.real_runs import balanced_runs
 from coterie.affinity.surrogates.task_ridge import TaskRidgeModel, fit_tasks
 from coterie.errors import SettingError
+from coterie.training.trainer import Trainer, names_of
 from coterie.workload import Workload
 
 Floats = NDArray[np.float64]
@@ -57,6 +58,8 @@ class KernelSurrogate(Estimator):
         'kernel-surrogate'
     """
 
+    needs_workload: ClassVar[bool] = False
+
     runs: int = 50
     gamma: float | None = None
     ridge: float | None = None
@@ -73,11 +76,12 @@ class KernelSurrogate(Estimator):
         """Name of the method."""
         return "kernel-surrogate"
 
-    def estimate(self, workload: Workload, context: Context = DEFAULT_CONTEXT, subset_size: int = 2) -> Estimate:
+    def estimate(
+        self, workload: Workload | Trainer, context: Context = DEFAULT_CONTEXT, subset_size: int = 2
+    ) -> Estimate:
         """Train balanced random subsets of `subset_size` tasks and fit the regressions."""
-        prepared = prepare(workload, context)
-        found = balanced_runs(prepared, self.runs, subset_size)
-        kernel = partial(radial, self.gamma if self.gamma is not None else 1.0 / workload.n_tasks)
+        found, costs = balanced_runs(workload, context, self.runs, subset_size)
+        kernel = partial(radial, self.gamma if self.gamma is not None else 1.0 / len(names_of(workload)))
         ridges = fit_tasks(found.subsets, found.values, kernel, self.ridge, intercept=False)
-        model = TaskRidgeModel(workload.task_names, self.name, kernel, ridges)
-        return Estimate(model, prepared.costs, float(found.flops.mean()))
+        model = TaskRidgeModel(names_of(workload), self.name, kernel, ridges)
+        return Estimate(model, costs, float(found.flops.mean()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +12,11 @@ from numpy.typing import NDArray
 from coterie._check import whole_number
 from coterie._context import DEFAULT_CONTEXT, Context
 from coterie._surface import known_arguments
-from coterie.affinity.context import prepare
 from coterie.affinity.estimator import Estimate, Estimator
 from coterie.affinity.surrogates.real_runs import balanced_runs
 from coterie.affinity.surrogates.task_ridge import TaskRidgeModel, fit_tasks
 from coterie.errors import SettingError
+from coterie.training.trainer import Trainer, names_of
 from coterie.workload import Workload
 
 Floats = NDArray[np.float64]
@@ -54,6 +55,8 @@ class LinearSurrogate(Estimator):
         'linear-surrogate'
     """
 
+    needs_workload: ClassVar[bool] = False
+
     runs: int = 50
     ridge: float | None = None
 
@@ -67,10 +70,11 @@ class LinearSurrogate(Estimator):
         """Name of the method."""
         return "linear-surrogate"
 
-    def estimate(self, workload: Workload, context: Context = DEFAULT_CONTEXT, subset_size: int = 2) -> Estimate:
+    def estimate(
+        self, workload: Workload | Trainer, context: Context = DEFAULT_CONTEXT, subset_size: int = 2
+    ) -> Estimate:
         """Train balanced random subsets of `subset_size` tasks and fit the regressions."""
-        prepared = prepare(workload, context)
-        found = balanced_runs(prepared, self.runs, subset_size)
+        found, costs = balanced_runs(workload, context, self.runs, subset_size)
         ridges = fit_tasks(found.subsets, found.values, membership, self.ridge, intercept=True)
-        model = TaskRidgeModel(workload.task_names, self.name, membership, ridges)
-        return Estimate(model, prepared.costs, float(found.flops.mean()))
+        model = TaskRidgeModel(names_of(workload), self.name, membership, ridges)
+        return Estimate(model, costs, float(found.flops.mean()))

@@ -9,12 +9,14 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
+from coterie._context import Context
 from coterie._units import Payload
-from coterie.affinity.context import Prepared
-from coterie.affinity.costs import training_flops
+from coterie.affinity.context import Prepared, prepare
+from coterie.affinity.costs import Costs, training_flops
 from coterie.errors import SettingError
 from coterie.training import Fit, FitUnit, Job, UnitCost, fit_units
 from coterie.training.stream import derive
+from coterie.training.trainer import Trainer, make_run, names_of, train_runs
 from coterie.workload import Workload
 
 #: subsets in a unit of work; a killed estimate loses at most one unit
@@ -29,7 +31,7 @@ class RealRuns:
     Attributes:
         subsets: bool (N, T).
         values: (N, T) validation losses, NaN outside the subset; lower is better.
-        flops: (N,) of each training.
+        flops: (N,) of each training; what a trainer says that a run costs, or 1, where nobody knows them.
         steps: (N,) optimiser steps of each training.
     """
 
@@ -81,6 +83,20 @@ def real_runs(prepared: Prepared, subsets: NDArray[np.bool_], *, common_seed: in
     return RealRuns(subsets, values, flops, steps)
 
 
+def told_runs(trainer: Trainer, context: Context, subsets: NDArray[np.bool_]) -> tuple[RealRuns, Costs]:
+    """Let a trainer train every subset once, all with one seed; what a run costs is what the trainer says, or 1."""
+    seed, costs = derive(context.seed, 71) % 2**31, context.costs or Costs.of_runs()
+    runs = [make_run(trainer, np.flatnonzero(row).tolist(), seed) for row in subsets]
+    told = partial(context.progress, STAGE)
+    done = train_runs(trainer, runs, store=context.store, told=told, executor=context.executor)
+    values = np.full(subsets.shape, np.nan)
+    for row, run, (outcome, _) in zip(values, runs, done, strict=True):
+        row[[trainer.tasks.index(task) for task in run.tasks]] = [outcome.mean(task) for task in run.tasks]
+    spent = np.array([outcome.cost or 1.0 for outcome, _ in done])
+    costs.add(STAGE, float(spent.sum()), sum(seconds for _, seconds in done))
+    return RealRuns(subsets, values, spent, np.full(len(subsets), np.nan)), costs
+
+
 def balanced_subsets(n_tasks: int, count: int, size: int, seed: int) -> NDArray[np.bool_]:
     """Random subsets (count, T) in which all tasks are about equally often.
 
@@ -121,14 +137,17 @@ def different_subsets(n_tasks: int, count: int, size: int, seed: int) -> NDArray
     return subsets[np.sort(first)[:count]]
 
 
-def balanced_runs(prepared: Prepared, count: int, size: int) -> RealRuns:
+def balanced_runs(source: Workload | Trainer, context: Context, count: int, size: int) -> tuple[RealRuns, Costs]:
     """Train different subsets in which every task is at least twice; all there are where these are fewer than `count`.
+
+    Returns:
+        The runs, and the ledger on which they are booked.
 
     Raises:
         SettingError: when `count` subsets of that size are too few for that, or there are not so many.
     """
-    n = prepared.workload.n_tasks
-    subsets = different_subsets(n, count, size, prepared.context.seed)
+    n = len(names_of(source))
+    subsets = different_subsets(n, count, size, context.seed)
     if subsets.sum(0).min() < 2 and len(subsets) < count:
         raise SettingError(
             f"Parameter `subset_size` leaves too few different subsets: of {size} among {n} tasks there are "
@@ -140,4 +159,7 @@ def balanced_runs(prepared: Prepared, count: int, size: int) -> RealRuns:
             f"Parameter `runs` is too small: in {count} subsets of {size} tasks not every one of the {n} tasks is "
             f"twice. Use runs={-(-2 * n // min(size, n)) + 1} or more, or larger subsets."
         )
-    return real_runs(prepared, subsets)
+    if isinstance(source, Workload):
+        prepared = prepare(source, context)
+        return real_runs(prepared, subsets), prepared.costs
+    return told_runs(source, context, subsets)
