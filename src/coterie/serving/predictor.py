@@ -225,7 +225,10 @@ def _saved(run: Any) -> Saved:
         )
     files: Mapping[str, bytes] = getattr(run, "files", {})
     if not files:
-        raise StoreError("Parameter `run`: this run was not written to a directory. Run again with `out=`.")
+        raise StoreError(
+            "Parameter `run`: there are no served models. It was not written to a directory (run again with `out=`), "
+            "or it is one of a trainer of your own, which keeps its models: its `served` says which groups to serve."
+        )
     with TemporaryDirectory() as folder:
         for name, data in files.items():
             (Path(folder) / name).write_bytes(data)

@@ -115,7 +115,8 @@ def read_served(path: str | Path) -> Saved:
     if not (path / DESCRIPTION).exists():
         raise StoreError(
             f"There are no served models in {str(path)!r}: it has no {DESCRIPTION}. Check the path; "
-            "a run that was stopped early is finished by running it again."
+            "a run that was stopped early is finished by running it again, and one of a trainer of your own has none, "
+            "as the trainer keeps its models: result.json says which groups to serve."
         )
     description, tensors = read_pair(path, (DESCRIPTION, TENSORS), 1, FORMAT)
     check_description(description, str(path / DESCRIPTION))
