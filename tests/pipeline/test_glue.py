@@ -52,7 +52,7 @@ class Planted(GainModel):
 def test_the_best_grouping_is_the_one_that_is_shown_first(tiny: Workload) -> None:
     estimate = Estimate(Planted(), Costs(measure_cost(tiny)), None, ())
     affinity = estimated_affinity(estimate, "pairwise", None, 2, 0)
-    best, named = candidate_groupings(estimate, affinity, None, None, 0, silent)
+    best, named = candidate_groupings(estimate, affinity, None, None, Context(progress=silent))
     assert sorted(sorted(group) for group in best.groups) == [[0, 1], [2, 3], [4, 5]]
     assert {len(grouping.groups) for grouping in named.values()} >= {2, 3, 5}
     assert all((best.objective or 0.0) >= (other.objective or 0.0) for other in named.values())

@@ -268,10 +268,10 @@ def test_the_smallest_number_of_runs_is_enough(tiny: Workload) -> None:
     """With one seed, what trains everything once leaves nothing to choose; all-in-one and alone are there anyway."""
     n = tiny.n_tasks
     for groups in (1, n):
-        check_runs(tiny, groups, None, 2, 2 * (1 + n))
+        check_runs(tiny.n_tasks, groups, None, 2, 2 * (1 + n))
         with pytest.raises(SettingError, match=f"at least {2 * (1 + n)} for a final with 2 seeds"):
-            check_runs(tiny, groups, None, 2, 2 * (1 + n) - 1)
-    check_runs(tiny, None, None, 1, 1 + n + sum(k for k in (2, 3, 5) if k < n))
+            check_runs(tiny.n_tasks, groups, None, 2, 2 * (1 + n) - 1)
+    check_runs(tiny.n_tasks, None, None, 1, 1 + n + sum(k for k in (2, 3, 5) if k < n))
 
 
 @pytest.mark.parametrize(

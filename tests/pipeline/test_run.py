@@ -110,7 +110,7 @@ def test_other_settings_do_not_overwrite_a_run(finished: RunResult, tiny: Worklo
         ({"memory": "1GiB"}, "memory"),
         ({"out": 5}, "out"),
         ({"out": ""}, "out"),
-        ({"method": None}, "method"),
+        ({"method": 3}, "method"),
         ({"bases": 1.5}, "bases"),
         ({"offset": "no"}, "offset"),
         ({"method": "nope"}, "method"),

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from coterie import Context
+from coterie._units import NoStore
 from coterie.affinity import Affinity, Estimate, GainModel, PairwiseGainModel
 from coterie.affinity.costs import Costs
 from coterie.errors import SettingError
@@ -40,7 +42,8 @@ def estimate(n: int = 12) -> tuple[Estimate, Affinity]:
 
 def search(store: Any, told: list[tuple[str, int, int]], budget: int = 4, limit: float | None = None) -> Any:
     found, affinity = estimate()
-    groupings = candidate_groupings(found, affinity, None, budget, 0, lambda *said: told.append(said), store, limit)
+    context = Context(store=store or NoStore(), progress=lambda *said: told.append(said))
+    groupings = candidate_groupings(found, affinity, None, budget, context, limit)
     return groupings, found.costs
 
 
@@ -224,7 +227,7 @@ def test_searches_share_the_time_limit(budget: int | None, searches: int, monkey
 def test_one_group_and_single_tasks_are_no_candidates() -> None:
     found, affinity = estimate(6)
     for groups, names in ((1, []), (6, []), (2, ["grouped (2)"])):
-        best, named = candidate_groupings(found, affinity, groups, None, 0, lambda *_: None)
+        best, named = candidate_groupings(found, affinity, groups, None)
         assert len(best.groups) == groups
         assert list(named) == names
         assert all(grouping.to_dict() == best.to_dict() for grouping in named.values())

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from coterie._check import is_number, whole_number
+from coterie.affinity import Estimator
+from coterie.affinity.methods import estimator_of
 from coterie.errors import SettingError
 from coterie.training.trainer import Trainer, as_trainer, names_of
 from coterie.workload import Workload, load_workload
@@ -35,9 +39,18 @@ def as_source(workload: Workload | Trainer | str) -> Workload | Trainer:
     return as_workload(workload) if isinstance(workload, str | Workload) else as_trainer(workload)
 
 
-def usual_method(source: Workload | Trainer) -> str:
-    """Name of the method for those who name none."""
-    return "fused" if isinstance(source, Workload) else "kernel-surrogate"
+def chosen_method(
+    call: Callable[..., Any], source: Workload | Trainer, method: str | Estimator | None, options: Mapping[str, Any]
+) -> tuple[str, Estimator]:
+    """Name and settings of the method, and of the usual one where none is named; for `call` and its ``**options``.
+
+    Raises:
+        SettingError: when there is no such method or option, or the method needs more than `source` can do.
+    """
+    usual = "fused" if isinstance(source, Workload) else "kernel-surrogate"
+    estimator = estimator_of(call, usual if method is None else method, options)
+    estimator.check_source(source)
+    return (usual if method is None else method if isinstance(method, str) else "custom"), estimator
 
 
 def check_settings(

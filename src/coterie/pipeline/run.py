@@ -18,7 +18,6 @@ from coterie._surface import known_arguments, once, said_once
 from coterie._units import NoStore, UnitStore
 from coterie.affinity import Affinity, Estimate, Estimator, GainModel, random_subsets
 from coterie.affinity.costs import Costs, training_flops
-from coterie.affinity.methods import estimator_of
 from coterie.affinity.table import table_bytes
 from coterie.balancing import Balancing, as_balancing, balancing_key
 from coterie.errors import CoterieWarning, SettingError
@@ -34,7 +33,7 @@ from coterie.evaluation.verdict import WORTHWHILE, check_worthwhile
 from coterie.grouping import Grouping
 from coterie.pipeline.accounts import COMPARISON, ESTIMATE, READING, REPORT, Accounts
 from coterie.pipeline.candidates import SEARCH, candidate_groupings, estimated_affinity, kept_affinity, typical_size
-from coterie.pipeline.check import as_source, check_out, check_settings, usual_method
+from coterie.pipeline.check import as_source, check_out, check_settings, chosen_method
 from coterie.pipeline.planning import check_runs
 from coterie.pipeline.recording import RecordingStore
 from coterie.pipeline.results import Findings, describe, priced
@@ -170,15 +169,13 @@ def run(
     accounts = Accounts(executor=executor is not None)
     balancing = as_balancing(balancing)
     workload = as_source(workload)
-    method = usual_method(workload) if method is None else method
-    estimator = estimator_of(run, method, options)
-    estimator.check_source(workload)
+    name, estimator = chosen_method(run, workload, method, options)
     groups, budget, seeds, seed, memory = check_settings(workload, groups, budget, seeds, seed, memory, search_limit)
     check_runs(len(names_of(workload)), groups, budget, seeds, compare_runs)
     check_out(out)
     check_worthwhile(worthwhile)
     settings = {
-        "method": method if isinstance(method, str) else "custom", "estimator": estimator.to_dict(),
+        "method": name, "estimator": estimator.to_dict(),
         "groups": groups, "budget": budget, "seeds": seeds, "seed": seed,
         **({} if compare_runs is None else {"compare_runs": compare_runs}),
         **({} if worthwhile == WORTHWHILE else {"worthwhile": worthwhile}),
@@ -259,8 +256,7 @@ def estimate_affinity(
     if order not in ("pairwise", "higher"):
         raise SettingError(f"Parameter `order` should be 'pairwise' or 'higher'. Found {order!r}.")
     workload = as_source(workload)
-    estimator = estimator_of(estimate_affinity, usual_method(workload) if method is None else method, options)
-    estimator.check_source(workload)
+    _, estimator = chosen_method(estimate_affinity, workload, method, options)
     *_, seed, memory = check_settings(workload, None, None, 1, seed, memory)
     if isinstance(workload, Workload):
         validate(workload)
