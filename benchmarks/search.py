@@ -30,7 +30,6 @@ from sklearn.datasets import load_digits
 
 import coterie
 from coterie import Context
-from coterie._progress import silent
 from coterie.affinity import get_estimator
 from coterie.grouping import group
 from coterie.grouping.objective import GainObjective
@@ -98,7 +97,7 @@ def searched(n_tasks: int, *, compare: bool) -> dict[str, Any]:
     shared: list[float] = []
     begin = time.process_time()
     with patch.object(candidates, "select_groups", timed(candidates.select_groups, shared)):
-        _, named = candidate_groupings(estimates[0], affinity, None, BUDGET, 0, silent)
+        _, named = candidate_groupings(estimates[0], affinity, None, BUDGET)
     found["shared_cpu_seconds"] = sum(shared)
     found["cpu_seconds"] = time.process_time() - begin - sum(shared)
     ours = {len(one.groups): one for name, one in named.items() if name.startswith("grouped")}
