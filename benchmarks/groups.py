@@ -24,10 +24,11 @@ import torch
 
 import coterie
 from coterie import Context
+from coterie._progress import silent
 from coterie.affinity import GainModel, get_estimator
 from coterie.benchmark.run import find_bed
 from coterie.evaluation.comparison import BASELINE, JOINT, Comparison
-from coterie.evaluation.labels import LabelIndex, LabelLosses
+from coterie.evaluation.labels import LabelIndex
 from coterie.evaluation.recommend import recommend
 from coterie.evaluation.regret import random_grouping
 from coterie.evaluation.trainings import Trainings, subsets_of
@@ -127,16 +128,15 @@ def every_subset(work: Workload, index: LabelIndex, seeds=(2000, 2001)) -> np.nd
 
 def judged(work: Workload, index: LabelIndex, named: Mapping[str, Grouping], seeds, store) -> Comparison:
     """Train all groups with fresh seeds; a comparison on the test part."""
-    trainings = Trainings(work, {"test": index}, 2**30, store, "groups")
+    trainings = Trainings(work, {"test": index}, Context(store=store), "groups")
     subsets = sorted(subsets_of(named.values()), key=len)
     for seed in seeds:
         for start in range(0, len(subsets), BLOCK):
-            trainings.train(subsets[start : start + BLOCK], seed, keep=False)
+            trainings.train(subsets[start : start + BLOCK], [seed], keep=False, stage="groups", progress=silent)
         print(f"  seed {seed}: {len(subsets)} groups", flush=True)
-    values = np.stack([trainings.collect(grouping, seeds, "test") for grouping in named.values()])
-    labels = LabelLosses(values, index.task, index.row)
-    means = labels.means(work.n_tasks)
-    return Comparison(work.task_names, tuple(named), tuple(named.values()), seeds, means, means, {"test": labels})
+    found = trainings.measure(list(named.values()), seeds, "test")
+    labels = {} if found.labels is None else {"test": found.labels}
+    return Comparison(work.task_names, tuple(named), tuple(named.values()), seeds, found.means, found.means, labels)
 
 
 def measure(name: str, optimum: bool) -> dict:
