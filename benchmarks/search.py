@@ -2,7 +2,7 @@
 
 The tasks ask for pixels and for sets of digits, each with a label on 12 % of the examples, so that all have different
 examples, as in a table with many holes. The estimate is that of ``coterie.run``. The plain search is that of
-``tests/reference/plain_search.py``: one move at a time, gains of earlier steps as guesses, exchanges in the end. Both
+``coterie.grouping.search.steps``: one move at a time, gains of earlier steps as guesses, exchanges in the end. Both
 start from the groups of the matrix; the other also has plain starts and those found for more groups. The search for
 groups that share tasks, made up to 50 tasks, stands apart. One thread; times are those of the processor. Then a run is
 made and made again: seconds of the second one, and the sum of the costs over the seconds of the first.
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 import warnings
@@ -34,14 +33,13 @@ from coterie.affinity import get_estimator
 from coterie.grouping import group
 from coterie.grouping.objective import GainObjective
 from coterie.grouping.search.moves import Limits
+from coterie.grouping.search.steps import Steps, climb_by_steps
 from coterie.pipeline import candidates
 from coterie.pipeline.candidates import candidate_groupings, estimated_affinity, group_counts, typical_size
 from coterie.workload import Workload
 
 ROOT = Path(__file__).resolve().parent
 OUT = ROOT / "results" / "search.json"
-sys.path.insert(0, str(ROOT.parent / "tests"))
-from reference import plain_search  # noqa: E402
 
 SIZES = (20, 40, 80, 150)
 BUDGET, SEEDS = 5, 2
@@ -66,8 +64,8 @@ def plain(model: Any, starts: dict[int, Any]) -> tuple[dict[int, float], int]:
     n, found, asked = len(model.tasks), {}, 0
     for k, start in starts.items():
         objective = GainObjective(model, np.arange(n))
-        partition = plain_search.Partition(objective, start.labels == np.arange(k)[:, None])
-        plain_search.climb(partition, Limits(k, k))
+        partition = Steps(objective, start.labels == np.arange(k)[:, None])
+        climb_by_steps(partition, Limits(k, k))
         found[k], asked = partition.worth / n, asked + objective.asked
     return found, asked
 

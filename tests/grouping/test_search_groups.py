@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.reference import plain_search
 from tests.reference.partitions import set_partitions
 
 from coterie.affinity import Affinity, PairwiseGainModel
@@ -22,6 +21,7 @@ from coterie.grouping.search.confidence import Cautious, advantage
 from coterie.grouping.search.groups import search_groups
 from coterie.grouping.search.moves import Limits, Partition, climb
 from coterie.grouping.search.reshape import Reshaper, ascend
+from coterie.grouping.search.steps import Steps, climb_by_steps
 
 
 class Smooth:
@@ -353,8 +353,8 @@ def test_several_moves_at_once_end_as_high_as_one_by_one_and_ask_for_less():
     for seed in range(10):
         model, start = Smooth(seed, 40), np.arange(40) % 4
         objective = GainObjective(model, np.arange(40))
-        partition = plain_search.Partition(objective, start == np.arange(4)[:, None])
-        plain_search.climb(partition, Limits(4, 4))
+        partition = Steps(objective, start == np.arange(4)[:, None])
+        climb_by_steps(partition, Limits(4, 4))
         other = Partition(GainObjective(model, np.arange(40)), start == np.arange(4)[:, None])
         ascend(other, Limits(4, 4), Reshaper(other.objective))
         ahead.append((other.worth - partition.worth) / 40)

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.reference import plain_search
 
 from coterie.grouping.objective import GainObjective
 from coterie.grouping.search import moves
 from coterie.grouping.search.groups import search_groups
 from coterie.grouping.search.guesses import Guesses
 from coterie.grouping.search.moves import Limits, Partition, climb
+from coterie.grouping.search.steps import Steps, climb_by_steps
 
 
 class Rugged:
@@ -35,8 +35,8 @@ class Rugged:
 def plain(model, start, limits):
     """Where the plain search gets from labels, per task."""
     n = len(model.tasks)
-    partition = plain_search.Partition(GainObjective(model, np.arange(n)), start == np.unique(start)[:, None])
-    plain_search.climb(partition, limits)
+    partition = Steps(GainObjective(model, np.arange(n)), start == np.unique(start)[:, None])
+    climb_by_steps(partition, limits)
     return partition.worth / n
 
 

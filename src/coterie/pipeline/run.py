@@ -334,5 +334,5 @@ def _open(
     from coterie.store import open_run
 
     known = workload if isinstance(workload, Workload) else None
-    print_ = workload.fingerprint if not isinstance(workload, Workload) else fingerprint(workload)
-    return open_run(out, fingerprint=print_, settings=settings, overwrite=overwrite, workload=known, grows=GROWS)
+    identity = fingerprint(workload) if isinstance(workload, Workload) else workload.fingerprint
+    return open_run(out, fingerprint=identity, settings=settings, overwrite=overwrite, workload=known, grows=GROWS)
