@@ -27,6 +27,8 @@ ORDER = (
     "report",
     "pipeline",
     "cli",
+    "truth",
+    "study",
     "diffusion",
     "adapters",
     "benchmark",
