@@ -49,13 +49,13 @@ import torch
 import transformers
 from torch.nn.functional import cross_entropy
 
-from coterie.adapters import Image, Troa, attach, grow, load, save
+from coterie.adapters import Image, Troa, attach, compose_scenes, grow, load, save
 from coterie.adapters.dense import DenseTask, delta_m, dense_task
 from coterie.adapters.figure import draw_predictions
 from coterie.adapters.plain import PlainModel
 from coterie.adapters.predict import evaluate_dense, predict_dense, shared_gradient
 from coterie.adapters.recipe import DenseRecipe
-from coterie.adapters.scenes import Scenes, compose_scenes
+from coterie.adapters.scenes.scenes import Scenes
 from coterie.adapters.train import train_dense
 from coterie.datasets.images import FOLDER, load_images
 from coterie.evaluation.intervals import t_interval

@@ -27,7 +27,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from coterie.balancing import WEIGHTINGS, get_balancer
+from coterie.balancing import get_balancer
+from coterie.balancing.methods import WEIGHTINGS
 
 STARTS = ((-8.5, 7.5), (-8.5, 5.0), (0.0, 0.0), (9.0, 9.0), (10.0, -8.0))
 FLOOR = -21.0

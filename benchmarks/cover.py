@@ -25,8 +25,7 @@ from scipy.sparse import csr_array
 from threadpoolctl import threadpool_limits
 
 from coterie.affinity import Affinity, PairwiseGainModel
-from coterie.grouping import Grouping
-from coterie.grouping.cover import Costs, select_groups
+from coterie.grouping import Costs, Grouping, select_groups
 from coterie.grouping.cover.bound import upper_bound
 from coterie.grouping.cover.pricing import Pricing
 from coterie.grouping.cover.read import read_cover

@@ -19,7 +19,8 @@ import torch
 import coterie
 from coterie.datasets import umls
 from coterie.features import RandomDirections, compute_features
-from coterie.workload import Workload, find_structure
+from coterie.workload import Workload
+from coterie.workload.structure import find_structure
 
 GROUPS, SEEDS, DIRECTIONS, PLAIN_ROWS = 3, 3, 200, 10
 

@@ -32,12 +32,13 @@ from coterie.evaluation.labels import LabelIndex
 from coterie.evaluation.recommend import recommend
 from coterie.evaluation.regret import random_grouping
 from coterie.evaluation.trainings import Trainings, subsets_of
-from coterie.grouping import Grouping, group
-from coterie.grouping.cover import select_groups
+from coterie.grouping import Grouping, group, select_groups
 from coterie.pipeline.candidates import estimated_affinity, typical_size
 from coterie.store import open_run
-from coterie.training import Job, fit
-from coterie.workload import Split, Workload, fingerprint
+from coterie.training import fit
+from coterie.training.job import Job
+from coterie.workload import Split, Workload
+from coterie.workload.fingerprint import fingerprint
 
 BEDS = ("yeast", "water", "chemicals", "mhc")
 SEEDS, DRAWS, DRAW_SEEDS, BLOCK = tuple(range(1000, 1004)), 20, 2, 60

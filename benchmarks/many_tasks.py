@@ -276,7 +276,8 @@ def worth(workload: Any, model: Any, grouping: Any, count: int) -> dict[str, Any
     """
     from scipy.stats import spearmanr
 
-    from coterie.training import Job, fit
+    from coterie.training import fit
+    from coterie.training.job import Job
 
     start, generator = time.process_time(), np.random.default_rng(2)
     pool = generator.permutation(workload.n_tasks)[:60]

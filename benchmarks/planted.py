@@ -19,17 +19,13 @@ from pathlib import Path
 
 import numpy as np
 
-from coterie.grouping import (
-    adjusted_rand,
-    agglomerative_labels,
-    improve,
-    leiden_partition,
-    round_solution,
-    solve_sdp,
-    spectral_labels,
-    sum_of_densities,
-)
-from coterie.grouping.rounding import round_kmeans
+from coterie.grouping import adjusted_rand, solve_sdp
+from coterie.grouping.density import sum_of_densities
+from coterie.grouping.improve import improve
+from coterie.grouping.peers.agglomerative import agglomerative_labels
+from coterie.grouping.peers.leiden import leiden_partition
+from coterie.grouping.rounding import round_kmeans, round_solution
+from coterie.grouping.spectral import spectral_labels
 
 SIZES, COUNTS, NOISE, SHAPES = (50, 100, 200, 400), (3, 5, 10), (0.3, 0.5, 0.65, 0.8), ("balanced", "unbalanced")
 METHODS = ("sdp", "sdp-kmeans", "spectral", "spectral-swap", "agglomerative", "leiden")

@@ -23,9 +23,12 @@ from coterie.affinity.costs import training_flops
 from coterie.affinity.scores import probe as probe_module
 from coterie.affinity.scores.gradient_probe import GradientProbe
 from coterie.affinity.scores.probe import Probe, run_probe
-from coterie.training import Job, fit_one, measure_cost
+from coterie.training import measure_cost
 from coterie.training.evaluate import row_losses
-from coterie.workload import Workload, find_structure, load_workload
+from coterie.training.job import Job
+from coterie.training.loop import fit_one
+from coterie.workload import Workload, load_workload
+from coterie.workload.structure import find_structure
 
 EVERY, REPETITIONS = 10, 5
 VARIANTS = {

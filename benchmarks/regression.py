@@ -34,9 +34,11 @@ from coterie.affinity.newton import Solution, solve, values
 from coterie.affinity.refine import iterate
 from coterie.affinity.sampling import random_subsets
 from coterie.affinity.statistics import TaskBlock, compute_statistics
-from coterie.features import PartFeatures, RandomDirections, compute_features
-from coterie.training import Job, fit_one
-from coterie.workload import find_structure
+from coterie.features import RandomDirections, compute_features
+from coterie.features.part import PartFeatures
+from coterie.training.job import Job
+from coterie.training.loop import fit_one
+from coterie.workload.structure import find_structure
 
 RIDGE = 0.01  # on features of mean squared norm 4
 DIRECTIONS = 200

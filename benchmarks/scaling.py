@@ -44,8 +44,10 @@ from coterie.affinity.secants import secant_blocks
 from coterie.affinity.statistics import TaskBlock, compute_statistics
 from coterie.features import RandomDirections, compute_features
 from coterie.pipeline.candidates import subset_count, typical_size
-from coterie.training import Job, fit_one
-from coterie.workload import Recipe, Workload, find_structure, from_arrays, get_loss
+from coterie.training.job import Job
+from coterie.training.loop import fit_one
+from coterie.workload import Recipe, Workload, from_arrays, get_loss
+from coterie.workload.structure import find_structure
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT, FIGURE = ROOT / "benchmarks" / "results" / "scaling.json", ROOT / "docs" / "figures" / "scaling.png"

@@ -119,7 +119,7 @@ def counted() -> list[float]:
 
 
 def solve_ours(family: str, n: int, seed: int, eps: float | None) -> dict[str, object]:
-    from coterie.grouping.sdp import solve_sdp
+    from coterie.grouping import solve_sdp
 
     matrix = make(family, n, seed)
     with warnings.catch_warnings():

@@ -24,9 +24,11 @@ from coterie.datasets import texts
 from coterie.features import RandomDirections, compute_features
 from coterie.features.plan import plan_features
 from coterie.serving import export_adapters
-from coterie.training import Job, fit
+from coterie.training import fit
+from coterie.training.job import Job
 from coterie.training.loop import batch_loss, trainable
-from coterie.workload import Split, Workload, find_structure
+from coterie.workload import Split, Workload
+from coterie.workload.structure import find_structure
 
 GROUPS, SEEDS, DIRECTIONS, STEPS = 4, 2, 100, 10
 

@@ -42,15 +42,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from coterie.features import FeaturePlan, RandomDirections, compute_features, reverse
+from coterie.features import RandomDirections, compute_features, reverse
 from coterie.features.heads import HeadCapture
 from coterie.features.hooked import Hooks
 from coterie.features.modes import differentiable
 from coterie.features.pairs import Pairs, labelled_pairs
-from coterie.features.plan import demand, make_plan
+from coterie.features.plan import FeaturePlan, demand, make_plan
 from coterie.features.program import MarginProgram
 from coterie.features.writer import FeatureWriter
-from coterie.workload import Split, Task, Workload, find_structure
+from coterie.workload import Split, Task, Workload
+from coterie.workload.structure import find_structure
 
 D, TOKENS, RANK, REPEATS, TARGET, ERROR = 200, 32, 8, 3, 10.0, 1e-4
 SOURCES = {

@@ -25,7 +25,8 @@ from scipy.stats import t
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from coterie.evaluation import Comparison, conclude  # noqa: E402
+from coterie.evaluation import Comparison  # noqa: E402
+from coterie.evaluation.conclude import conclude  # noqa: E402
 from coterie.evaluation.intervals import Noise, Spread  # noqa: E402
 from reference.verdict_bed import draw  # noqa: E402
 

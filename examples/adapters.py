@@ -11,14 +11,13 @@ from sklearn.datasets import load_digits
 from torch.nn.functional import cross_entropy
 from transformers import SwinConfig, SwinModel
 
-from coterie.adapters import Image, Troa, attach, grow, save, summary
+from coterie.adapters import Image, Troa, attach, compose_scenes, grow, save, summary
 from coterie.adapters.dense import DenseTask, dense_task
 from coterie.adapters.dense_metrics import average_precision
 from coterie.adapters.figure import draw_predictions
 from coterie.adapters.plain import PlainModel
 from coterie.adapters.predict import evaluate_dense, predict_dense
 from coterie.adapters.recipe import DenseRecipe
-from coterie.adapters.scenes import compose_scenes
 from coterie.adapters.train import train_dense
 
 OUT = Path("runs/adapters-example")

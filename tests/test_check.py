@@ -16,7 +16,7 @@ from coterie.errors import SettingError
 from coterie.evaluation.given import as_groupings, as_seeds
 from coterie.grouping import Grouping, group
 from coterie.pipeline.check import check_settings
-from coterie.training import Job
+from coterie.training.job import Job
 from coterie.workload import Recipe, Task, from_arrays
 
 X = np.random.default_rng(0).normal(size=(60, 3))

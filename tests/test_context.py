@@ -14,7 +14,9 @@ from coterie._context import DEFAULT_CONTEXT, keywords_into
 from coterie._units import NoStore
 from coterie.affinity import Estimate, Estimator, PairwiseGainModel, get_estimator
 from coterie.affinity.costs import Costs
-from coterie.training import Job, UnitCost, fit
+from coterie.training import fit
+from coterie.training.cost import UnitCost
+from coterie.training.job import Job
 
 
 @pytest.fixture(scope="module")

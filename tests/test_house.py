@@ -1,6 +1,7 @@
 """House rules that a linter does not know: sizes, one-way imports, nothing left to do, and what the house measures."""
 
 import ast
+import importlib
 import importlib.util
 import re
 from pathlib import Path
@@ -70,6 +71,8 @@ LIMITS = {
     "files over 500 lines": 0,
     "functions over 50 lines": 0,
 }
+#: most names that all rooms together list in ``__all__``; goes down, or up with a reason
+MOST_PUBLIC_NAMES = 180
 
 
 def functions(tree):
@@ -163,6 +166,37 @@ def test_the_house_keeps_its_measures(house, measure):
     assert set(LIMITS) == set(house.LISTS)
     found = house.LISTS[measure](house.sources())
     assert len(found) <= LIMITS[measure], "\n".join(found)
+
+
+def test_the_public_names_are_few_and_in_the_reference(house):
+    listed = house.public_names()
+    assert sum(map(len, listed.values())) <= MOST_PUBLIC_NAMES
+    reference = set(
+        re.findall(r"^\.\. auto\w+:: (coterie[\w.]+)$", (ROOT / "docs/api.md").read_text(encoding="utf-8"), re.M)
+    )
+    missing = [
+        f"{room}.{name}" for room, names in listed.items() for name in names if not stands(room, name, reference)
+    ]
+    assert not missing, f"docs/api.md lacks {missing}"
+
+
+def stands(room, name, reference):
+    """Whether the reference has a public name, as itself, at the top level, or with the errors."""
+    value = getattr(importlib.import_module(room), name)
+    top = importlib.import_module("coterie")
+    return (
+        f"{room}.{name}" in reference
+        or (f"coterie.{name}" in reference and getattr(top, name, None) is value)
+        or getattr(value, "__module__", "") in reference
+    )
+
+
+def test_the_check_of_public_names_can_fail():
+    assert stands("coterie.affinity", "Affinity", {"coterie.Affinity"})
+    assert stands("coterie.store", "open_run", {"coterie.store.open_run"})
+    assert stands("coterie", "SettingError", {"coterie.errors"})
+    assert not stands("coterie.grouping", "METHODS", {"coterie.affinity.METHODS"})
+    assert not stands("coterie.serving", "load", {"coterie.load_workload", "coterie.adapters.load"})
 
 
 def test_the_measures_of_the_house_can_fail(house):

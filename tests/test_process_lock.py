@@ -19,7 +19,8 @@ import coterie
 from coterie import Context
 from coterie._process_lock import ProcessLock, process_lock
 from coterie._random import random_numbers
-from coterie.training import Job, fit
+from coterie.training import fit
+from coterie.training.job import Job
 from coterie.workload import Recipe, Workload, from_arrays
 
 

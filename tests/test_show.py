@@ -14,8 +14,9 @@ from coterie._show import brief, html_table, names
 from coterie.features import RandomDirections, compute_features
 from coterie.pipeline.planned import Plan
 from coterie.report.formats import size
-from coterie.training import Job, fit
-from coterie.workload import find_structure
+from coterie.training import fit
+from coterie.training.job import Job
+from coterie.workload.structure import find_structure
 
 TASKS = [f"<i>task & {number}</i>" for number in range(12)]
 RNG = np.random.default_rng(0)

@@ -6,7 +6,7 @@ from pathlib import Path
 from coterie.benchmark.run import Options
 from coterie.datasets.beds import bed
 from coterie.store import open_run
-from coterie.workload import fingerprint
+from coterie.workload.fingerprint import fingerprint
 
 
 @contextmanager

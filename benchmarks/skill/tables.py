@@ -14,7 +14,7 @@ import numpy as np
 from coterie.benchmark.markdown import bed_table, fill_page, overview
 from coterie.benchmark.page import read_result
 from coterie.datasets import names
-from coterie.store import write_json
+from coterie.store.files import write_json
 
 RESULTS = Path(__file__).parent.parent / "results"
 PAGE = Path(__file__).parent.parent.parent / "docs" / "benchmark.md"

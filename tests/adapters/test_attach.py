@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from coterie.adapters import Dense, Image, PlainModel, attach, grow, summary
+from coterie.adapters import Dense, Image, attach, grow, summary
+from coterie.adapters.plain import PlainModel
 from coterie.adapters.sites import find_sites
 from coterie.errors import ModelError, SettingError
 from reference.adapters import IMAGE, backbone, naive_attention, shake

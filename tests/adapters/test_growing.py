@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from coterie.adapters import Dense, Image, Troa, attach, flat_gradients, grow
+from coterie.adapters import Dense, Image, Troa, attach, grow
+from coterie.adapters.troa import flat_gradients
 from coterie.errors import ModelError, SettingError
 from reference.adapters import IMAGE, backbone, shake
 

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coterie.adapters import Image, Troa, attach, flat_gradients
+from coterie.adapters import Image, Troa, attach
+from coterie.adapters.troa import flat_gradients
 from coterie.affinity import Affinity
 from coterie.errors import SettingError
 from reference.adapters import IMAGE, backbone, naive_troa, shake

@@ -5,7 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coterie.adapters.scenes import BACKGROUND, Scenes, compose_scenes, contours, relief_normals
+from coterie.adapters import compose_scenes
+from coterie.adapters.scenes.compose import BACKGROUND
+from coterie.adapters.scenes.labels import contours, relief_normals
+from coterie.adapters.scenes.scenes import Scenes
 from coterie.errors import SettingError
 from reference import dense as reference
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from coterie.adapters import Image, Troa, attach, flat_gradients, grow
+from coterie.adapters import Image, Troa, attach, compose_scenes, grow
 from coterie.adapters.dense import dense_task
 from coterie.adapters.plain import PlainModel
 from coterie.adapters.predict import evaluate_dense, predict_dense, shared_gradient
 from coterie.adapters.recipe import DenseRecipe, batches, one_cycle
-from coterie.adapters.scenes import compose_scenes
 from coterie.adapters.train import train_dense
+from coterie.adapters.troa import flat_gradients
 from coterie.errors import NumericsWarning, SettingError
 
 transformers = pytest.importorskip("transformers")

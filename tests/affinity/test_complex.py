@@ -12,8 +12,10 @@ from torch import Tensor, nn
 import coterie
 from coterie.errors import ModelError
 from coterie.serving import load
-from coterie.training import Job, fit
-from coterie.workload import Recipe, Workload, find_structure, from_arrays
+from coterie.training import fit
+from coterie.training.job import Job
+from coterie.workload import Recipe, Workload, from_arrays
+from coterie.workload.structure import find_structure
 
 METHODS = ("secants", "tag", "cosine", "attribution")
 SLOW = ("etap", "rsa", "taxonomy", "kernel-surrogate", "label-injection")

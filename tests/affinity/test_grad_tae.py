@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
-from coterie.affinity import GradTAE, GradTAEModel, get_estimator
+from coterie.affinity import GradTAE, get_estimator
 from coterie.affinity.forks import displacements, orthonormal, stack
+from coterie.affinity.grad_tae_model import GradTAEModel
 from coterie.affinity.linearize import stretch, task_blocks
 from coterie.affinity.newton import values
 from coterie.affinity.refine import Stopping, iterate
@@ -22,7 +23,8 @@ from coterie.affinity.ridge import FLOOR, GRID, _match
 from coterie.affinity.statistics import Penalty, compute_statistics
 from coterie.affinity.task_gradients import task_gradients
 from coterie.errors import SettingError, StoreError
-from coterie.features import RandomDirections, StackedDirections, compute_features
+from coterie.features import RandomDirections, compute_features
+from coterie.features.directions import StackedDirections
 from coterie.workload import Recipe, Split, Task, Workload, from_arrays
 
 P, N_TASKS, ROWS = 12, 4, 240

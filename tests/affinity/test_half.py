@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from coterie.affinity import GradTAE, GradTAEModel
+from coterie.affinity import GradTAE
 from coterie.affinity.blocks import compressed, pack_blocks, unpack_blocks
+from coterie.affinity.grad_tae_model import GradTAEModel
 from coterie.affinity.newton import solve, values
 from coterie.affinity.refine import iterate
 from coterie.affinity.statistics import TaskBlock, compute_statistics

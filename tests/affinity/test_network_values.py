@@ -13,7 +13,7 @@ from coterie import Context
 from coterie.affinity import get_estimator
 from coterie.affinity.grad_tae_model import GradTAEModel
 from coterie.affinity.network import NetworkValues
-from coterie.features import Directions
+from coterie.features.directions import Directions
 from coterie.workload import Recipe, Workload, from_arrays
 
 SUBSETS = np.array([[1, 1, 0, 0], [0, 1, 1, 1], [0, 0, 0, 1], [1, 0, 1, 0], [1, 1, 1, 1]], dtype=bool)

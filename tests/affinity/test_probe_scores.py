@@ -23,9 +23,11 @@ from coterie.affinity.scores.probe import Probe, run_probe
 from coterie.affinity.scores.probe_score import _filled
 from coterie.affinity.scores.tag import Tag
 from coterie.errors import FallbackWarning, ModelError, ResourceError, SettingError
-from coterie.training import Job, fit_one
+from coterie.training.job import Job
+from coterie.training.loop import fit_one
 from coterie.training.optimizer import make_optimizer
-from coterie.workload import Recipe, Split, Task, Workload, find_structure
+from coterie.workload import Recipe, Split, Task, Workload
+from coterie.workload.structure import find_structure
 from reference.plain_training import Textbook
 from reference.probe_scores import probe_scores
 from reference.training_workloads import make

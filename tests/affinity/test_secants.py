@@ -10,13 +10,17 @@ from hypothesis import strategies as st
 from torch import nn
 
 from coterie._progress import silent
-from coterie.affinity import GradTAE, GradTAEModel, get_estimator
+from coterie.affinity import GradTAE, get_estimator
+from coterie.affinity.grad_tae_model import GradTAEModel
 from coterie.affinity.secants import secant_blocks
 from coterie.affinity.stopped import PATH, at, chosen, mixed, path_values
 from coterie.errors import SettingError
-from coterie.features import StackedDirections, compute_features
-from coterie.training import Job, fit
-from coterie.workload import Recipe, Task, Workload, find_structure, from_arrays
+from coterie.features import compute_features
+from coterie.features.directions import StackedDirections
+from coterie.training import fit
+from coterie.training.job import Job
+from coterie.workload import Recipe, Task, Workload, from_arrays
+from coterie.workload.structure import find_structure
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,11 @@ from tests.reference.gaussian_process import posterior
 
 from coterie import Context
 from coterie._units import NoStore, Payload
-from coterie.affinity import Estimate, Estimator, GradTAE, get_estimator, random_subsets
+from coterie.affinity import Estimate, Estimator, GradTAE, get_estimator
 from coterie.affinity.bases import train_full
 from coterie.affinity.context import prepare
 from coterie.affinity.costs import Costs
+from coterie.affinity.sampling import random_subsets
 from coterie.affinity.surrogates import fused as fused_module
 from coterie.affinity.surrogates.budget import FORK_OF_RUN, Remembered, split_budget
 from coterie.affinity.surrogates.covariance import covariances, find_likeness, make_points
@@ -37,8 +38,10 @@ from coterie.affinity.surrogates.task_ridge import TaskRidgeModel, fit_task
 from coterie.affinity.surrogates.value_model import ValueModel
 from coterie.errors import ResourceError, SettingError
 from coterie.store import MemoryRun, open_run
-from coterie.training import Job, fit, measure_cost
-from coterie.workload import Recipe, fingerprint, from_arrays
+from coterie.training import fit, measure_cost
+from coterie.training.job import Job
+from coterie.workload import Recipe, from_arrays
+from coterie.workload.fingerprint import fingerprint
 
 T = 6
 

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.affinity.test_surrogates import T, process
 
-from coterie.affinity import Affinity, GradTAEModel, PairwiseGainModel
+from coterie.affinity import Affinity, PairwiseGainModel
+from coterie.affinity.grad_tae_model import GradTAEModel
 from coterie.affinity.surrogates.evidence import ProcessPriors
 from coterie.affinity.surrogates.fused_model import FusedModel
 from coterie.affinity.surrogates.process import combine, covariances

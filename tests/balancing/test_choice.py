@@ -5,7 +5,9 @@ import json
 import pytest
 import torch
 
-from coterie.balancing import METHODS, WEIGHTINGS, Balancing, as_balancing, balancing_key, get_balancer
+from coterie.balancing import METHODS, Balancing, get_balancer
+from coterie.balancing.choice import as_balancing, balancing_key
+from coterie.balancing.methods import WEIGHTINGS
 from coterie.errors import MissingDependencyError, SettingError
 
 

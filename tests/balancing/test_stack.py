@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from coterie.balancing import get_balancer, task_means
-from coterie.training import Job
 from coterie.training.evaluate import row_losses
+from coterie.training.job import Job
 from coterie.training.loop import build, trainable
 from coterie.training.optimizer import make_optimizer
 from coterie.training.stack import Architecture

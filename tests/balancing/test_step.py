@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coterie.balancing import AGGREGATIONS, METHODS, WEIGHTINGS, Balancer, Weighting, get_balancer, task_means
+from coterie.balancing import METHODS, Balancer, Weighting, get_balancer, task_means
+from coterie.balancing.methods import AGGREGATIONS, WEIGHTINGS
 from coterie.balancing.shares import Moments, project_to_simplex
 from coterie.errors import MissingDependencyError, SettingError
 from reference.balancing_problems import Quadratics, setting

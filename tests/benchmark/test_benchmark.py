@@ -18,19 +18,21 @@ from sklearn.datasets import load_digits
 from coterie import Context
 from coterie.affinity import Affinity, Estimate, Estimator, PairwiseGainModel
 from coterie.affinity.costs import Costs
-from coterie.benchmark import ENTRIES, Entry, Options, benchmark, find_bed, make_bank, select, write_page
+from coterie.benchmark import ENTRIES, Entry, Options, benchmark, make_bank, select, write_page
 from coterie.benchmark import bank as bank_module
 from coterie.benchmark.figure import check_figure, write_figure
 from coterie.benchmark.markdown import bed_table, fill, fill_page, overview
 from coterie.benchmark.page import read_result, render
 from coterie.benchmark.plot import panel
+from coterie.benchmark.run import find_bed
 from coterie.benchmark.table import print_benchmark, sorted_rows
 from coterie.errors import SettingError, StoreError
 from coterie.evaluation import bank as evaluation_bank
 from coterie.evaluation.bank_plan import BankPlan
 from coterie.store import MemoryRun, RunDirectory
 from coterie.training import measure_cost, units
-from coterie.workload import Recipe, Workload, fingerprint, from_arrays
+from coterie.workload import Recipe, Workload, from_arrays
+from coterie.workload.fingerprint import fingerprint
 
 SETS = ((0, 2, 4, 6, 8), (5, 6, 7, 8, 9), (2, 3, 5, 7), (0, 1, 4, 9), (0, 6, 8, 9))
 SMALL = Options(

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from coterie import Context
-from coterie.affinity import Affinity, Estimate, GainModel, GradTAEModel, PairwiseGainModel
+from coterie.affinity import Affinity, Estimate, GainModel, PairwiseGainModel
 from coterie.affinity.costs import Costs
+from coterie.affinity.grad_tae_model import GradTAEModel
 from coterie.benchmark.bank import Bank
 from coterie.benchmark.groups import default_counts, find_grouping, judge
 from coterie.benchmark.measure import measure
@@ -21,7 +22,7 @@ from coterie.evaluation.bank import Runs
 from coterie.evaluation.bank_plan import BankPlan
 from coterie.grouping import group
 from coterie.pipeline.candidates import subset_count, typical_size
-from coterie.training import UnitCost
+from coterie.training.cost import UnitCost
 from reference import skill as plain
 
 TASKS = 8

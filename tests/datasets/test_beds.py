@@ -12,7 +12,8 @@ from coterie import datasets
 from coterie.datasets import beds
 from coterie.datasets.beds import BEDS, bed
 from coterie.errors import SettingError, WorkloadError
-from coterie.workload import Recipe, fingerprint, from_arrays, from_datasets, validate
+from coterie.workload import Recipe, from_arrays, from_datasets, validate
+from coterie.workload.fingerprint import fingerprint
 
 PACKAGES = {
     "digits": "sklearn",

@@ -9,7 +9,8 @@ import torch
 
 from coterie import datasets
 from coterie.errors import DataWarning, MissingDependencyError, SettingError
-from coterie.workload import fingerprint, load_workload, validate
+from coterie.workload import load_workload, validate
+from coterie.workload.fingerprint import fingerprint
 
 PACKAGES = {
     "digits": "sklearn",

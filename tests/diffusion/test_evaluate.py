@@ -8,7 +8,7 @@ from torch import nn
 from coterie.diffusion.evaluate import mean_difference, negative_transfer_gap, step_losses
 from coterie.diffusion.schedule import NoiseSchedule
 from coterie.errors import SettingError
-from coterie.grouping.intervals import Intervals
+from coterie.grouping import Intervals
 
 SCHEDULE = NoiseSchedule.cosine(60, "sample")
 INTERVALS = Intervals((0, 7, 40), 60, cost=0.0)

@@ -10,7 +10,8 @@ from coterie.diffusion.affinity import StepAffinity
 from coterie.diffusion.intervals import CRITERIA, step_intervals
 from coterie.diffusion.schedule import NoiseSchedule
 from coterie.errors import SettingError
-from coterie.grouping.intervals import best_intervals, centre_costs
+from coterie.grouping import best_intervals
+from coterie.grouping.intervals.costs import centre_costs
 from reference.diffusion import hat_value
 from reference.intervals import cuts
 

@@ -17,7 +17,7 @@ from coterie.diffusion.summary import against_gap, method_rows
 from coterie.diffusion.train import Trained
 from coterie.diffusion.unet import make_unet
 from coterie.errors import SettingError, StoreError
-from coterie.grouping.intervals import Intervals
+from coterie.grouping import Intervals
 
 pytestmark = pytest.mark.usefixtures("one_extractor")
 TINY = {

@@ -18,7 +18,7 @@ from coterie.diffusion.ema import moving_average
 from coterie.diffusion.schedule import NoiseSchedule
 from coterie.diffusion.tasks import _NASH, IntervalTasks, _choice
 from coterie.errors import SettingError
-from coterie.grouping.intervals import Intervals
+from coterie.grouping import Intervals
 from reference.interval_training import slice_means, train
 
 UNEVEN = Intervals((0, 3, 40, 45), 100, cost=0.0)

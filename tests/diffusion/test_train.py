@@ -18,7 +18,7 @@ from coterie.diffusion.tasks import IntervalTasks
 from coterie.diffusion.train import batches, train_denoiser
 from coterie.diffusion.unet import make_unet
 from coterie.errors import NumericsWarning, SettingError
-from coterie.grouping.intervals import Intervals
+from coterie.grouping import Intervals
 from coterie.store import MemoryRun, open_run
 
 SCHEDULE = NoiseSchedule.cosine(100)

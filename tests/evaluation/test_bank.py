@@ -13,7 +13,8 @@ from coterie.errors import SettingError
 from coterie.evaluation import bank
 from coterie.evaluation.bank import Runs, draw_subsets, train_subsets
 from coterie.store import MemoryRun, RunDirectory
-from coterie.training import Job, fit, measure_cost, units
+from coterie.training import fit, measure_cost, units
+from coterie.training.job import Job
 from reference.training_workloads import make
 
 SUBSETS = np.array([[1, 1, 0, 0], [0, 1, 1, 0], [1, 0, 1, 1], [1, 1, 1, 1], [0, 0, 1, 1]], dtype=bool)

@@ -10,19 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from coterie.evaluation import (
-    BASELINE,
-    JOINT,
-    Comparison,
-    LabelLosses,
-    all_in_one,
-    conclude,
-    mix,
-    recommend,
-    single_task,
-    veto,
-)
-from coterie.evaluation.labels import TINY
+from coterie.evaluation import BASELINE, JOINT, Comparison, mix, recommend
+from coterie.evaluation.compare import all_in_one, single_task
+from coterie.evaluation.conclude import conclude
+from coterie.evaluation.labels import TINY, LabelLosses
+from coterie.evaluation.recommend import veto
 from coterie.evaluation.verdict import Judge
 from coterie.grouping import Grouping
 

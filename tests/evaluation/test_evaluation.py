@@ -9,18 +9,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from coterie.errors import SettingError
-from coterie.evaluation import (
-    Comparison,
-    LabelLosses,
-    advise,
-    all_in_one,
-    helped_and_harmed,
-    mix,
-    recommend,
-    single_task,
-    t_interval,
-    veto,
-)
+from coterie.evaluation import Comparison, mix, recommend
+from coterie.evaluation.compare import all_in_one, single_task
+from coterie.evaluation.intervals import t_interval
+from coterie.evaluation.labels import LabelLosses
+from coterie.evaluation.recommend import advise, helped_and_harmed, veto
 from coterie.grouping import Grouping
 
 TASKS = ("a", "b", "c", "d")

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coterie.errors import SettingError
-from coterie.evaluation import BASELINE, JOINT, Comparison, all_in_one, recommend, single_task
+from coterie.evaluation import BASELINE, JOINT, Comparison, recommend
+from coterie.evaluation.compare import all_in_one, single_task
 from coterie.evaluation.entry import RaceEntries
 from coterie.evaluation.gains import Losses
 from coterie.evaluation.halving import Prices, race, smallest_runs

@@ -11,7 +11,8 @@ from sklearn.datasets import load_digits
 
 from coterie._units import Payload
 from coterie.errors import CoterieWarning, SettingError
-from coterie.evaluation import affordable, compare
+from coterie.evaluation import compare
+from coterie.evaluation.compare import affordable
 from coterie.evaluation.gains import log_losses
 from coterie.evaluation.given import as_groupings
 from coterie.store import MemoryRun

@@ -9,20 +9,14 @@ import numpy as np
 import pytest
 
 from coterie.errors import SettingError
-from coterie.evaluation import (
-    BASELINE,
-    JOINT,
-    Comparison,
-    LabelLosses,
-    all_in_one,
-    conclude,
-    recommend,
-    single_task,
-    veto,
-)
+from coterie.evaluation import BASELINE, JOINT, Comparison, recommend
+from coterie.evaluation.compare import all_in_one, single_task
+from coterie.evaluation.conclude import conclude
 from coterie.evaluation.gains import log_losses
 from coterie.evaluation.intervals import Interval, Noise, Spread
+from coterie.evaluation.labels import LabelLosses
 from coterie.evaluation.mix import Mixture
+from coterie.evaluation.recommend import veto
 from coterie.evaluation.verdict import Judge
 from coterie.grouping import Grouping
 from reference.verdict_bed import draw

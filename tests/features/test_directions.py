@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from coterie.errors import SettingError
-from coterie.features import RandomDirections, StackedDirections
+from coterie.features import RandomDirections
+from coterie.features.directions import StackedDirections
 from reference.plain_features import dense_matrix
 
 SHAPES = {"a": (3, 5), "b": (7,), "c": (), "d": (9, 8)}

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from coterie.errors import FallbackWarning, GradientMismatchError, ModelError
 from coterie.features import RandomDirections, compute_features, validate_gradients
-from coterie.workload import Task, Workload, find_structure
+from coterie.workload import Task, Workload
+from coterie.workload.structure import find_structure
 from reference.models import make, workload_for
 from reference.plain_features import plain_features
 

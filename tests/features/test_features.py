@@ -11,7 +11,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from coterie.errors import ModelModeWarning, ResourceError, SettingError
-from coterie.features import PartFeatures, RandomDirections, StackedDirections, compute_features
+from coterie.features import RandomDirections, compute_features
+from coterie.features.directions import StackedDirections
+from coterie.features.part import PartFeatures
 from coterie.workload import Task
 from coterie.workload.structure import find_structure
 from reference.models import KINDS, make, workload_for

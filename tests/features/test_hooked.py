@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from coterie.features import Directions, RandomDirections, StackedDirections, compute_features, layers
+from coterie.features import RandomDirections, compute_features, layers
+from coterie.features.directions import Directions, StackedDirections
 from coterie.features.hooked import Hooks
 from coterie.features.measure import PassCost, TensorSizes
 from coterie.features.pairs import labelled_pairs

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from coterie.errors import ResourceError
-from coterie.features import RandomDirections, compute_features, plan_features
+from coterie.features import RandomDirections, compute_features
 from coterie.features.measure import PassCost, TensorSizes
-from coterie.features.plan import Demand, make_plan, working_bytes
+from coterie.features.plan import Demand, make_plan, plan_features, working_bytes
 from coterie.workload import Task, Workload
 from reference.models import make, workload_for
 

@@ -18,12 +18,13 @@ from coterie.affinity.linearize import task_blocks
 from coterie.affinity.statistics import compute_statistics
 from coterie.datasets import load
 from coterie.errors import ModelError, SettingError
-from coterie.features import FeatureMatrix, PartFeatures, RandomDirections, compute_features
+from coterie.features import RandomDirections, compute_features
 from coterie.features.measure import TensorSizes
 from coterie.features.pairs import labelled_pairs
-from coterie.features.storage import ColumnScales
+from coterie.features.part import PartFeatures
+from coterie.features.storage import ColumnScales, FeatureMatrix
 from coterie.features.writer import FeatureWriter
-from coterie.workload import find_structure
+from coterie.workload.structure import find_structure
 from reference.models import make
 
 pytestmark = pytest.mark.filterwarnings("ignore::coterie.errors.CoterieWarning")

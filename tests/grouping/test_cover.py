@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from coterie.affinity import Affinity, PairwiseGainModel
 from coterie.errors import DataWarning, SettingError
-from coterie.grouping import Grouping
-from coterie.grouping.cover import Costs, Limit, select_groups
+from coterie.grouping import Costs, Grouping, Limit, select_groups
 from reference.cover import all_groups, best, best_of_matrix, best_three, rows, score
 from reference.taskonomy import MATRICES, TASKS
 

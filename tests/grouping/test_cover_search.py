@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from coterie.affinity import Affinity, PairwiseGainModel
 from coterie.errors import SettingError
-from coterie.grouping.cover import Costs, Limit, select_groups
+from coterie.grouping import Costs, Limit, select_groups
 from coterie.grouping.cover.bound import upper_bound
 from coterie.grouping.cover.enumerated import EnumeratedPricing
 from coterie.grouping.cover.large import search_cover

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coterie.errors import SettingError
-from coterie.grouping import group, search
+from coterie.grouping import group
 from coterie.grouping.objective import GainObjective
+from coterie.grouping.search.local import search
 from reference.partitions import groups_of, set_partitions
 
 

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coterie.errors import SettingError
-from coterie.grouping import affinity_costs, best_intervals, centre_costs, every_k, function_costs, group
+from coterie.grouping import affinity_costs, best_intervals, group
+from coterie.grouping.intervals.costs import centre_costs, function_costs
+from coterie.grouping.intervals.programme import every_k
 from reference.intervals import cuts, least_cost, paid_to, paid_to_best, sum_within
 
 SEEDS = st.integers(0, 10_000)

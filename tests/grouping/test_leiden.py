@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from coterie.errors import MissingDependencyError
-from coterie.grouping import adjusted_rand, group, leiden_partition
-from coterie.grouping.peers.leiden import _Runner
+from coterie.grouping import adjusted_rand, group
+from coterie.grouping.peers.leiden import _Runner, leiden_partition
 from reference.partitions import groups_of, set_partitions
 
 

@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coterie.errors import SettingError
-from coterie.grouping import METHODS, agglomerative_labels, group, random_partition, sum_of_densities
-from coterie.grouping.peers.agglomerative import cut, merge_tree
+from coterie.grouping import METHODS, group
+from coterie.grouping.density import sum_of_densities
+from coterie.grouping.peers.agglomerative import agglomerative_labels, cut, merge_tree
+from coterie.grouping.peers.random_groups import random_partition
 from coterie.grouping.resize import merge_once, split_once, to_k_groups
 from reference.linkage import average_linkage
 from reference.partitions import groups_of, worth

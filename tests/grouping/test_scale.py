@@ -7,7 +7,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from coterie.grouping import group, solve_sdp, sum_of_densities
+from coterie.grouping import group, solve_sdp
+from coterie.grouping.density import sum_of_densities
 from coterie.grouping.matrix import canonical_order, with_diagonal
 from coterie.grouping.sdp.scaling import scale
 from coterie.grouping.ties import on_grid

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coterie.errors import NumericsWarning, SettingError
-from coterie.grouping import certified_bound, solve_sdp
+from coterie.grouping import solve_sdp
+from coterie.grouping.bound import certified_bound
 from coterie.grouping.matrix import with_diagonal
 from reference.clustering_sdp import bracket
 from reference.partitions import best_partition

@@ -6,14 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
-from coterie.grouping import adjusted_rand, improve, round_solution, solve_sdp, sum_of_densities
+from coterie.grouping import adjusted_rand, solve_sdp
 from coterie.grouping.choose import PATH, penalty_path
-from coterie.grouping.density import as_labels, membership
+from coterie.grouping.density import as_labels, membership, sum_of_densities
 from coterie.grouping.eigenvectors import ALL, leading_pairs
 from coterie.grouping.grid import grid
-from coterie.grouping.improve import EXCHANGES, group_sums
+from coterie.grouping.improve import EXCHANGES, group_sums, improve
 from coterie.grouping.kmeans import cluster_rows
 from coterie.grouping.matrix import as_symmetric, canonical_order, centred, symmetrise, with_diagonal
+from coterie.grouping.rounding import round_solution
 from reference.partitions import groups_of, worth
 
 SEEDS = st.integers(0, 10_000)

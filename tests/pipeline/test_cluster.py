@@ -23,21 +23,17 @@ from coterie._units import drop_shards, folder_of
 from coterie.cli.app import app
 from coterie.errors import SettingError, WorkerError
 from coterie.executors import LocalExecutor
-from coterie.features import (
-    Directions,
-    PartFeatures,
-    RandomDirections,
-    StackedDirections,
-    compute_features,
-    shard_files,
-)
+from coterie.features import RandomDirections, compute_features, shard_files
 from coterie.features import shards as shards_module
+from coterie.features.directions import Directions, StackedDirections
+from coterie.features.part import PartFeatures
 from coterie.features.shards import compute_shards
 from coterie.pipeline import run
 from coterie.pipeline.recording import RecordingStore
 from coterie.store import MemoryRun, RunDirectory
 from coterie.training import footprint
-from coterie.workload import Recipe, Workload, find_structure, from_arrays
+from coterie.workload import Recipe, Workload, from_arrays
+from coterie.workload.structure import find_structure
 from reference.executors import Inline
 from reference.training_workloads import make
 

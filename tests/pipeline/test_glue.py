@@ -14,17 +14,10 @@ from coterie._progress import silent
 from coterie.affinity import Estimate, GainModel, get_estimator
 from coterie.affinity.costs import Costs
 from coterie.affinity.surrogates.prior import make_prior
-from coterie.evaluation import (
-    BASELINE,
-    JOINT,
-    Comparison,
-    LabelLosses,
-    all_in_one,
-    conclude,
-    mix,
-    recommend,
-    single_task,
-)
+from coterie.evaluation import BASELINE, JOINT, Comparison, mix, recommend
+from coterie.evaluation.compare import all_in_one, single_task
+from coterie.evaluation.conclude import conclude
+from coterie.evaluation.labels import LabelLosses
 from coterie.grouping import Grouping
 from coterie.pipeline import run
 from coterie.pipeline.candidates import candidate_groupings, estimated_affinity

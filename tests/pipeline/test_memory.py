@@ -14,10 +14,12 @@ import pytest
 from torch import nn
 
 import coterie
-from coterie.training import Job, fit, measure_cost
+from coterie.training import fit, measure_cost
 from coterie.training.footprint import measure_footprint
+from coterie.training.job import Job
 from coterie.training.stackable import is_stackable
-from coterie.workload import Recipe, Workload, find_structure, from_arrays, validate
+from coterie.workload import Recipe, Workload, from_arrays, validate
+from coterie.workload.structure import find_structure
 
 MODELS: list[weakref.ref[nn.Module | nn.Parameter]] = []
 

@@ -29,7 +29,7 @@ from coterie.pipeline.candidates import (
 )
 from coterie.pipeline.recording import RecordingStore
 from coterie.store.memory import MemoryRun
-from coterie.training import UnitCost
+from coterie.training.cost import UnitCost
 from coterie.workload import Workload
 
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from coterie.evaluation.halves import halve_validation
 from coterie.evaluation.labels import LabelIndex
-from coterie.training import Fit, Job, Outcome, fit
+from coterie.training import Outcome, fit
+from coterie.training.job import Fit, Job
 from coterie.workload import Workload
 
 SLOPE = 3.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from coterie.features import Directions
+from coterie.features.directions import Directions
 from coterie.workload import Workload
 
 

@@ -9,7 +9,8 @@ import torch
 from scipy.optimize import minimize
 from torch import nn
 
-from coterie.training import Job, fit_one
+from coterie.training.job import Job
+from coterie.training.loop import fit_one
 from coterie.workload import Workload
 
 

@@ -16,7 +16,7 @@ from coterie.evaluation.intervals import Interval
 from coterie.evaluation.labels import LabelLosses
 from coterie.evaluation.rungs import Halving, Rung, Standing
 from coterie.grouping import Grouping
-from coterie.serving import save_served
+from coterie.serving.saved import save_served
 from coterie.workload import Recipe, Task
 
 TASKS = ("a", "b & c", "d")

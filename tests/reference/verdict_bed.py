@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from coterie.evaluation import BASELINE, JOINT, Comparison, LabelLosses, all_in_one, single_task
+from coterie.evaluation import BASELINE, JOINT, Comparison
+from coterie.evaluation.compare import all_in_one, single_task
+from coterie.evaluation.labels import LabelLosses
 from coterie.grouping import Grouping
 
 #: how the luck of a training is distributed, in standard deviations

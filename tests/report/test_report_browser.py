@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from coterie.report import render
+from coterie.report.html import render
 from report.browser import chromium, inspect
 from report.sample_result import nasty_result, plain_names, sample_result
 

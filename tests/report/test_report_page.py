@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coterie.errors import SettingError, StoreError
-from coterie.report import render, write_report
+from coterie.report import write_report
 from coterie.report.formats import clean
+from coterie.report.html import render
 from report.sample_result import NASTY, nasty_result, plain_names, sample_result
 
 VOID = {"meta", "link", "br", "img", "hr", "input", "wbr"}

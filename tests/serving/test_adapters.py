@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 import coterie
 from coterie.errors import ModelError, SettingError
 from coterie.grouping import Grouping
-from coterie.serving import export_adapters, load, save_served
+from coterie.serving import export_adapters, load
+from coterie.serving.saved import save_served
 from coterie.training.evaluate import tensors_of
 from coterie.workload import Recipe, encode_text, from_arrays, from_text, load_workload
 from reference import tiny_text

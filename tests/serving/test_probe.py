@@ -7,8 +7,9 @@ from torch import nn
 
 from coterie.errors import ModelError
 from coterie.grouping import Grouping
-from coterie.serving import load, save_served
+from coterie.serving import load
 from coterie.serving.probe import make_probe
+from coterie.serving.saved import save_served
 from coterie.workload import from_arrays
 
 X = np.random.default_rng(0).normal(3.0, 5.0, size=(60, 4))

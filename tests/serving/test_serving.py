@@ -10,7 +10,8 @@ from torch import nn
 import coterie
 from coterie.errors import ModelError, SettingError, StoreError, StoreWarning, WorkloadError
 from coterie.grouping import Grouping
-from coterie.serving import Predictor, export_adapters, load, save_served
+from coterie.serving import Predictor, export_adapters, load
+from coterie.serving.saved import save_served
 from coterie.store.files import digest
 from coterie.store.pair import read_pair, sealed_pair
 from coterie.workload import Task, from_arrays

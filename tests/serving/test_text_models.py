@@ -10,7 +10,8 @@ import torch
 import coterie
 from coterie.errors import CoterieError, ModelError, SettingError
 from coterie.grouping import Grouping
-from coterie.serving import export_adapters, load, save_served
+from coterie.serving import export_adapters, load
+from coterie.serving.saved import save_served
 from coterie.training.evaluate import tensors_of
 from coterie.workload import from_text
 from coterie.workload.causal import encode, from_causal

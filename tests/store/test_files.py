@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coterie._sealed import pack, unpack
-from coterie.errors import StoreError
-from coterie.store import Payload, RunDirectory, StoreWarning
+from coterie._units import Payload
+from coterie.errors import StoreError, StoreWarning
+from coterie.store import RunDirectory
 from coterie.store.files import (
     atomic_write,
     canonical,

@@ -11,7 +11,9 @@ import pytest
 
 from coterie._json import json_bytes
 from coterie._sealed import pack, unpack
-from coterie.affinity import Affinity, GradTAEModel
+from coterie._units import Payload
+from coterie.affinity import Affinity
+from coterie.affinity.grad_tae_model import GradTAEModel
 from coterie.benchmark import markdown, page
 from coterie.benchmark.plot import panel
 from coterie.cli.groupings import read_groupings
@@ -25,8 +27,10 @@ from coterie.evaluation import Comparison
 from coterie.grouping import Grouping
 from coterie.report.html import render
 from coterie.serving import load
-from coterie.store import Payload, RunDirectory, read_json, read_manifest
+from coterie.store import RunDirectory
 from coterie.store.arrays import decode, encode
+from coterie.store.files import read_json
+from coterie.store.manifest import read_manifest
 from coterie.store.pair import read_pair, sealed_pair
 from reference.damage import damage_bytes, damage_json, damage_tensors, damage_text
 from reference.stored import benchmark_result, comparison, gain_model, made_study, served, step_affinity

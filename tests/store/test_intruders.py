@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from coterie._files import atomic_write, read_bytes
-from coterie._units import drop_shards
-from coterie.errors import StoreError
-from coterie.store import Payload, RunDirectory, StoreWarning, read_json
+from coterie._units import Payload, drop_shards
+from coterie.errors import StoreError, StoreWarning
+from coterie.store import RunDirectory
+from coterie.store.files import read_json
 
 WORK = "ten years of work\n"
 

@@ -22,7 +22,8 @@ import numpy as np
 import torch
 import warnings
 from coterie.errors import CoterieWarning
-from coterie.store import Payload, RunDirectory
+from coterie._units import Payload
+from coterie.store import RunDirectory
 
 warnings.simplefilter("error", CoterieWarning)
 torch.set_num_threads(1)

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from coterie.errors import SettingError, StoreError
-from coterie.store import MemoryRun, Payload, RunDirectory, StoreWarning, open_run, read_manifest
+from coterie._units import Payload
+from coterie.errors import SettingError, StoreError, StoreWarning
+from coterie.store import MemoryRun, RunDirectory, open_run
 from coterie.store import manifest as manifest_module
+from coterie.store.manifest import read_manifest
 
 
 def opened(path, **changes):

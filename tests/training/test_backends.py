@@ -6,7 +6,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from coterie.training import Job, fit, fit_one, fit_population
+from coterie.training import fit
+from coterie.training.job import Job
+from coterie.training.loop import fit_one
+from coterie.training.population import fit_population
 from reference.plain_training import train
 from reference.training_workloads import make
 

@@ -15,7 +15,8 @@ from coterie.errors import ModelError, SettingError
 from coterie.evaluation import compare
 from coterie.executors import LocalExecutor
 from coterie.store import MemoryRun
-from coterie.training import CommandTrainer, Run, train_runs
+from coterie.training import CommandTrainer, Run
+from coterie.training.trainer import train_runs
 
 TASKS = ("a", "b b", "c")
 RUN = Run(("a", "b b"), seed=4)

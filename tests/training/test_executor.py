@@ -24,10 +24,13 @@ from coterie.balancing import Balancing
 from coterie.errors import CoterieError, ModelError, NumericsWarning, SettingError, WorkerError
 from coterie.executors import LocalExecutor, SubmititExecutor
 from coterie.store import MemoryRun, RunDirectory
-from coterie.training import Fit, FitUnit, Job, fit, fit_units
+from coterie.training import fit
 from coterie.training import footprint as footprint_module
 from coterie.training.archive import pack_fits
-from coterie.workload import Recipe, Workload, fingerprint, from_arrays, load_workload
+from coterie.training.job import Fit, Job
+from coterie.training.units import FitUnit, fit_units
+from coterie.workload import Recipe, Workload, from_arrays, load_workload
+from coterie.workload.fingerprint import fingerprint
 from coterie.workload.travel import parcel
 from reference import executors as jobs_of_tests
 from reference.executors import Inline, lost

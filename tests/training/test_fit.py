@@ -7,7 +7,12 @@ from torch import nn
 
 from coterie import Context
 from coterie.errors import FallbackWarning, ModelError, ResourceError, SettingError, WorkloadError
-from coterie.training import Job, evaluate, fit, fit_one, fit_population, is_stackable
+from coterie.training import fit
+from coterie.training.evaluate import evaluate
+from coterie.training.job import Job
+from coterie.training.loop import fit_one
+from coterie.training.population import fit_population
+from coterie.training.stackable import is_stackable
 from reference.training_workloads import make
 
 

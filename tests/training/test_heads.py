@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from coterie.training import Job, evaluate, fit
+from coterie.training import fit
+from coterie.training.evaluate import evaluate
 from coterie.training.heads import find_parts
+from coterie.training.job import Job
 from coterie.workload import Recipe, from_arrays
 from reference.plain_training import train
 

@@ -15,7 +15,8 @@ import coterie
 from coterie.errors import ModelError, SettingError, WorkerError
 from coterie.executors import LocalExecutor
 from coterie.store import MemoryRun, RunDirectory
-from coterie.training import FunctionTrainer, Outcome, Run, train_runs
+from coterie.training import FunctionTrainer, Outcome, Run
+from coterie.training.trainer import train_runs
 from reference import own_trainers
 from reference.own_trainers import SLOPE, dying, linear
 

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from coterie.errors import SettingError
-from coterie.training import Job, fit_one, fit_population
+from coterie.training.job import Job
+from coterie.training.loop import fit_one
+from coterie.training.population import fit_population
 from coterie.workload import Recipe, from_arrays
 
 

@@ -21,7 +21,8 @@ from coterie.errors import (
     SettingError,
     WorkloadError,
 )
-from coterie.workload import Recipe, Split, Task, Workload, from_arrays, from_datasets, mlp_spec, validate
+from coterie.workload import Recipe, Split, Task, Workload, from_arrays, from_datasets, validate
+from coterie.workload.mlp import mlp_spec
 
 ROWS, WIDTH = 60, 4
 NAN = float("nan")

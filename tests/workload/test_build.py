@@ -10,17 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from coterie.errors import DataWarning, SettingError
-from coterie.workload import (
-    Mlp,
-    Recipe,
-    Split,
-    Task,
-    build_from_spec,
-    fingerprint,
-    from_arrays,
-    from_datasets,
-    validate,
-)
+from coterie.workload import Recipe, Split, Task, from_arrays, from_datasets, validate
+from coterie.workload.fingerprint import fingerprint
+from coterie.workload.mlp import Mlp, build_from_spec
 from coterie.workload.split import make_split
 
 rng = np.random.default_rng(1)

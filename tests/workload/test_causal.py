@@ -11,10 +11,13 @@ from torch import nn
 import coterie
 from coterie.errors import ModelError
 from coterie.features import RandomDirections, compute_features
-from coterie.training import Job, fit
+from coterie.training import fit
+from coterie.training.job import Job
 from coterie.training.stackable import is_stackable
-from coterie.workload import Recipe, find_structure, fingerprint, validate
+from coterie.workload import Recipe, validate
 from coterie.workload.causal import encode, from_causal, save_adapter
+from coterie.workload.fingerprint import fingerprint
+from coterie.workload.structure import find_structure
 from reference.causal import sequence_log_odds, word_log_odds
 from reference.plain_features import plain_features
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import softplus
 
 from coterie.workload import get_loss
-from coterie.workload.causal import sequence_margin
+from coterie.workload.causal.margins import sequence_margin
 
 LISTS = st.lists(st.floats(-200, 200), min_size=1, max_size=5)
 

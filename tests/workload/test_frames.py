@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from coterie.errors import DataWarning, WorkloadError
-from coterie.workload import Task, fingerprint, from_arrays, from_datasets
+from coterie.workload import Task, from_arrays, from_datasets
+from coterie.workload.fingerprint import fingerprint
 
 RNG = np.random.default_rng(0)
 X = pd.DataFrame(RNG.normal(size=(80, 3)), columns=["u", "v", "w"])

@@ -18,11 +18,14 @@ from coterie.errors import FallbackWarning, ModelError, ResourceError, SettingEr
 from coterie.features import RandomDirections, compute_features, validate_gradients
 from coterie.features.measure import TensorSizes
 from coterie.features.plan import plan_features
-from coterie.training import Job, fit
+from coterie.training import fit
 from coterie.training.cost import measure_cost
+from coterie.training.job import Job
 from coterie.training.stackable import is_stackable
-from coterie.workload import Recipe, Workload, find_structure, fingerprint, validate
+from coterie.workload import Recipe, Workload, validate
+from coterie.workload.fingerprint import fingerprint
 from coterie.workload.graph import from_graph
+from coterie.workload.structure import find_structure
 from reference.plain_features import plain_features
 from reference.plain_training import train
 

@@ -17,7 +17,8 @@ from torch.nn.utils.parametrizations import weight_norm
 import coterie
 from coterie import from_arrays
 from coterie.errors import StoreError
-from coterie.workload import Recipe, fingerprint
+from coterie.workload import Recipe
+from coterie.workload.fingerprint import fingerprint
 from coterie.workload.identity import Description, is_own
 
 X = np.random.default_rng(0).normal(size=(60, 5))
@@ -356,7 +357,7 @@ class Net(nn.Module):
         return self.act(self.layer(x)) if "set" in {"a", "set"} else x
 x = np.random.default_rng(0).normal(size=(60, 5))
 work = coterie.from_arrays(x, x[:, :2] > 0, build_model=Net, forward=lambda m, b: m(b))
-print(coterie.workload.fingerprint(work))
+print(coterie.workload.fingerprint.fingerprint(work))
 """
 
 

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from coterie.errors import ModelError, NonDeterministicModelError
-from coterie.training import Job, evaluate, fit
+from coterie.training import fit
+from coterie.training.evaluate import evaluate
+from coterie.training.job import Job
 from coterie.training.stackable import is_stackable
 from coterie.workload import Recipe, Workload, from_arrays, validate
 from coterie.workload.builders import seeded

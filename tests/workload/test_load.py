@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from coterie.errors import WorkloadError
-from coterie.workload import fingerprint, load_workload, validate
+from coterie.workload import load_workload, validate
+from coterie.workload.fingerprint import fingerprint
 
 # a user's file: 20 lines, own data with missing labels, an own module with BatchNorm
 USER_FILE = """\

@@ -14,10 +14,13 @@ from hypothesis import strategies as st
 
 from coterie.errors import SettingError
 from coterie.features import RandomDirections, compute_features, validate_gradients
-from coterie.training import Job, fit
+from coterie.training import fit
 from coterie.training.evaluate import load_state, tensors_of
+from coterie.training.job import Job
 from coterie.training.stackable import is_stackable
-from coterie.workload import Recipe, encode_text, find_structure, fingerprint, from_text, validate
+from coterie.workload import Recipe, encode_text, from_text, validate
+from coterie.workload.fingerprint import fingerprint
+from coterie.workload.structure import find_structure
 from reference import tiny_text
 from reference.plain_features import plain_features
 from reference.plain_training import train

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from coterie.features import validate_gradients
-from coterie.workload import find_structure, from_text, validate
+from coterie.workload import from_text, validate
+from coterie.workload.structure import find_structure
 from reference import tiny_text
 
 pytestmark = [

@@ -11,40 +11,30 @@ if TYPE_CHECKING:
     from coterie.adapters.adapted import AdaptedModel
     from coterie.adapters.attaching import attach
     from coterie.adapters.attention import TaskAdaptedAttention
-    from coterie.adapters.bottleneck import Bottleneck
-    from coterie.adapters.counts import Summary, summary
+    from coterie.adapters.counts import summary
     from coterie.adapters.dense import dense_task
     from coterie.adapters.figure import draw_predictions
     from coterie.adapters.growing import grow
     from coterie.adapters.heads import Dense, Image
-    from coterie.adapters.norm import TaskScaledNorm
-    from coterie.adapters.plain import PlainModel
     from coterie.adapters.predict import evaluate_dense, predict_dense
     from coterie.adapters.recipe import DenseRecipe
     from coterie.adapters.saved import load, save
-    from coterie.adapters.scenes import compose_scenes
-    from coterie.adapters.task_embedding import TaskEmbeddings
+    from coterie.adapters.scenes.compose import compose_scenes
     from coterie.adapters.train import train_dense
-    from coterie.adapters.troa import Troa, flat_gradients
+    from coterie.adapters.troa import Troa
 
 __all__ = [
     "AdaptedModel",
-    "Bottleneck",
     "Dense",
     "DenseRecipe",
     "Image",
-    "PlainModel",
-    "Summary",
     "TaskAdaptedAttention",
-    "TaskEmbeddings",
-    "TaskScaledNorm",
     "Troa",
     "attach",
     "compose_scenes",
     "dense_task",
     "draw_predictions",
     "evaluate_dense",
-    "flat_gradients",
     "grow",
     "load",
     "predict_dense",
@@ -56,22 +46,16 @@ __all__ = [
 #: which module brings a name
 _LAZY = {
     "AdaptedModel": "adapted",
-    "Bottleneck": "bottleneck",
     "Dense": "heads",
     "DenseRecipe": "recipe",
     "Image": "heads",
-    "PlainModel": "plain",
-    "Summary": "counts",
     "TaskAdaptedAttention": "attention",
-    "TaskEmbeddings": "task_embedding",
-    "TaskScaledNorm": "norm",
     "Troa": "troa",
     "attach": "attaching",
-    "compose_scenes": "scenes",
+    "compose_scenes": "scenes.compose",
     "dense_task": "dense",
     "draw_predictions": "figure",
     "evaluate_dense": "predict",
-    "flat_gradients": "troa",
     "grow": "growing",
     "load": "saved",
     "predict_dense": "predict",

@@ -12,10 +12,8 @@ if TYPE_CHECKING:
     from coterie.affinity.estimator import Estimate, Estimator
     from coterie.affinity.gain_model import GainModel
     from coterie.affinity.grad_tae import GradTAE
-    from coterie.affinity.grad_tae_model import GradTAEModel
     from coterie.affinity.methods import METHODS, get_estimator
     from coterie.affinity.pairwise import PairwiseGainModel
-    from coterie.affinity.sampling import random_subsets
     from coterie.affinity.subsets import as_subsets
 
 __all__ = [
@@ -25,11 +23,9 @@ __all__ = [
     "Estimator",
     "GainModel",
     "GradTAE",
-    "GradTAEModel",
     "PairwiseGainModel",
     "as_subsets",
     "get_estimator",
-    "random_subsets",
 ]
 
 #: which module brings a name
@@ -40,11 +36,9 @@ _LAZY = {
     "Estimator": "estimator",
     "GainModel": "gain_model",
     "GradTAE": "grad_tae",
-    "GradTAEModel": "grad_tae_model",
     "PairwiseGainModel": "pairwise",
     "as_subsets": "subsets",
     "get_estimator": "methods",
-    "random_subsets": "sampling",
 }
 
 __getattr__ = load_on_first_use(__name__, _LAZY)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from coterie._context import Context
 from coterie.affinity.costs import Costs
 from coterie.training import measure_cost
-from coterie.workload import Structure, Workload, find_structure
+from coterie.workload import Workload
+from coterie.workload.structure import Structure, find_structure
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from coterie.features.directions import StackedDirections
-from coterie.training import Fit, Job
+from coterie.training.job import Fit, Job
 
 #: directions that add less than this share of the longest to the span are dropped
 DEPENDENT = 1e-4

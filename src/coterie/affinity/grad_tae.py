@@ -33,8 +33,7 @@ from coterie.features.directions import Directions
 from coterie.features.program import refuse_complex
 from coterie.features.random_directions import RandomDirections
 from coterie.features.storage import STORED
-from coterie.training import Fit
-from coterie.training.job import State
+from coterie.training.job import Fit, State
 from coterie.workload import Workload
 
 DIRECTIONS = ("secants", "task-vectors", "task-gradients", "random")

@@ -18,9 +18,12 @@ from coterie.affinity.linear import LinearBase
 from coterie.affinity.secants import secant_blocks, secant_flops
 from coterie.affinity.statistics import Statistics, TaskBlock, compute_statistics
 from coterie.errors import ResourceError
-from coterie.features import Directions, PartFeatures, RandomDirections
+from coterie.features import RandomDirections
+from coterie.features.directions import Directions
+from coterie.features.part import PartFeatures
 from coterie.features.shards import compute_shards
-from coterie.training import Fit, UnitCost
+from coterie.training.cost import UnitCost
+from coterie.training.job import Fit
 from coterie.workload import Workload
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from coterie.affinity.context import Prepared
 from coterie.affinity.newton import Solution
-from coterie.features import Directions, head_displacement
-from coterie.training import evaluate
+from coterie.features.directions import Directions
+from coterie.features.heads import head_displacement
+from coterie.training.evaluate import evaluate
 
 #: displacements that are made at a time
 _TOGETHER = 256

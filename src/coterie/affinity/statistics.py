@@ -15,7 +15,7 @@ from torch import Tensor
 
 from coterie._progress import Progress, silent
 from coterie.errors import SettingError, WorkloadError
-from coterie.features import FeatureMatrix
+from coterie.features.storage import FeatureMatrix
 from coterie.workload.losses import MarginLoss
 
 #: types of features that are stored in half the bytes

@@ -11,20 +11,9 @@ if TYPE_CHECKING:
     from coterie.benchmark.bank import Bank, make_bank
     from coterie.benchmark.entries import ENTRIES, Entry, select
     from coterie.benchmark.page import write_page
-    from coterie.benchmark.run import Options, benchmark, find_bed, prepare
+    from coterie.benchmark.run import Options, benchmark
 
-__all__ = [
-    "ENTRIES",
-    "Bank",
-    "Entry",
-    "Options",
-    "benchmark",
-    "find_bed",
-    "make_bank",
-    "prepare",
-    "select",
-    "write_page",
-]
+__all__ = ["ENTRIES", "Bank", "Entry", "Options", "benchmark", "make_bank", "select", "write_page"]
 
 #: which module brings a name
 _LAZY = {
@@ -33,9 +22,7 @@ _LAZY = {
     "Entry": "entries",
     "Options": "run",
     "benchmark": "run",
-    "find_bed": "run",
     "make_bank": "bank",
-    "prepare": "run",
     "select": "entries",
     "write_page": "page",
 }

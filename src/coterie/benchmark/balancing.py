@@ -14,12 +14,17 @@ from coterie._context import DEFAULT_CONTEXT, Context, keywords_into
 from coterie._progress import silent
 from coterie._units import Payload
 from coterie.affinity.costs import training_flops
-from coterie.balancing import WEIGHTINGS, Balancing, as_balancing, balancing_key
+from coterie.balancing import Balancing
+from coterie.balancing.choice import as_balancing, balancing_key
+from coterie.balancing.methods import WEIGHTINGS
 from coterie.errors import SettingError
 from coterie.evaluation.halves import halve_validation
 from coterie.evaluation.intervals import t_interval
-from coterie.training import Fit, FitUnit, Job, UnitCost, fit_units, measure_cost
+from coterie.training import measure_cost
+from coterie.training.cost import UnitCost
 from coterie.training.evaluate import load_state
+from coterie.training.job import Fit, Job
+from coterie.training.units import FitUnit, fit_units
 from coterie.workload import Split, Workload
 
 Floats = NDArray[np.float64]

@@ -115,8 +115,9 @@ def _run(
     executor: Executor | None,
 ) -> None:
     """Every data set, then one page for all."""
-    from coterie.benchmark import benchmark, find_bed, prepare, select, write_page
+    from coterie.benchmark import benchmark, select, write_page
     from coterie.benchmark.figure import check_figure, write_figure
+    from coterie.benchmark.run import find_bed, prepare
     from coterie.benchmark.table import print_benchmark
     from coterie.errors import SettingError
 

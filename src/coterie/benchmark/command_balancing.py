@@ -29,11 +29,12 @@ def run_balancing(
 ) -> None:
     """Compare methods on every workload and print a table each; a comparison that was stopped goes on where it was."""
     from coterie._context import Context
-    from coterie.benchmark import find_bed
     from coterie.benchmark.balancing import choose_methods, compare_balancing
+    from coterie.benchmark.run import find_bed
     from coterie.errors import SettingError
     from coterie.store import open_run
-    from coterie.workload import fingerprint, validate
+    from coterie.workload import validate
+    from coterie.workload.fingerprint import fingerprint
 
     chosen = list(choose_methods(methods))
     if len(seeds) < 2:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from coterie._context import Context, keywords_into
-from coterie.affinity import Estimate, GradTAEModel, PairwiseGainModel
+from coterie.affinity import Estimate, PairwiseGainModel
+from coterie.affinity.grad_tae_model import GradTAEModel
 from coterie.benchmark.bank import Bank
 from coterie.evaluation.compare import all_in_one, single_task
 from coterie.evaluation.comparison import BASELINE, JOINT

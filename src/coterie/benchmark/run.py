@@ -25,7 +25,8 @@ from coterie.grouping import Grouping
 from coterie.pipeline.candidates import typical_size
 from coterie.store import RunDirectory, open_run
 from coterie.store.files import json_bytes
-from coterie.workload import Workload, fingerprint, load_workload, validate
+from coterie.workload import Workload, load_workload, validate
+from coterie.workload.fingerprint import fingerprint
 
 FILE = "benchmark.json"
 FORMAT = 1

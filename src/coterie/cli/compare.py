@@ -62,7 +62,7 @@ def compare(
     Example: [bold]coterie compare yeast --grouping G.json --seeds 5[/bold]
     """
     with session(as_json=as_json, quiet=quiet, debug=debug) as s:
-        from coterie.balancing import as_balancing
+        from coterie.balancing.choice import as_balancing
         from coterie.cli.groupings import read_groupings
         from coterie.cli.workers import where
         from coterie.workload import load_workload
@@ -98,11 +98,13 @@ def _compare(
     overwrite: bool,
     executor: Executor | None,
 ) -> dict[str, Any]:
-    from coterie.balancing import balancing_key
+    from coterie.balancing.choice import balancing_key
     from coterie.evaluation import compare as train_and_compare
-    from coterie.evaluation import recommend, veto
+    from coterie.evaluation import recommend
+    from coterie.evaluation.recommend import veto
     from coterie.store import open_run
-    from coterie.workload import fingerprint, validate
+    from coterie.workload import validate
+    from coterie.workload.fingerprint import fingerprint
 
     validate(workload)
     settings: dict[str, Any] = {

@@ -149,7 +149,7 @@ def _settings(
 ) -> dict[str, Any]:
     """Arguments of select_groups from the texts of the options."""
     from coterie.cli.per_task import read_per_task
-    from coterie.grouping.cover import Costs, Limit
+    from coterie.grouping.cover.problem import Costs, Limit
 
     settings: dict[str, Any] = {"singletons": singletons if _number(singletons) is None else _number(singletons)}
     fixed = None if costs is None else _number(costs)
@@ -174,7 +174,7 @@ def _number(text: str) -> float | None:
 
 
 def _select(s: Session, affinity: Affinity, budget: float, settings: dict[str, Any]) -> Grouping:
-    from coterie.grouping.cover import select_groups
+    from coterie.grouping.cover.select import select_groups
 
     whole = "costs" not in settings and budget.is_integer()
     return select_groups(affinity, int(budget) if whole else budget, progress=s.progress, **settings)

@@ -11,7 +11,7 @@ from typing import Any
 from coterie.datasets._packages import package_file
 from coterie.errors import require
 from coterie.workload.recipe import Recipe
-from coterie.workload.text import from_text
+from coterie.workload.text.from_text import from_text
 from coterie.workload.workload import Workload
 
 #: only text files and weights are read; what the packages would bring along is not needed

@@ -12,30 +12,25 @@ from typing import TYPE_CHECKING
 from coterie._lazy import load_on_first_use
 
 if TYPE_CHECKING:
-    from coterie.diffusion.affinity import StepAffinity, average, step_affinity
+    from coterie.diffusion.affinity import StepAffinity, step_affinity
     from coterie.diffusion.config import DiffusionConfig
-    from coterie.diffusion.denoising import as_output, denoising_losses
+    from coterie.diffusion.denoising import denoising_losses
     from coterie.diffusion.evaluate import negative_transfer_gap, step_losses
     from coterie.diffusion.frechet import frechet_distance
     from coterie.diffusion.intervals import step_intervals
     from coterie.diffusion.lookahead import lookahead_affinity
     from coterie.diffusion.sample import draw_samples
     from coterie.diffusion.schedule import NoiseSchedule
-    from coterie.diffusion.sketch import CountSketch
     from coterie.diffusion.study import run_study
     from coterie.diffusion.tasks import IntervalTasks
-    from coterie.diffusion.train import Trained, train_denoiser
+    from coterie.diffusion.train import train_denoiser
     from coterie.diffusion.unet import make_unet
 
 __all__ = [
-    "CountSketch",
     "DiffusionConfig",
     "IntervalTasks",
     "NoiseSchedule",
     "StepAffinity",
-    "Trained",
-    "as_output",
-    "average",
     "denoising_losses",
     "draw_samples",
     "frechet_distance",
@@ -51,14 +46,10 @@ __all__ = [
 
 #: which module brings a name
 _LAZY = {
-    "CountSketch": "sketch",
     "DiffusionConfig": "config",
     "IntervalTasks": "tasks",
     "NoiseSchedule": "schedule",
     "StepAffinity": "affinity",
-    "Trained": "train",
-    "as_output": "denoising",
-    "average": "affinity",
     "denoising_losses": "denoising",
     "draw_samples": "sample",
     "frechet_distance": "frechet",

@@ -22,7 +22,7 @@ from coterie.diffusion.gradients import check_gradient, probed_steps, probing
 from coterie.diffusion.schedule import NoiseSchedule
 from coterie.diffusion.sketch import LONGEST, CountSketch
 from coterie.errors import SettingError, require
-from coterie.grouping.intervals import Intervals
+from coterie.grouping.intervals.programme import Intervals
 from coterie.grouping.matrix import FloatArray, IntArray
 
 if TYPE_CHECKING:

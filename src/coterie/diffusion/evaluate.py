@@ -18,7 +18,7 @@ from coterie.diffusion.schedule import NoiseSchedule
 from coterie.errors import SettingError
 from coterie.evaluation.bootstrap import Figure, resample, weighted_mean
 from coterie.evaluation.intervals import Interval, Noise, t_interval
-from coterie.grouping.intervals import Intervals
+from coterie.grouping.intervals.programme import Intervals
 
 Floats = NDArray[np.float64]
 _RESAMPLES = 2000

@@ -11,7 +11,8 @@ from coterie._check import choice
 from coterie._surface import known_arguments
 from coterie.diffusion.schedule import NoiseSchedule
 from coterie.errors import SettingError
-from coterie.grouping.intervals import Intervals, best_intervals, centre_costs
+from coterie.grouping.intervals.costs import centre_costs
+from coterie.grouping.intervals.programme import Intervals, best_intervals
 from coterie.grouping.matrix import FloatArray, check_count
 
 if TYPE_CHECKING:

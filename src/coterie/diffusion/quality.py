@@ -18,7 +18,7 @@ from coterie.diffusion.frechet import frechet_distance
 from coterie.diffusion.sample import draw_samples
 from coterie.diffusion.schedule import NoiseSchedule
 from coterie.errors import SettingError
-from coterie.grouping.intervals import Intervals
+from coterie.grouping.intervals.programme import Intervals
 
 #: images that are shown
 SHOWN = 64

@@ -37,10 +37,10 @@ from coterie.diffusion.tasks import IntervalTasks
 from coterie.diffusion.train import Trained, train_denoiser
 from coterie.diffusion.unet import make_unet
 from coterie.errors import StoreError
-from coterie.grouping.intervals import Intervals
-from coterie.store import MemoryRun, RunDirectory, open_run, read_json
+from coterie.grouping.intervals.programme import Intervals
+from coterie.store import MemoryRun, RunDirectory, open_run
 from coterie.store.arrays import decode, encode
-from coterie.store.files import read_bytes, reading, text, to_plain
+from coterie.store.files import read_bytes, read_json, reading, text, to_plain
 from coterie.workload.checks import as_device
 
 #: how the training without intervals is called

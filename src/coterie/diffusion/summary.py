@@ -16,7 +16,7 @@ from coterie.diffusion.quality import QualityEvaluator
 from coterie.diffusion.schedule import NoiseSchedule
 from coterie.diffusion.train import Trained
 from coterie.evaluation.intervals import t_interval
-from coterie.grouping.intervals import Intervals
+from coterie.grouping.intervals.programme import Intervals
 
 Floats = NDArray[np.float64]
 

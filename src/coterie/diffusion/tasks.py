@@ -15,7 +15,7 @@ from coterie._check import whole_number
 from coterie._surface import known_arguments
 from coterie.balancing import Balancer, Balancing, Weighting, task_means
 from coterie.errors import SettingError
-from coterie.grouping.intervals import Intervals
+from coterie.grouping.intervals.programme import Intervals
 
 #: optimiser steps between two solutions of NashMTL's problem, and the norm that it clips to
 _NASH = {"update_weights_every": 25, "max_norm": 1.0}

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from coterie._context import DEFAULT_CONTEXT, Context, keywords_into
 from coterie.affinity.surrogates.real_runs import pack_values
 from coterie.errors import SettingError
-from coterie.training import FitUnit, Job, fit_units, measure_cost
+from coterie.training import measure_cost
+from coterie.training.job import Job
+from coterie.training.units import FitUnit, fit_units
 from coterie.workload import Workload
 
 #: subsets in a unit of work; a killed bank loses at most one unit

@@ -16,7 +16,8 @@ from coterie._progress import Progress, silent
 from coterie._show import short_repr
 from coterie._surface import known_arguments, said_once, warn
 from coterie._units import NoStore, UnitStore
-from coterie.balancing import Balancing, as_balancing, balancing_key
+from coterie.balancing import Balancing
+from coterie.balancing.choice import as_balancing, balancing_key
 from coterie.balancing.criterion import ROUNDING
 from coterie.errors import CoterieWarning, DataWarning, SettingError
 from coterie.evaluation.comparison import BASELINE, JOINT, Comparison
@@ -30,8 +31,9 @@ from coterie.evaluation.run_outcomes import RunOutcomes
 from coterie.evaluation.rungs import Halving
 from coterie.evaluation.trainings import Subset, Trainings, subsets_of
 from coterie.grouping import Grouping
-from coterie.training import Fit, fit
+from coterie.training import fit
 from coterie.training.archive import pack_fits, unpack_fits
+from coterie.training.job import Fit
 from coterie.training.trainer import PARTS, Outcome, Trainer
 from coterie.workload import Workload
 

@@ -15,7 +15,8 @@ from coterie.evaluation.bank import BLOCK
 from coterie.evaluation.intervals import Interval
 from coterie.evaluation.labels import TINY
 from coterie.grouping import Grouping
-from coterie.training import Fit, FitUnit, Job, fit_units
+from coterie.training.job import Fit, Job
+from coterie.training.units import FitUnit, fit_units
 from coterie.workload import Workload
 
 Floats = NDArray[np.float64]

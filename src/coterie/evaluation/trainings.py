@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from coterie._context import Context
 from coterie._progress import Progress
 from coterie._units import Payload, look
-from coterie.balancing import Balancing, balancing_key
+from coterie.balancing import Balancing
+from coterie.balancing.choice import balancing_key
 from coterie.evaluation.gains import Losses
 from coterie.evaluation.labels import LabelIndex
 from coterie.grouping import Grouping
-from coterie.training import Fit, FitUnit, Job, fit_units
 from coterie.training.archive import pack_fits, unpack_fits
+from coterie.training.job import Fit, Job
+from coterie.training.units import FitUnit, fit_units
 from coterie.workload import Workload
 
 Subset = tuple[int, ...]

@@ -26,7 +26,7 @@ class Backend:
 
     Attributes:
         mode: ``"forward"`` or ``"reverse"``.
-        way: ``"hooks"``, ``"stacked"`` or ``"one by one"``, see :class:`coterie.features.FeaturePlan`.
+        way: ``"hooks"``, ``"stacked"`` or ``"one by one"``, see :class:`coterie.features.plan.FeaturePlan`.
     """
 
     mode: str

@@ -23,7 +23,8 @@ from coterie.grouping.eigenvectors import leading_pairs
 from coterie.grouping.matrix import FloatArray, IntArray
 from coterie.grouping.objective import Objective
 from coterie.grouping.rounding import round_solution
-from coterie.grouping.sdp import SdpSolution, solve_sdp
+from coterie.grouping.sdp.solution import SdpSolution
+from coterie.grouping.sdp.solve import solve_sdp
 
 #: above so many tasks the penalised relaxation has too high a rank
 PATH = 500

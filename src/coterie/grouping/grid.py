@@ -12,8 +12,9 @@ from coterie.grouping.improve import improved
 from coterie.grouping.kmeans import cluster_rows
 from coterie.grouping.matrix import FloatArray, IntArray, centred, shift_of
 from coterie.grouping.rounding import round_solution
-from coterie.grouping.sdp import SdpSolution, solve_sdp
 from coterie.grouping.sdp.scaling import row_blocks
+from coterie.grouping.sdp.solution import SdpSolution
+from coterie.grouping.sdp.solve import solve_sdp
 from coterie.grouping.spectral import embed
 
 #: numbers of groups on the grid, at most; above, one group has a few tasks only

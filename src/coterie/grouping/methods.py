@@ -19,7 +19,8 @@ from coterie.grouping.peers.constant import all_in_one_labels, single_task_label
 from coterie.grouping.peers.leiden import leiden_partition
 from coterie.grouping.peers.random_groups import random_partition
 from coterie.grouping.rounding import round_solution
-from coterie.grouping.sdp import SdpSolution, solve_sdp
+from coterie.grouping.sdp.solution import SdpSolution
+from coterie.grouping.sdp.solve import solve_sdp
 from coterie.grouping.spectral import spectral_labels
 
 

@@ -14,7 +14,7 @@ from coterie._units import Payload, UnitStore
 from coterie.affinity import Affinity, Estimate
 from coterie.affinity.costs import timed
 from coterie.grouping import Grouping, group
-from coterie.grouping.cover import select_groups
+from coterie.grouping.cover.select import select_groups
 from coterie.grouping.search.groups import search_groups
 
 #: numbers of groups that are tried beside the one that the estimate prefers

@@ -14,7 +14,8 @@ from coterie._surface import known_arguments
 from coterie.affinity import Estimator, GradTAE
 from coterie.affinity.methods import estimator_of
 from coterie.affinity.surrogates.fused import Fused
-from coterie.balancing import Balancing, as_balancing
+from coterie.balancing import Balancing
+from coterie.balancing.choice import as_balancing
 from coterie.errors import SettingError
 from coterie.pipeline.candidates import group_counts, has_overlapping, typical_size
 from coterie.pipeline.check import as_workload, check_settings

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from coterie._context import Context
 from coterie._process_lock import process_lock
 from coterie._units import Payload
-from coterie.affinity import Affinity, Estimate, GainModel, GradTAE, GradTAEModel, PairwiseGainModel
+from coterie.affinity import Affinity, Estimate, GainModel, GradTAE, PairwiseGainModel
 from coterie.affinity.costs import Costs
+from coterie.affinity.grad_tae_model import GradTAEModel
 from coterie.affinity.stopped import SAMPLE
 from coterie.grouping import Grouping
 from coterie.pipeline.candidates import candidate_groupings, subset_count
 from coterie.pipeline.planning_time import Timing, timed
-from coterie.training import UnitCost
+from coterie.training.cost import UnitCost
 from coterie.workload import Split, Workload
 
 #: examples of the rehearsal, and of a second one with a part of them, which tells what does not grow with examples

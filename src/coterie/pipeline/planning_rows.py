@@ -12,13 +12,13 @@ from coterie.affinity.linearize import KEEP_BYTES
 from coterie.affinity.secants import secant_flops
 from coterie.affinity.surrogates.fused import MATRICES, Fused
 from coterie.affinity.surrogates.real_runs import BLOCK
-from coterie.features import plan_features
+from coterie.features.plan import plan_features
 from coterie.pipeline.planning_estimate import asked_before
 from coterie.pipeline.planning_measurements import Measurements
 from coterie.pipeline.planning_memory import COPIES, FIXED, resident, trainings_unit, write_seconds
 from coterie.pipeline.planning_split import reference_size
 from coterie.pipeline.planning_time import Timing
-from coterie.training import is_stackable
+from coterie.training.stackable import is_stackable
 
 Row = dict[str, Any]
 #: seconds of imports below which these are the noise of the clock

@@ -16,19 +16,16 @@ from coterie._progress import Progress, silent
 from coterie._show import brief
 from coterie._surface import known_arguments, once, said_once
 from coterie._units import NoStore, UnitStore
-from coterie.affinity import Affinity, Estimate, Estimator, GainModel, random_subsets
+from coterie.affinity import Affinity, Estimate, Estimator, GainModel
 from coterie.affinity.costs import Costs, training_flops
+from coterie.affinity.sampling import random_subsets
 from coterie.affinity.table import table_bytes
-from coterie.balancing import Balancing, as_balancing, balancing_key
+from coterie.balancing import Balancing
+from coterie.balancing.choice import as_balancing, balancing_key
 from coterie.errors import CoterieWarning, SettingError
-from coterie.evaluation import (
-    Comparison,
-    Recommendation,
-    TrainedComparison,
-    affordable,
-    compare,
-    conclude,
-)
+from coterie.evaluation import Comparison, Recommendation, TrainedComparison, compare
+from coterie.evaluation.compare import affordable
+from coterie.evaluation.conclude import conclude
 from coterie.evaluation.verdict import WORTHWHILE, check_worthwhile
 from coterie.grouping import Grouping
 from coterie.pipeline.accounts import COMPARISON, ESTIMATE, READING, REPORT, Accounts
@@ -40,7 +37,8 @@ from coterie.pipeline.results import Findings, describe, priced
 from coterie.report.notebook import as_html
 from coterie.store import RunDirectory
 from coterie.training.trainer import Trainer, names_of
-from coterie.workload import Workload, fingerprint, validate
+from coterie.workload import Workload, validate
+from coterie.workload.fingerprint import fingerprint
 
 #: a note of a run with balancing
 BALANCED = (

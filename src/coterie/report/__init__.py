@@ -2,7 +2,13 @@
 
 from coterie.report.console import print_summary
 from coterie.report.figures import affinity_figure, gains_figure
-from coterie.report.html import render, write_report
+from coterie.report.html import write_report
 from coterie.report.text import summary_text
 
-__all__ = ["affinity_figure", "gains_figure", "print_summary", "render", "summary_text", "write_report"]
+__all__ = [
+    "affinity_figure",
+    "gains_figure",
+    "print_summary",
+    "summary_text",
+    "write_report",
+]

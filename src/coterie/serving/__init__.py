@@ -2,6 +2,9 @@
 
 from coterie.serving.adapters import export_adapters
 from coterie.serving.predictor import Predictor, load
-from coterie.serving.saved import save_served
 
-__all__ = ["Predictor", "export_adapters", "load", "save_served"]
+__all__ = [
+    "Predictor",
+    "export_adapters",
+    "load",
+]

@@ -26,7 +26,7 @@ from coterie.workload import Split, Task, Workload
 from coterie.workload.arrays import Inputs
 from coterie.workload.build import n_rows
 from coterie.workload.checks import as_device
-from coterie.workload.text import TextEncoder
+from coterie.workload.text.encoder import TextEncoder
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -60,7 +60,7 @@ class RunDirectory:
 
     Args:
         path: the directory; made when it is not there.
-        fingerprint: of the workload (:func:`coterie.workload.fingerprint`).
+        fingerprint: of the workload (:func:`coterie.workload.fingerprint.fingerprint`).
         settings: everything else that determines the result, JSON-ready.
         create: False opens only a run that is there already.
         overwrite: replace a run that is there instead of going on with it. Foreign files are left alone.

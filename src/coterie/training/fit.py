@@ -34,7 +34,7 @@ def fit(
 
     Both backends give the same results up to rounding. On two cores the population is about four times faster than the
     loop for small multi-layer perceptrons (a hundred members, ten thousand parameters each). Jobs whose balancing
-    combines gradients (:data:`coterie.balancing.AGGREGATIONS`) are always trained in the loop.
+    combines gradients (:data:`coterie.balancing.methods.AGGREGATIONS`) are always trained in the loop.
 
     Args:
         workload: tasks, data, model and recipe.
@@ -58,7 +58,8 @@ def fit(
 
     Example:
         >>> import numpy as np, coterie
-        >>> from coterie.training import Job, fit
+        >>> from coterie.training.job import Job
+        >>> from coterie.training import fit
         >>> from coterie.workload import Recipe, from_arrays
         >>> x = np.random.default_rng(0).normal(size=(60, 4))
         >>> y = (x[:, :3] > 0).astype(float)

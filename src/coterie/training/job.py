@@ -11,7 +11,8 @@ from torch import Tensor
 from coterie._check import whole_number
 from coterie._show import short_repr
 from coterie._surface import known_arguments
-from coterie.balancing import Balancing, as_balancing
+from coterie.balancing import Balancing
+from coterie.balancing.choice import as_balancing
 from coterie.errors import ModelError, SettingError, WorkloadError
 from coterie.training.stream import BatchStream
 from coterie.workload.workload import Workload

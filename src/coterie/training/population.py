@@ -47,9 +47,9 @@ def fit_population(
 ) -> list[Fit]:
     """Train many models of one architecture at once.
 
-    The model must be stackable (:func:`coterie.training.is_stackable`). Members are trained in chunks that fit the
-    memory; finished members leave the stack. Results equal those of :func:`coterie.training.fit_one` up to rounding,
-    whatever else is trained beside them, and are the same bit for bit when the same call is repeated.
+    The model must be stackable (:func:`coterie.training.stackable.is_stackable`). Members are trained in chunks that
+    fit the memory; finished members leave the stack. Results equal those of :func:`coterie.training.loop.fit_one` up
+    to rounding, whatever else is trained beside them, and are the same bit for bit when the same call is repeated.
 
     Args:
         workload: tasks, data, model and recipe.

@@ -18,8 +18,4 @@ the garment's relief, whose height is ``RELIEF`` pixels times its resized intens
 filter, and NaN (no label) on the background.
 """
 
-from coterie.adapters.scenes.compose import BACKGROUND, PRESENT, RELIEF, compose_scenes
-from coterie.adapters.scenes.labels import contours, relief_normals, smooth
-from coterie.adapters.scenes.scenes import Scenes
-
-__all__ = ["BACKGROUND", "PRESENT", "RELIEF", "Scenes", "compose_scenes", "contours", "relief_normals", "smooth"]
+from coterie.adapters.scenes.compose import compose_scenes as compose_scenes  # examples imported it from here

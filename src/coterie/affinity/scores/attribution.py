@@ -25,7 +25,7 @@ from coterie.affinity.scores.single_tasks import (
     single_task_fits,
 )
 from coterie.errors import ModelError
-from coterie.training import Fit
+from coterie.training.job import Fit
 from coterie.workload import Workload
 
 STAGE = "similarity of attributions"

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from coterie.features.heads import HeadFeatures, capture, head_displacement
 from coterie.features.pairs import labelled_pairs
-from coterie.workload import Structure, Workload
+from coterie.workload import Workload
 from coterie.workload.losses import MarginLoss
-from coterie.workload.structure import HeadSpec
+from coterie.workload.structure import HeadSpec, Structure
 
 #: weight of the squared head on standardised representations, against the mean loss
 RIDGE = 1e-2

@@ -14,9 +14,8 @@ from coterie._progress import Progress, silent
 from coterie._random import random_numbers, seed_numbers
 from coterie.affinity.scores.gradient_probe import GradientProbe
 from coterie.errors import ModelError
-from coterie.training import Fit, Job
 from coterie.training.evaluate import rows_losses, tensors_of
-from coterie.training.job import Schedule, diverged
+from coterie.training.job import Fit, Job, Schedule, diverged
 from coterie.training.loop import batch_loss, build, trainable
 from coterie.training.optimizer import make_optimizer
 from coterie.training.stream import derive
@@ -65,7 +64,7 @@ def run_probe(
     memory: int = 2**30,
     progress: Progress | None = None,
 ) -> ProbeRun:
-    """Train as :func:`coterie.training.fit_one` does, and measure on the way.
+    """Train as :func:`coterie.training.loop.fit_one` does, and measure on the way.
 
     The measurements change nothing: parameters, checks and the kept checkpoint are those of the ordinary training.
 

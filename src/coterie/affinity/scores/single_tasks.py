@@ -16,9 +16,10 @@ from coterie.affinity.costs import Costs
 from coterie.affinity.estimator import Estimate
 from coterie.affinity.pairwise import PairwiseGainModel
 from coterie.errors import ModelError, WorkloadError
-from coterie.training import Fit, Job
+from coterie.training.job import Fit, Job
 from coterie.training.stream import derive
-from coterie.workload import Structure, Workload
+from coterie.workload import Workload
+from coterie.workload.structure import Structure
 
 #: rows that go through a model at a time
 CHUNK = 1024

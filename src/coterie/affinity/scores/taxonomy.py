@@ -20,7 +20,7 @@ from coterie.affinity.estimator import Estimate, Estimator
 from coterie.affinity.scores.single_tasks import as_estimate, single_task_fits
 from coterie.affinity.scores.transfer import transfer_losses
 from coterie.errors import SettingError
-from coterie.training import Fit
+from coterie.training.job import Fit
 from coterie.workload import Workload
 
 STAGE = "transfer to new heads"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from coterie.affinity.context import Prepared
 from coterie.affinity.scores.single_tasks import representations
-from coterie.training import Fit
+from coterie.training.job import Fit
 from coterie.workload import Workload
 from coterie.workload.losses import MarginLoss
 

@@ -1,4 +1,4 @@
-"""The arguments of :func:`coterie.grouping.cover.select_groups`, read and checked."""
+"""The arguments of :func:`coterie.grouping.select_groups`, read and checked."""
 
 from __future__ import annotations
 

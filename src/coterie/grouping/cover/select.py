@@ -55,8 +55,8 @@ def select_groups(
             of single-task models; a number, or a number for each task.
         costs: a number: the cost of each group; a number for each task (in their order, or a mapping or pandas Series
             with their names): a group costs the sum of its tasks;
-            :class:`~coterie.grouping.cover.Costs` for both. None: each group costs 1.
-        limit: a number: the most tasks in a group; :class:`~coterie.grouping.cover.Limit` for sizes of tasks that must
+            :class:`~coterie.grouping.Costs` for both. None: each group costs 1.
+        limit: a number: the most tasks in a group; :class:`~coterie.grouping.Limit` for sizes of tasks that must
             not add up to more than a total, such as memory or latency.
         solver: ``"exact"`` (up to 14 tasks), ``"search"``, or ``"auto"``: exact where it can be.
         seed: of the search.

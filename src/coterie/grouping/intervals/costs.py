@@ -1,4 +1,4 @@
-"""What intervals of ordered tasks cost: (T, T) tables for :func:`coterie.grouping.intervals.best_intervals`.
+"""What intervals of ordered tasks cost: (T, T) tables for :func:`coterie.grouping.best_intervals`.
 
 Entry [first, last] is the cost of the interval first..last, both ends included; lower is better.
 """
