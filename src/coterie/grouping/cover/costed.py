@@ -85,7 +85,7 @@ def _at_price(sets: ServedSets, price: float, *, worthy: bool = True) -> _Priced
     """The best partition into any number of served sets at a price of cost; or the cheapest, whatever it is worth."""
     n, problem = sets.n, sets.problem
     worth = sets.worth(price) if worthy else _cheapest(sets)
-    partitions = Partitions(sets, worth)
+    partitions = Partitions(n, (sets.helpers, sets.served), worth)
     rest = partitions.at_most(n)
     total, parts = partitions.read(n, sets.everything)
     if not np.isfinite(total):

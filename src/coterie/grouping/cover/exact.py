@@ -80,12 +80,14 @@ class Partitions:
     """The best partition of any set into at most k served sets.
 
     Args:
-        sets: the served sets; they give the number of tasks and the pairs of disjoint sets.
+        n: number of tasks.
+        pairs: the two masks of every pair of disjoint sets, see
+            :func:`coterie.grouping.cover.ternary.disjoint_pairs`.
         worth: (2^T,) worth of each served set, 0 for the empty one.
     """
 
-    def __init__(self, sets: ServedSets, worth: FloatArray) -> None:
-        self.n, self.first, self.second = sets.n, sets.helpers, sets.served
+    def __init__(self, n: int, pairs: tuple[IntArray, IntArray], worth: FloatArray) -> None:
+        self.n, (self.first, self.second) = n, pairs
         self.best: dict[int, FloatArray] = {1: worth}
 
     def at_most(self, k: int) -> FloatArray:
@@ -128,7 +130,9 @@ def best_cover(problem: CoverProblem, progress: Progress = silent) -> BoolArray:
     if problem.most_groups < 1:
         raise problem.out_of_reach("There is")
     sets = ServedSets(problem, progress)
-    value, parts = Partitions(sets, sets.worth()).read(problem.most_groups, sets.everything)
+    value, parts = Partitions(sets.n, (sets.helpers, sets.served), sets.worth()).read(
+        problem.most_groups, sets.everything
+    )
     if not np.isfinite(value):
         raise problem.out_of_reach("There is")
     return sets.members[[sets.group_for(part) for part in parts]]
