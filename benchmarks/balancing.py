@@ -3,7 +3,7 @@
     python benchmarks/balancing.py [--seeds 10] [--beds yeast,chemicals,mhc,fashion] [--fashion FOLDER] [--tune]
                                    [--keep-gradients]
 
-Beds are those of coterie.datasets.beds and, as ten-task images, Fashion-MNIST from the four files of its distribution
+The data sets are those of coterie.datasets.benchmark_data and, as ten-task images, Fashion-MNIST from its four files
 (Debian's package dataset-fashion-mnist puts them where --fashion looks by default); without them it is left out and
 said so. All methods have the same network, recipe, early stopping, starts and order of rows.
 
@@ -35,7 +35,7 @@ import torch
 
 from coterie.balancing import Balancing
 from coterie.benchmark.balancing import POOLED, compare_balancing
-from coterie.datasets.beds import bed
+from coterie.datasets.benchmark_data import benchmark_data
 from coterie.datasets.images import FOLDER, read_idx
 from coterie.errors import FallbackWarning
 from coterie.evaluation.intervals import t_interval
@@ -87,7 +87,7 @@ def fashion(folder: Path) -> Workload | None:
 def tune() -> dict[str, Any]:
     """Delta m of each learning rate of the shares, with seeds of its own."""
     methods = [method(name, learning_rate=rate) for name in WITH_RATE for rate in RATES]
-    found = compare_balancing(bed(TUNED_ON).make(), methods, seeds=TUNING_SEEDS)
+    found = compare_balancing(benchmark_data(TUNED_ON).make(), methods, seeds=TUNING_SEEDS)
     rows = {row["name"]: row["delta"] for row in found["methods"]}
     chosen = {
         name: min(RATES, key=lambda rate: rows[str(method(name, learning_rate=rate))]["mean"]) for name in WITH_RATE
@@ -163,7 +163,7 @@ def main() -> None:
     chosen = results["tuning"]["chosen"]
     print("learning rates chosen on", TUNED_ON, chosen)
     for name in options.beds.split(","):
-        work = fashion(options.fashion) if name == "fashion" else bed(name).make()
+        work = fashion(options.fashion) if name == "fashion" else benchmark_data(name).make()
         if work is None:
             print(f"\n{name}: no files in {options.fashion}, left out")
             continue

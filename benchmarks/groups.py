@@ -26,7 +26,7 @@ import coterie
 from coterie import Context
 from coterie._progress import silent
 from coterie.affinity import GainModel, get_estimator
-from coterie.benchmark.run import find_bed
+from coterie.benchmark.run import find_data
 from coterie.evaluation.comparison import BASELINE, JOINT, Comparison
 from coterie.evaluation.labels import LabelIndex
 from coterie.evaluation.recommend import recommend
@@ -141,7 +141,7 @@ def judged(work: Workload, index: LabelIndex, named: Mapping[str, Grouping], see
 
 
 def measure(name: str, optimum: bool) -> dict:
-    work = with_large_test(find_bed(name).make())
+    work = with_large_test(find_data(name).make())
     n, names = work.n_tasks, work.task_names
     index = LabelIndex.of(work, work.split.test)
     simple = {

@@ -1,5 +1,6 @@
 """The public names of `coterie`, and that importing it stays cheap."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 import coterie
 from coterie import errors
+from coterie._lazy import named
 
 PUBLIC = {
     "Affinity",
@@ -124,3 +126,26 @@ def test_affinity_loads_what_it_lists():
     assert set(coterie.affinity._LAZY) == set(coterie.affinity.__all__)
     with pytest.raises(AttributeError, match="nonsense"):
         coterie.affinity.nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("room", "name", "today"),
+    [
+        ("coterie.benchmark", "find_bed", "coterie.benchmark.run:find_data"),
+        ("coterie.datasets.beds", "BEDS", "coterie.datasets.benchmark_data:BENCHMARK_DATA"),
+        ("coterie.datasets.beds", "Bed", "coterie.datasets.benchmark_data:BenchmarkData"),
+        ("coterie.datasets.beds", "bed", "coterie.datasets.benchmark_data:benchmark_data"),
+    ],
+)
+def test_earlier_names_still_work_and_say_what_they_are_called_now(room, name, today):
+    with pytest.warns(DeprecationWarning, match=today.replace(":", ".")) as caught:
+        value = getattr(importlib.import_module(room), name)
+    assert value is named(today)
+    assert caught[0].filename == __file__
+
+
+def test_scenes_are_still_composed_from_their_own_module():
+    from coterie.adapters import compose_scenes
+    from coterie.adapters.scenes import compose_scenes as earlier
+
+    assert earlier is compose_scenes

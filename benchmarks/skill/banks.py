@@ -4,7 +4,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from coterie.benchmark.run import Options
-from coterie.datasets.beds import bed
+from coterie.datasets.benchmark_data import benchmark_data
 from coterie.store import open_run
 from coterie.workload.fingerprint import fingerprint
 
@@ -12,7 +12,7 @@ from coterie.workload.fingerprint import fingerprint
 @contextmanager
 def opened(name):
     """Workload, plan of the bank, and the run directory that `coterie benchmark` uses, too."""
-    where = bed(name)
+    where = benchmark_data(name)
     work, options = where.make(), Options()
     plan = options.plan(where.sizes)
     settings = {"benchmark": {"sizes": list(plan.sizes), "seed": plan.seed}}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from coterie.benchmark.markdown import bed_table, fill_page, overview
+from coterie.benchmark.markdown import fill_page, overview, result_table
 from coterie.benchmark.page import read_result
 from coterie.datasets import names
 from coterie.store.files import write_json
@@ -75,7 +75,7 @@ def main() -> None:
     elif PAGE.exists():
         print(f"{PAGE}: {'written' if fill_page(PAGE, results) else 'unchanged'}")
     else:
-        print("\n\n".join([overview(results), *map(bed_table, results)]))
+        print("\n\n".join([overview(results), *map(result_table, results)]))
 
 
 if __name__ == "__main__":

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
 
-def load_on_first_use(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+def load_on_first_use(
+    package: str, homes: Mapping[str, str], renamed: Mapping[str, str] | None = None
+) -> Callable[[str], Any]:
     """A package's ``__getattr__`` (PEP 562) that imports the module of a name and keeps what it finds.
 
     Args:
         package: the package's ``__name__``.
         homes: name -> module, in full or relative to the package.
+        renamed: earlier name -> ``"package.module:name"`` of today, which is given with a DeprecationWarning.
 
     Example:
         >>> load_on_first_use("coterie", {"Task": "workload"})("Task").__name__
@@ -21,6 +25,10 @@ def load_on_first_use(package: str, homes: Mapping[str, str]) -> Callable[[str],
     """
 
     def get(name: str) -> Any:
+        if renamed and name in renamed:
+            today = renamed[name].replace(":", ".")
+            warnings.warn(f"{package}.{name} is now {today}; the earlier name goes away.", DeprecationWarning, 2)
+            return named(renamed[name])
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         home = homes[name]

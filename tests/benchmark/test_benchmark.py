@@ -21,10 +21,10 @@ from coterie.affinity.costs import Costs
 from coterie.benchmark import ENTRIES, Entry, Options, benchmark, make_bank, select, write_page
 from coterie.benchmark import bank as bank_module
 from coterie.benchmark.figure import check_figure, write_figure
-from coterie.benchmark.markdown import bed_table, fill, fill_page, overview
+from coterie.benchmark.markdown import fill, fill_page, overview, result_table
 from coterie.benchmark.page import read_result, render
 from coterie.benchmark.plot import panel
-from coterie.benchmark.run import find_bed
+from coterie.benchmark.run import find_data
 from coterie.benchmark.table import print_benchmark, sorted_rows
 from coterie.errors import SettingError, StoreError
 from coterie.evaluation import bank as evaluation_bank
@@ -208,7 +208,7 @@ def test_the_page_is_whole_and_escaped(done, tmp_path) -> None:
     assert not parser.open
     tags = [tag for tag, _ in parser.seen]
     assert tags.count("section") == 2
-    assert tags.count("circle") == 2 * 2  # two methods on two beds
+    assert tags.count("circle") == 2 * 2  # two methods on two data sets
     assert "small &lt;digits&gt;" in page
     assert "<guess>" not in page
     assert "this method &lt;never&gt; works" in page
@@ -261,7 +261,7 @@ def test_the_console_has_the_best_first(done) -> None:
 
 def test_markdown_goes_between_its_markers(done, tmp_path) -> None:
     _, result, _ = done
-    table = bed_table(result)
+    table = result_table(result)
     assert "| a <guess> |" in table
     assert all(line.count("|") == table.splitlines()[0].count("|") for line in table.splitlines()[:5])
     old = "# A\n<!-- benchmark: small <digits> -->\nold\n<!-- end -->\n<!-- benchmark: overview --><!-- end -->\n"
@@ -318,7 +318,7 @@ def test_settings_that_cannot_be_meant(tmp_path) -> None:
     assert not (tmp_path / "new").exists()
     x = np.random.default_rng(0).normal(size=(40, 3))
     with pytest.raises(SettingError, match="at least 3 tasks"):
-        find_bed(from_arrays(x, x[:, :2]))
+        find_data(from_arrays(x, x[:, :2]))
     (tmp_path / "other.json").write_text('{"a": 1}')
     with pytest.raises(StoreError, match="no result"):
         read_result(tmp_path / "other.json")

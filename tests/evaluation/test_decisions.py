@@ -15,7 +15,7 @@ from coterie.evaluation.compare import all_in_one, single_task
 from coterie.evaluation.conclude import conclude
 from coterie.evaluation.labels import TINY, LabelLosses
 from coterie.evaluation.recommend import veto
-from coterie.evaluation.verdict import Judge
+from coterie.evaluation.verdict import DecisionRules
 from coterie.grouping import Grouping
 
 TASKS = tuple("abcd")
@@ -127,25 +127,25 @@ def test_more_models_take_over_only_beyond_the_noise_of_what_is_chosen_by_then()
 def test_fewer_models_among_equals() -> None:
     same = spread_out([0.0] * 4)
     comparison = comparison_of({JOINT: same, "pairs": same, BASELINE: same})
-    assert Judge(comparison).lowest() == JOINT
-    assert Judge(comparison).lowest([BASELINE, "pairs"]) == "pairs"
+    assert DecisionRules(comparison).lowest() == JOINT
+    assert DecisionRules(comparison).lowest([BASELINE, "pairs"]) == "pairs"
     assert recommend(comparison, budget=4).candidate == JOINT
-    assert Judge(comparison).allowed == (JOINT, "pairs", BASELINE)
+    assert DecisionRules(comparison).allowed == (JOINT, "pairs", BASELINE)
 
 
 def test_the_level_counts_everything_that_was_tried() -> None:
     losses = {JOINT: spread_out([0.0] * 4), "pairs": spread_out([0.1] * 4), BASELINE: spread_out([-0.1] * 4)}
     comparison = comparison_of(losses)
-    assert Judge(comparison).level == pytest.approx(1 - 0.05 / 2)
-    assert Judge(comparison, budget=2).level == pytest.approx(1 - 0.05)
-    assert Judge(comparison, budget=1).level == pytest.approx(1 - 0.05)
+    assert DecisionRules(comparison).level == pytest.approx(1 - 0.05 / 2)
+    assert DecisionRules(comparison, budget=2).level == pytest.approx(1 - 0.05)
+    assert DecisionRules(comparison, budget=1).level == pytest.approx(1 - 0.05)
     left = cast(Any, SimpleNamespace(eliminated=("x", "y", "z")))
-    assert Judge(replace(comparison, halving=left)).level == pytest.approx(1 - 0.05 / 5)
+    assert DecisionRules(replace(comparison, halving=left)).level == pytest.approx(1 - 0.05 / 5)
     # a gain that is beyond the noise with one rival, and not with sixty
     close = {**losses, "pairs": spread_out([0.1] * 4, width=0.08)}
-    assert Judge(comparison_of(close)).better("pairs", JOINT) > 0
+    assert DecisionRules(comparison_of(close)).better("pairs", JOINT) > 0
     many = cast(Any, SimpleNamespace(eliminated=tuple(map(str, range(60)))))
-    assert Judge(replace(comparison_of(close), halving=many)).better("pairs", JOINT) == 0
+    assert DecisionRules(replace(comparison_of(close), halving=many)).better("pairs", JOINT) == 0
 
 
 def test_the_veto_knows_the_budget_and_what_matters() -> None:
@@ -172,7 +172,7 @@ def test_a_mean_gain_of_nothing_on_test_data_is_sent_back() -> None:
 @pytest.mark.parametrize("width", [0.022, 0.1])
 def test_seeds_that_are_wanted_are_the_fewest_that_decide(width: float) -> None:
     losses = {JOINT: 1.0, "pairs": spread_out([0.05] * 4, 4, width), BASELINE: 2.0}
-    judge = Judge(comparison_of(losses, 4))
+    judge = DecisionRules(comparison_of(losses, 4))
     wanted, spread = judge.more_seeds(), judge.comparison.spread("pairs")
     assert wanted is not None
     assert (wanted == 1) == (width < 0.1)

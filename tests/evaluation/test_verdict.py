@@ -17,7 +17,7 @@ from coterie.evaluation.intervals import Interval, Noise, Spread
 from coterie.evaluation.labels import LabelLosses
 from coterie.evaluation.mix import Mixture
 from coterie.evaluation.recommend import veto
-from coterie.evaluation.verdict import Judge
+from coterie.evaluation.verdict import DecisionRules
 from coterie.grouping import Grouping
 from reference.verdict_bed import draw
 
@@ -151,7 +151,7 @@ def test_a_sure_gain_that_does_not_matter_hides_none_that_does() -> None:
     triple = Grouping.from_labels(TASKS, [0, 1, 2, 2], method="test")
     gains = {"pairs": SMALL + SMALL[:2], "triple": [0.011, 0.041] * 3, BASELINE: [-0.5] * 6}
     comparison = by_seed(gains, more={"triple": triple})
-    against = comparison.total("triple", "validation", against="pairs", level=Judge(comparison).level)
+    against = comparison.total("triple", "validation", against="pairs", level=DecisionRules(comparison).level)
     assert against.low < 0 < against.mean
     advice = recommend(comparison, worthwhile=0.01)
     assert (advice.verdict, advice.candidate) == ("yes", "triple")

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from coterie._check import is_whole
+from coterie.balancing.missing_losses import MissingLossCounter
 from coterie.balancing.replay import Replay
 from coterie.balancing.shares import complete
-from coterie.balancing.watch import MissingLossCounter
 from coterie.errors import SettingError
 
 

@@ -27,4 +27,4 @@ _LAZY = {
     "write_page": "page",
 }
 
-__getattr__ = load_on_first_use(__name__, _LAZY)
+__getattr__ = load_on_first_use(__name__, _LAZY, renamed={"find_bed": "coterie.benchmark.run:find_data"})

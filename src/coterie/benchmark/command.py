@@ -117,7 +117,7 @@ def _run(
     """Every data set, then one page for all."""
     from coterie.benchmark import benchmark, select, write_page
     from coterie.benchmark.figure import check_figure, write_figure
-    from coterie.benchmark.run import find_bed, prepare
+    from coterie.benchmark.run import find_data, prepare
     from coterie.benchmark.table import print_benchmark
     from coterie.errors import SettingError
 
@@ -130,12 +130,12 @@ def _run(
     select(options.methods)
     if figure is not None:
         check_figure(figure)
-    beds = [prepare(find_bed(reference), options) for reference in workloads]  # all, before the first takes hours
-    several = len(beds) > 1
+    data_sets = [prepare(find_data(reference), options) for reference in workloads]  # all, before the first takes hours
+    several = len(data_sets) > 1
     parent = out or RUNS if several else (out or RUNS / names[0])
     page = parent / "benchmark.html"
     results: list[dict[str, Any]] = []
-    for where, name in zip(beds, names, strict=True):
+    for where, name in zip(data_sets, names, strict=True):
         path = parent / name if several else parent
         results.append(benchmark(where, options, out=path, overwrite=overwrite, progress=s.progress, executor=executor))
         write_page(results, page)  # a later data set that is stopped leaves the page of those before it

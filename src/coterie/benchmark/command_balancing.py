@@ -14,7 +14,7 @@ from coterie.cli.session import Session
 
 #: the word that takes the place of the first workload
 WORD = "balancing"
-BEDS = ("yeast", "chemicals", "mhc")
+DATA_SETS = ("yeast", "chemicals", "mhc")
 
 
 def run_balancing(
@@ -30,7 +30,7 @@ def run_balancing(
     """Compare methods on every workload and print a table each; a comparison that was stopped goes on where it was."""
     from coterie._context import Context
     from coterie.benchmark.balancing import choose_methods, compare_balancing
-    from coterie.benchmark.run import find_bed
+    from coterie.benchmark.run import find_data
     from coterie.errors import SettingError
     from coterie.store import open_run
     from coterie.workload import validate
@@ -41,15 +41,15 @@ def run_balancing(
         raise SettingError(
             f"Parameter `replicates` should be at least 2 for intervals over trainings. Found {len(seeds)}."
         )
-    references = list(workloads or BEDS)
+    references = list(workloads or DATA_SETS)
     names = [f"benchmark-balancing-{run_directory(reference).name}" for reference in references]
     if len(set(names)) < len(names):
         raise SettingError(f"Parameter `workloads` should name different workloads. Found {references}.")
-    beds = [find_bed(reference).make() for reference in references]  # all, before the first takes its time
+    data_sets = [find_data(reference).make() for reference in references]  # all, before the first takes its time
     results: list[dict[str, Any]] = []
-    for work, name in zip(beds, names, strict=True):
+    for work, name in zip(data_sets, names, strict=True):
         validate(work)
-        path = (out or Path("runs")) / name if out is None or len(beds) > 1 else out
+        path = (out or Path("runs")) / name if out is None or len(data_sets) > 1 else out
         settings = {"verb": "benchmark balancing", "methods": chosen, "seeds": list(seeds)}
         with open_run(
             path, fingerprint=fingerprint(work), settings=settings, overwrite=overwrite, workload=work

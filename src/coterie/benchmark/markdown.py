@@ -28,7 +28,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def bed_table(result: Json) -> str:
+def result_table(result: Json) -> str:
     """Reference measures and methods of one data set, best correlation first.
 
     Args:
@@ -88,7 +88,7 @@ def _mean(figures: Sequence[Json | None]) -> str:
 def fill(text: str, results: Sequence[Json]) -> str:
     """Put tables between their markers, ``<!-- benchmark: NAME -->`` and ``<!-- end -->``.
 
-    NAME is that of a bed or ``overview``; tables of beds without a result stay as they are.
+    NAME is that of a data set or ``overview``; tables of data sets without a result stay as they are.
 
     Args:
         text: the page.
@@ -98,7 +98,7 @@ def fill(text: str, results: Sequence[Json]) -> str:
         >>> fill("a <!-- benchmark: nothing --> old <!-- end --> b", [])
         'a <!-- benchmark: nothing --> old <!-- end --> b'
     """
-    tables = {str(result["bed"]["name"]): bed_table(result) for result in results}
+    tables = {str(result["bed"]["name"]): result_table(result) for result in results}
     if results:
         tables[OVERVIEW] = overview(results)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import coterie
 from coterie._files import user_path
-from coterie.benchmark.markdown import bed_table, overview
+from coterie.benchmark.markdown import overview, result_table
 from coterie.benchmark.plot import Json, panel
 from coterie.benchmark.table import columns, explain, failure, headline, reference_rows, sorted_rows
 from coterie.errors import SettingError, StoreError
@@ -32,7 +32,7 @@ def read_result(path: str | Path) -> dict[str, Any]:
         raise StoreError(f"{str(path)!r} is no result of `coterie benchmark`, or one of another version.")
     with reading(path, "a result of `coterie benchmark`"):  # whatever is shown of it later is tried now
         render([found])
-        bed_table(found)
+        result_table(found)
         overview([found])
     return found
 
@@ -49,7 +49,7 @@ def render(results: Sequence[Json]) -> str:
     if not results:
         raise SettingError("Parameter `results` should hold at least one benchmark. Found none.")
     return page_template("page.html", "coterie.benchmark").render(
-        beds=[_bed(number, result) for number, result in enumerate(results, 1)],
+        sections=[_section(number, result) for number, result in enumerate(results, 1)],
         title=", ".join(str(result["bed"]["name"]) for result in results),
         version=coterie.__version__,
         palette={mode: palette.css(mode) for mode in ("light", "dark")},
@@ -57,7 +57,7 @@ def render(results: Sequence[Json]) -> str:
     )
 
 
-def _bed(number: int, result: Json) -> dict[str, Any]:
+def _section(number: int, result: Json) -> dict[str, Any]:
     shown = columns(result)
     rows = sorted_rows(result)
     labels = {row["name"]: row["label"] for row in rows}

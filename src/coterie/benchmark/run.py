@@ -18,7 +18,7 @@ from coterie.benchmark.entries import ENTRIES, Entry, select
 from coterie.benchmark.groups import default_counts, find_grouping, judge
 from coterie.benchmark.measure import estimate_entry, measure
 from coterie.benchmark.references import SUBSETS, References, references
-from coterie.datasets.beds import BEDS, Bed, bed
+from coterie.datasets.benchmark_data import BENCHMARK_DATA, BenchmarkData, benchmark_data
 from coterie.errors import SettingError, WorkerError
 from coterie.evaluation.bank_plan import BankPlan
 from coterie.grouping import Grouping
@@ -87,8 +87,8 @@ class Options:
         return BankPlan(sizes, **{name: getattr(self, name) for name in names})
 
 
-def find_bed(reference: str | Workload) -> Bed:
-    """The bed of a built-in workload, or a user's own workload as a bed.
+def find_data(reference: str | Workload) -> BenchmarkData:
+    """The benchmark data set of a built-in workload, or of a user's own.
 
     Args:
         reference: a built-in name, ``"file.py:name"``, or a workload.
@@ -98,25 +98,25 @@ def find_bed(reference: str | Workload) -> Bed:
         SettingError: a workload of fewer than 3 tasks, which has no different subsets.
 
     Example:
-        >>> find_bed("water").sizes
+        >>> find_data("water").sizes
         (5,)
     """
-    if isinstance(reference, str) and reference in BEDS:
-        return bed(reference)
+    if isinstance(reference, str) and reference in BENCHMARK_DATA:
+        return benchmark_data(reference)
     work = reference if isinstance(reference, Workload) else load_workload(reference)
     if work.n_tasks < 3:
         raise SettingError(
             f"Parameter `workload` should have at least 3 tasks, or there are no subsets to tell apart. "
             f"Found {work.n_tasks}."
         )
-    return Bed(work.name, (typical_size(work.n_tasks),), lambda: work, tuned=False)
+    return BenchmarkData(work.name, (typical_size(work.n_tasks),), lambda: work, tuned=False)
 
 
-def prepare(where: Bed, options: Options) -> Bed:
-    """The bed with its workload made and held against the settings: what is wrong shows before anything is trained.
+def prepare(where: BenchmarkData, options: Options) -> BenchmarkData:
+    """The data set, its workload made and checked against the settings: errors show before anything is trained.
 
     Args:
-        where: the bed.
+        where: the benchmark data set.
         options: settings of the benchmark.
 
     Raises:
@@ -124,7 +124,7 @@ def prepare(where: Bed, options: Options) -> Bed:
         WorkloadError, ModelError, MissingDependencyError: from making the workload and checking it.
 
     Example:
-        >>> prepare(find_bed("digits"), Options(groups=(4,))).make().n_tasks
+        >>> prepare(find_data("digits"), Options(groups=(4,))).make().n_tasks
         20
     """
     work = where.make()
@@ -141,7 +141,7 @@ def prepare(where: Bed, options: Options) -> Bed:
 
 @known_arguments
 def benchmark(
-    on: Bed | Workload | str,
+    on: BenchmarkData | Workload | str,
     options: Options | None = None,
     *,
     out: str | Path | None = None,
@@ -155,7 +155,7 @@ def benchmark(
     A method that fails does not stop the others: the text of its error stands in its row.
 
     Args:
-        on: a bed, a built-in name, ``"file.py:name"``, or a workload.
+        on: a benchmark data set, a built-in name, ``"file.py:name"``, or a workload.
         options: settings; the defaults are those of the published tables.
         out: run directory; a benchmark that was stopped goes on there, and one with a larger bank adds to it. None
             keeps everything in memory.
@@ -174,7 +174,7 @@ def benchmark(
     """
     options, progress = options or Options(), progress or silent
     chosen = select(options.methods, entries)
-    where = prepare(on if isinstance(on, Bed) else find_bed(on), options)
+    where = prepare(on if isinstance(on, BenchmarkData) else find_data(on), options)
     work = where.make()
     plan = options.plan(where.sizes)
     counts = default_counts(work.n_tasks) if options.groups is None else options.groups
@@ -236,7 +236,7 @@ def _judge(bank: Bank, k: int, found: dict[str, Grouping], options: Options, con
 
 
 def _describe(
-    where: Bed,
+    where: BenchmarkData,
     bank: Bank,
     found: References,
     rows: list[dict[str, Any]],

@@ -7,7 +7,7 @@ from dataclasses import replace
 from coterie.evaluation.comparison import Comparison
 from coterie.evaluation.mix import LEAST_SEEDS, mix
 from coterie.evaluation.recommend import Recommendation, advise, recommend, veto
-from coterie.evaluation.verdict import UNDECIDED, WORTHWHILE, Judge
+from coterie.evaluation.verdict import UNDECIDED, WORTHWHILE, DecisionRules
 
 #: what takes more seeds than a comparison
 MIXING = "serving single tasks from simpler models"
@@ -45,7 +45,7 @@ def conclude(
             name = f"{name}, from {advice.candidate}"
         comparison = comparison.extended(name, mixed.grouping, mixed.losses)
         rivals = [rival for rival in comparison.candidates if comparison.n_models(rival) <= comparison.n_models(name)]
-        best = Judge(comparison).lowest(rivals)
+        best = DecisionRules(comparison).lowest(rivals)
         advice = advise(comparison, best, budget, worthwhile)
         if best == name:
             break

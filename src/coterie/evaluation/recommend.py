@@ -8,7 +8,7 @@ from typing import Any
 
 from coterie.evaluation import wording
 from coterie.evaluation.comparison import BASELINE, JOINT, Comparison
-from coterie.evaluation.verdict import NO, UNDECIDED, WORTHWHILE, Judge, check_worthwhile
+from coterie.evaluation.verdict import NO, UNDECIDED, WORTHWHILE, DecisionRules, check_worthwhile
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,12 @@ def recommend(comparison: Comparison, budget: int | None = None, worthwhile: flo
     Raises:
         SettingError: when no candidate fits the budget, or `worthwhile` is no share.
     """
-    judge = Judge(comparison, budget, check_worthwhile(worthwhile))
+    rules = DecisionRules(comparison, budget, check_worthwhile(worthwhile))
     if budget is not None and len(comparison.seeds) > 1:
-        chosen = judge.lowest()
+        chosen = rules.lowest()
     else:
-        chosen = judge.careful()
-        chosen = judge.guess() if chosen == JOINT else chosen
+        chosen = rules.careful()
+        chosen = rules.guess() if chosen == JOINT else chosen
     return advise(comparison, chosen, budget, worthwhile)
 
 
@@ -89,18 +89,18 @@ def advise(
     One model for all tasks takes the place of a choice that is surely without a gain that matters; where no budget says
     that more models cost nothing, of one with a mean gain that does not matter, too.
     """
-    judge = Judge(comparison, budget, worthwhile)
-    if judge.of(JOINT) == NO or (budget is None and judge.small(chosen)):
+    rules = DecisionRules(comparison, budget, worthwhile)
+    if rules.of(JOINT) == NO or (budget is None and rules.small(chosen)):
         chosen = JOINT
-    verdict = judge.of(chosen)
-    further = judge.more_seeds() if verdict == UNDECIDED else None
+    verdict = rules.of(chosen)
+    further = rules.more_seeds() if verdict == UNDECIDED else None
     text = {
-        UNDECIDED: lambda: wording.undecided(judge, chosen, further),
-        NO: lambda: wording.no_groups(judge) if chosen == JOINT else wording.single_tasks(judge),
-    }.get(verdict, lambda: wording.groups(judge, chosen))()
+        UNDECIDED: lambda: wording.undecided(rules, chosen, further),
+        NO: lambda: wording.no_groups(rules) if chosen == JOINT else wording.single_tasks(rules),
+    }.get(verdict, lambda: wording.groups(rules, chosen))()
     return Recommendation(
-        text + wording.beyond_budget(judge, chosen), chosen, comparison.n_models(chosen), verdict,
-        wording.reason(judge), further,
+        text + wording.beyond_budget(rules, chosen), chosen, comparison.n_models(chosen), verdict,
+        wording.reason(rules), further,
     )  # fmt: skip
 
 
@@ -113,16 +113,16 @@ def veto(
     verdict undecided. A choice of more models is sent back when its mean test gain over one model for all tasks is at
     most 0; a "no" is taken back when a candidate has a test gain that matters, beyond the noise.
     """
-    judge = Judge(comparison, budget, worthwhile)
+    rules = DecisionRules(comparison, budget, worthwhile)
     if advice.candidate == JOINT:
-        surprise = [name for name in judge.others if judge.better(name, JOINT, "test") > worthwhile]
+        surprise = [name for name in rules.others if rules.better(name, JOINT, "test") > worthwhile]
         if advice.verdict != NO or not surprise:
             return advice
-        text = wording.surprised(judge, surprise[0])
+        text = wording.surprised(rules, surprise[0])
     elif comparison.total(advice.candidate, "test", against=JOINT).mean > 0:
         return advice
     else:
-        text = wording.sent_back(judge, advice.candidate)
+        text = wording.sent_back(rules, advice.candidate)
     return replace(
         advice, text=text, candidate=JOINT, models=comparison.n_models(JOINT), verdict=UNDECIDED, further_seeds=None
     )

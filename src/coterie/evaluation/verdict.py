@@ -35,7 +35,7 @@ def check_worthwhile(worthwhile: float) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class Judge:
+class DecisionRules:
     """What the validation losses of a comparison say.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""The beds: built-in data split anew. Skipped where a data package is not installed."""
+"""Benchmark data sets: built-in data split anew. Skipped where a data package is not installed."""
 
 import importlib.util
 from functools import cache
@@ -9,8 +9,8 @@ import torch
 from sklearn.datasets import load_digits
 
 from coterie import datasets
-from coterie.datasets import beds
-from coterie.datasets.beds import BEDS, bed
+from coterie.datasets import benchmark_data as module
+from coterie.datasets.benchmark_data import BENCHMARK_DATA, benchmark_data
 from coterie.errors import SettingError, WorkloadError
 from coterie.workload import Recipe, from_arrays, from_datasets, validate
 from coterie.workload.fingerprint import fingerprint
@@ -44,7 +44,7 @@ def made():
         if importlib.util.find_spec(PACKAGES[name]) is None:
             pytest.skip(f"the data of {name} are not installed ({PACKAGES[name]})")
         if name not in cache:
-            cache[name] = bed(name).make()
+            cache[name] = benchmark_data(name).make()
         return cache[name]
 
     return get
@@ -59,15 +59,15 @@ def raw(workload):
 
 def test_unknown_names_are_refused():
     with pytest.raises(SettingError, match="Found 'iris'"):
-        bed("iris")
+        benchmark_data("iris")
 
 
-def test_there_is_a_bed_for_every_built_in_workload():
-    assert set(BEDS) == set(PACKAGES)
-    assert all(BEDS[name].name == name for name in BEDS)
+def test_there_is_one_for_every_built_in_workload():
+    assert set(BENCHMARK_DATA) == set(PACKAGES)
+    assert all(BENCHMARK_DATA[name].name == name for name in BENCHMARK_DATA)
 
 
-@pytest.mark.parametrize("name", BEDS)
+@pytest.mark.parametrize("name", BENCHMARK_DATA)
 def test_shapes(name, made):
     workload = made(name)
     tasks, kind, sizes, labels = SHAPES[name]
@@ -79,29 +79,29 @@ def test_shapes(name, made):
     validate(workload)
 
 
-@pytest.mark.parametrize("name", BEDS)
+@pytest.mark.parametrize("name", BENCHMARK_DATA)
 def test_parts_are_disjoint_and_cover_all_rows(name, made):
     workload = made(name)
     rows = torch.cat([workload.split.part(part) for part in PARTS])
     assert torch.equal(rows.sort().values, torch.arange(len(workload.labels)))
 
 
-@pytest.mark.parametrize("name", BEDS)
+@pytest.mark.parametrize("name", BENCHMARK_DATA)
 def test_every_task_has_labels_to_measure_with(name, made):
     workload = made(name)
     for part in ("train", "validation"):
         assert int(workload.observed[workload.split.part(part)].sum(0).min()) >= 40
 
 
-@pytest.mark.parametrize("name", BEDS)
+@pytest.mark.parametrize("name", BENCHMARK_DATA)
 def test_subsets_have_several_tasks_and_never_all(name, made):
-    assert all(2 <= size < made(name).n_tasks for size in bed(name).sizes)
+    assert all(2 <= size < made(name).n_tasks for size in benchmark_data(name).sizes)
 
 
 @pytest.mark.parametrize("name", ["yeast", "water", "digits"])
 def test_making_it_again_gives_the_same(name, made):
     first = made(name)
-    assert fingerprint(bed(name).make()) == fingerprint(first)
+    assert fingerprint(benchmark_data(name).make()) == fingerprint(first)
 
 
 def test_yeast_is_the_built_in_data_without_the_rare_class(made):
@@ -187,29 +187,29 @@ def sparse_table():
 @pytest.mark.parametrize("count", [200, 300, 400])
 def test_informative_rows(count):
     y = sparse_table()
-    allowed, first, rare = plain_informative(y, beds.ENOUGH, beds.SCARCE)
+    allowed, first, rare = plain_informative(y, module.ENOUGH, module.SCARCE)
     assert 0 < len(rare) < 12
-    kept = beds._informative(y, count).tolist()
+    kept = module._informative(y, count).tolist()
     assert len(kept) == count
     assert kept == sorted(set(kept))
     assert set(kept) <= set(allowed)
     # rows of scarce tasks go first: all of them, or nothing else
     assert set(first) <= set(kept) or set(kept) <= set(first)
-    np.testing.assert_array_equal(beds._informative(y, count), kept)
+    np.testing.assert_array_equal(module._informative(y, count), kept)
 
 
 def test_all_informative_rows_where_there_are_no_more():
     y = sparse_table()
-    allowed, _, _ = plain_informative(y, beds.ENOUGH, beds.SCARCE)
+    allowed, _, _ = plain_informative(y, module.ENOUGH, module.SCARCE)
     assert len(allowed) < 900
-    assert beds._informative(y, 10_000).tolist() == allowed
+    assert module._informative(y, 10_000).tolist() == allowed
 
 
 def test_rows_that_are_left_out_at_random_depend_on_no_order_of_labels():
     """Which of the ordinary rows are used has nothing to do with their place: both halves have their share."""
     y = np.where(np.arange(12) < 6, 1.0, np.nan)[None].repeat(2000, 0)  # six tasks with all labels
     y[:300, 6:] = 0.0  # six more, not scarce
-    kept = beds._informative(y, 1000)
+    kept = module._informative(y, 1000)
     assert 420 < int((kept < 1000).sum()) < 580
 
 
@@ -218,8 +218,8 @@ def test_kept_rows_are_informative_and_have_their_inputs_and_labels(name, made):
     workload, whole = made(name), load(name)
     names = list(whole.task_names)
     labels = raw(whole)[:, [names.index(task) for task in workload.task_names]]
-    rows = beds._informative(labels, len(workload.labels))
-    assert set(rows.tolist()) <= set(plain_informative(labels, beds.ENOUGH, beds.SCARCE)[0])
+    rows = module._informative(labels, len(workload.labels))
+    assert set(rows.tolist()) <= set(plain_informative(labels, module.ENOUGH, module.SCARCE)[0])
     inputs = [work.inputs * work.input_scale + work.input_center for work in (workload, whole)]
     np.testing.assert_allclose(inputs[0], inputs[1][rows], rtol=1e-4, atol=1e-4)
     spread = np.nanstd(labels, 0)
@@ -232,7 +232,7 @@ def test_mhc_has_no_task_of_nearly_constant_labels(made):
     assert len(left_out) == 1
     whole = load("mhc")
     spread = {name: float(np.nanstd(raw(whole)[:, task])) for task, name in enumerate(whole.task_names)}
-    assert all((spread[name] <= beds.NEARLY_CONSTANT) == (name in left_out) for name in spread)
+    assert all((spread[name] <= module.NEARLY_CONSTANT) == (name in left_out) for name in spread)
 
 
 def test_raw_gives_back_what_went_in():
@@ -240,7 +240,7 @@ def test_raw_gives_back_what_went_in():
     x, y = rng.normal(3, 5, size=(50, 4)), rng.normal(-2, 7, size=(50, 2))
     y[3, 1] = np.nan
     workload = from_arrays(x, y, recipe=Recipe(epochs=1))
-    again, labels, tasks = beds._raw(workload)
+    again, labels, tasks = module._raw(workload)
     np.testing.assert_allclose(again, x, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(labels, y, rtol=1e-5, atol=1e-5)
     assert [task.name for task in tasks] == list(workload.task_names)
@@ -251,4 +251,4 @@ def test_raw_needs_standardised_inputs():
     x = np.random.default_rng(0).normal(size=(50, 4))
     sets = {"a": (x, x[:, 0]), "b": (x, x[:, 1])}
     with pytest.raises(WorkloadError, match="no standardised inputs"):
-        beds._raw(from_datasets(sets, standardize=False))
+        module._raw(from_datasets(sets, standardize=False))
