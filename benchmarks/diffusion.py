@@ -50,6 +50,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
+from coterie import Context
 from coterie._units import Payload
 from coterie.affinity.digest import digest
 from coterie.datasets.images import FOLDER, load_images
@@ -58,11 +59,12 @@ from coterie.diffusion.ema import moving_average
 from coterie.diffusion.evaluate import mean_difference, negative_transfer_gap, step_losses
 from coterie.diffusion.extractor import train_extractor
 from coterie.diffusion.frechet import frechet_distance
+from coterie.diffusion.gradients import ProbeSettings
 from coterie.diffusion.intervals import step_intervals
 from coterie.diffusion.sample import draw_samples
 from coterie.diffusion.schedule import NoiseSchedule
 from coterie.diffusion.tasks import IntervalTasks
-from coterie.diffusion.train import train_denoiser, training_step
+from coterie.diffusion.train import DenoiserRecipe, train_denoiser, training_step
 from coterie.diffusion.unet import make_unet
 from coterie.errors import MissingDependencyError
 from coterie.evaluation.intervals import t_interval
@@ -110,13 +112,11 @@ class Study:
         model.load_state_dict(state)
         return model.eval()
 
-    def train(self, seed, **how):
+    def train(self, seed, tasks=None, **how):
         """A training, kept."""
         how = {"steps": self.options.steps, "batch": self.options.batch, **how}
-        return train_denoiser(
-            self.model(seed), self.images.train, self.schedule, learning_rate=LEARNING_RATE, ema=EMA, seed=seed,
-            store=self.store, **how,
-        )  # fmt: skip
+        recipe, context = DenoiserRecipe(learning_rate=LEARNING_RATE, ema=EMA, **how), Context(seed, store=self.store)
+        return train_denoiser(self.model(seed), self.images.train, self.schedule, recipe, context, tasks=tasks)
 
     def vanilla(self, seed):
         """Without tasks."""
@@ -172,10 +172,8 @@ class Study:
             key = {"state": digest(state), "stride": options.stride, "examples": options.affinity_images}
 
             def compute(state=state):
-                made = step_affinity(
-                    self.loaded(state), self.images.train, self.schedule, stride=options.stride,
-                    examples=options.affinity_images,
-                )  # fmt: skip
+                probe = ProbeSettings(stride=options.stride, examples=options.affinity_images)
+                made = step_affinity(self.loaded(state), self.images.train, self.schedule, probe)
                 return Payload({"steps": made.steps, "values": made.values}, {"kind": made.kind})
 
             payload = self.store.unit("affinity", key, compute)

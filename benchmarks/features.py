@@ -40,7 +40,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, jvp, vmap
 
-from coterie.features import RandomDirections, compute_features
+from coterie.features import FeatureOptions, RandomDirections, compute_features
 from coterie.features.measure import TensorSizes
 from coterie.workload import Split, Task, Workload
 
@@ -132,8 +132,10 @@ def timed(work: Callable[[], object]) -> float:
 def memory(tasks: int) -> dict[str, float]:
     """Largest tensor and peaks of one fast run."""
     workload, model, directions = problem(tasks)
-    run = lambda: compute_features(workload, model, directions, heads="projected", mode="forward")  # noqa: E731
-    compute_features(workload, model, RandomDirections.of(model, 2), heads="projected", mode="forward")  # imports
+    run = lambda: compute_features(workload, model, directions, FeatureOptions(heads="projected", mode="forward"))  # noqa: E731
+    compute_features(
+        workload, model, RandomDirections.of(model, 2), FeatureOptions(heads="projected", mode="forward")
+    )  # imports
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     plan = run().plan
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
@@ -180,7 +182,7 @@ def compare(tasks: int) -> dict[str, Any]:
     }
     fast: list[float] = []
     slow: dict[str, list[list[float]]] = {name: [[] for _ in each] for name, each in ways.items()}
-    run = lambda: compute_features(workload, model, directions, heads="projected", mode="forward")  # noqa: E731
+    run = lambda: compute_features(workload, model, directions, FeatureOptions(heads="projected", mode="forward"))  # noqa: E731
     found = run().g.reshape(tasks, ROWS, D).transpose(0, 1)
     for _ in range(REPEATS):
         fast.append(timed(run))
@@ -228,7 +230,9 @@ def growth() -> dict[str, float]:
     for repeat in range(REPEATS + 1):
         for count, (workload, model, directions) in ((20, few), (200, many)):
             one = timed(
-                lambda w=workload, m=model, d=directions: compute_features(w, m, d, heads="projected", mode="forward")
+                lambda w=workload, m=model, d=directions: compute_features(
+                    w, m, d, FeatureOptions(heads="projected", mode="forward")
+                )
             )
             if repeat:
                 times[count].append(one)

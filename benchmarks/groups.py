@@ -71,12 +71,13 @@ def proposals(work: Workload, store) -> dict[int, dict[str, Grouping]]:
     lookahead = {"TAG": estimate("tag")[0].affinity, "gradient cosine": estimate("cosine")[0].affinity}
     for b, here in found.items():
         here["fused, search"] = group(fused, b, seed=0)
-        here["fused, overlaps"] = select_groups(fused, b, seed=0, time_limit=60)
+        here["fused, overlaps"] = select_groups(fused, b, context=Context(seed=0), time_limit=60)
         for method in ("sdp", "spectral", "agglomerative", "leiden"):
             here[f"fused, {method}"] = group(affinity, b, method=method, seed=0)
         here |= {f"{name}, sdp": group(matrix, b, seed=0) for name, (_, matrix) in scores.items()}
         here |= {
-            f"{name}, overlaps": select_groups(matrix, b, seed=0, time_limit=60) for name, matrix in lookahead.items()
+            f"{name}, overlaps": select_groups(matrix, b, context=Context(seed=0), time_limit=60)
+            for name, matrix in lookahead.items()
         }
         print(f"  groups for {b}: {len(here)} methods", flush=True)
     return found

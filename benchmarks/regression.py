@@ -34,7 +34,7 @@ from coterie.affinity.newton import Solution, solve, values
 from coterie.affinity.refine import iterate
 from coterie.affinity.sampling import random_subsets
 from coterie.affinity.statistics import TaskBlock, compute_statistics
-from coterie.features import RandomDirections, compute_features
+from coterie.features import FeatureOptions, RandomDirections, compute_features
 from coterie.features.part import PartFeatures
 from coterie.training.job import Job
 from coterie.training.loop import fit_one
@@ -88,7 +88,7 @@ def base_features() -> Problem:
     return Problem(
         *(blocks_of(compute_features(workload, model, exact, part=part)) for part in ("train", "validation")),
         *(
-            blocks_of(compute_features(workload, model, projected, part=part, heads="projected"))
+            blocks_of(compute_features(workload, model, projected, FeatureOptions(heads="projected"), part=part))
             for part in ("train", "validation")
         ),
     )

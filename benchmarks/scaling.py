@@ -38,11 +38,12 @@ import numpy as np
 import torch
 from scipy.stats import linregress, t
 
+from coterie import Context
 from coterie.affinity import Affinity, PairwiseGainModel
 from coterie.affinity.newton import solve, values
 from coterie.affinity.secants import secant_blocks
 from coterie.affinity.statistics import TaskBlock, compute_statistics
-from coterie.features import RandomDirections, compute_features
+from coterie.features import FeatureOptions, RandomDirections, compute_features
 from coterie.pipeline.candidates import subset_count, typical_size
 from coterie.training.job import Job
 from coterie.training.loop import fit_one
@@ -126,7 +127,9 @@ def prepare(stage: str, size: Size) -> Callable[[], object]:
             return lambda: secant_blocks(work, state, ends, structure, "train", lambda *_: None)
         shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if name in structure.trunk}
         along = RandomDirections(shapes, size.d, 0)
-        return lambda: compute_features(work, model, along, structure=structure, mode="forward", memory=2**34)
+        return lambda: compute_features(
+            work, model, along, FeatureOptions(mode="forward"), Context(memory=2**34), structure=structure
+        )
     if stage == "sums":
         found = blocks(size, size.examples)
         return lambda: compute_statistics(found)

@@ -63,8 +63,8 @@ ALLOWED = {
 MAX_FILE, MAX_FUNCTION = 500, 50
 #: measure of scripts/house.py -> how many offenders there may be; these numbers only go down
 LIMITS = {
-    "functions with more than 8 parameters": 6,
-    "functions that carry 3 or more of seed, memory, store, progress, executor": 2,
+    "functions with more than 8 parameters": 0,
+    "functions that carry 3 or more of seed, memory, store, progress, executor": 0,
     "circles of imports": 0,
     "class names defined twice": 0,
     "imports of extension rooms by core rooms": 0,

@@ -11,7 +11,7 @@ from torch import nn
 
 import coterie
 from coterie._show import brief, html_table, names
-from coterie.features import RandomDirections, compute_features
+from coterie.features import FeatureOptions, RandomDirections, compute_features
 from coterie.pipeline.planned import Plan
 from coterie.report.formats import size
 from coterie.training import fit
@@ -154,6 +154,6 @@ def test_small_pieces():
 def test_features_are_shapes():
     work = workload(3)
     net = work.build_model(0)
-    features = compute_features(work, net, RandomDirections.of(net, 4), heads="projected")
+    features = compute_features(work, net, RandomDirections.of(net, 4), FeatureOptions(heads="projected"))
     assert len(repr(features)) < 1600
     assert "tensor(" not in repr(features)

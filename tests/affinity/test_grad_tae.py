@@ -23,7 +23,7 @@ from coterie.affinity.ridge import FLOOR, GRID, _match
 from coterie.affinity.statistics import Penalty, compute_statistics
 from coterie.affinity.task_gradients import task_gradients
 from coterie.errors import SettingError, StoreError
-from coterie.features import RandomDirections, compute_features
+from coterie.features import FeatureOptions, RandomDirections, compute_features
 from coterie.features.directions import StackedDirections
 from coterie.workload import Recipe, Split, Task, Workload, from_arrays
 
@@ -93,7 +93,7 @@ def retrained(work: Workload, start: np.ndarray, subset: tuple[int, ...], ridge:
 def estimated(work: Workload, model: nn.Module, directions: object, ridge: float, offset: bool = True) -> np.ndarray:
     blocks = {}
     for part in ("train", "validation"):
-        features = compute_features(work, model, directions, part=part, heads="projected")  # type: ignore[arg-type]
+        features = compute_features(work, model, directions, FeatureOptions(heads="projected"), part=part)  # type: ignore[arg-type]
         blocks[part] = task_blocks(work, features)
     statistics = compute_statistics(blocks["train"], offset=offset)
     solution = iterate(statistics, blocks["train"], MASK, ridge, penalty=Penalty(), stopping=Stopping(1e-12))

@@ -1,6 +1,7 @@
 """Affinities of time steps against all gradients kept, and what may be done with them."""
 
 import copy
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -10,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from coterie import Context
 from coterie.diffusion import step_intervals
 from coterie.diffusion.affinity import StepAffinity, average, step_affinity
+from coterie.diffusion.gradients import USUAL_PROBE, ProbeSettings
 from coterie.diffusion.lookahead import lookahead_affinity
 from coterie.diffusion.schedule import NoiseSchedule
 from coterie.errors import ModelError, SettingError, StoreError
@@ -30,7 +33,9 @@ def make(seed=0, **options):
 
 @pytest.mark.parametrize("batch", [3, 5, 64])
 def test_exact_affinity_equals_all_gradients(batch):
-    found = step_affinity(make(), IMAGES, SCHEDULE, stride=9, examples=8, batch=batch, sketch=None, seed=4)
+    found = step_affinity(
+        make(), IMAGES, SCHEDULE, ProbeSettings(stride=9, examples=8, batch=batch), Context(seed=4), sketch=None
+    )
     rows, noise = drawn(IMAGES, 8, 4)
     want = cosine_matrix(make(), ABAR, IMAGES[rows], noise, [0, 9, 18, 27, 36, 39])
     assert found.steps.tolist() == [0, 9, 18, 27, 36, 39]
@@ -40,13 +45,14 @@ def test_exact_affinity_equals_all_gradients(batch):
 
 
 def test_condition_and_subset():
-    options = {"steps": [1, 20, 33], "examples": 7, "sketch": None, "condition": (LABELS,)}
-    found = step_affinity(make(classes=3), IMAGES, SCHEDULE, **options)
+    probe = ProbeSettings(steps=[1, 20, 33], examples=7, condition=(LABELS,))
+    found = step_affinity(make(classes=3), IMAGES, SCHEDULE, probe, sketch=None)
     rows, noise = drawn(IMAGES, 7, 0)
     model = make(classes=3)
     want = cosine_matrix(model, ABAR, IMAGES[rows], noise, [1, 20, 33], LABELS[rows])
     np.testing.assert_allclose(found.values, want.numpy(), atol=1e-5)
-    part = step_affinity(model, IMAGES, SCHEDULE, parameters=["first", "last.bias"], **options)
+    probe = replace(probe, parameters=["first", "last.bias"])
+    part = step_affinity(model, IMAGES, SCHEDULE, probe, sketch=None)
     for name, value in model.named_parameters():
         value.requires_grad_(name.startswith("first.") or name == "last.bias")
     want = cosine_matrix(model, ABAR, IMAGES[rows], noise, [1, 20, 33], LABELS[rows])
@@ -57,20 +63,20 @@ def test_condition_and_subset():
 
 def test_the_sketch_errs_as_it_says():
     model = make(width=16)
-    options = {"stride": 13, "examples": 4}
-    exact = step_affinity(model, IMAGES, SCHEDULE, sketch=None, **options).values
+    probe = ProbeSettings(stride=13, examples=4)
+    exact = step_affinity(model, IMAGES, SCHEDULE, probe, sketch=None).values
     size = 64
     assert sum(p.numel() for p in model.parameters()) > 4 * size
     gaps = []
     for seed in range(12):  # other images and noise with each seed: the exact values go along
-        truth = step_affinity(model, IMAGES, SCHEDULE, sketch=None, seed=seed, **options).values
-        found = step_affinity(model, IMAGES, SCHEDULE, sketch=size, seed=seed, **options)
+        truth = step_affinity(model, IMAGES, SCHEDULE, probe, Context(seed=seed), sketch=None).values
+        found = step_affinity(model, IMAGES, SCHEDULE, probe, Context(seed=seed), sketch=size)
         assert found.facts["sketch_error"] == 1 / 8
         gaps.append(
             (found.values - truth)[~np.eye(len(truth), dtype=bool)] / (1 - truth[~np.eye(len(truth), dtype=bool)] ** 2)
         )
     assert 0.5 / 8 < np.sqrt(np.mean(np.square(gaps))) < 1.6 / 8
-    short = step_affinity(model, IMAGES, SCHEDULE, sketch=10**6, **options)  # longer than the gradient: none is made
+    short = step_affinity(model, IMAGES, SCHEDULE, probe, sketch=10**6)  # longer than the gradient: none is made
     assert np.array_equal(short.values, exact)
     assert short.facts["sketch"] is None
 
@@ -84,14 +90,14 @@ def test_everything_is_left_as_it_was():
     torch.manual_seed(7)
     want = torch.rand(3)
     torch.manual_seed(7)
-    first = step_affinity(model, IMAGES, SCHEDULE, stride=20)
+    first = step_affinity(model, IMAGES, SCHEDULE, ProbeSettings(stride=20))
     assert torch.equal(torch.rand(3), want)
     assert [m.training for m in model.modules()] == modes
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(model.last.weight.grad, torch.ones_like(model.last.weight))
     assert all(p.grad is None for name, p in model.named_parameters() if name != "last.weight")
     assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["time.weight"]
-    again = step_affinity(model, IMAGES, SCHEDULE, stride=20)
+    again = step_affinity(model, IMAGES, SCHEDULE, ProbeSettings(stride=20))
     assert np.array_equal(first.values, again.values)  # dropout would have changed it
 
 
@@ -104,14 +110,14 @@ def test_a_failure_leaves_the_model_too():
 
 def test_frozen_weights_of_a_moving_average():
     model = make().requires_grad_(False)
-    found = step_affinity(model, IMAGES, SCHEDULE, stride=20)
-    assert np.array_equal(found.values, step_affinity(make(), IMAGES, SCHEDULE, stride=20).values)
+    found = step_affinity(model, IMAGES, SCHEDULE, ProbeSettings(stride=20))
+    assert np.array_equal(found.values, step_affinity(make(), IMAGES, SCHEDULE, ProbeSettings(stride=20)).values)
     assert not any(p.requires_grad for p in model.parameters())
 
 
 def test_progress():
     seen = []
-    step_affinity(make(), IMAGES, SCHEDULE, stride=20, progress=lambda *a: seen.append(a))
+    step_affinity(make(), IMAGES, SCHEDULE, ProbeSettings(stride=20), Context(progress=lambda *a: seen.append(a)))
     assert seen == [("affinity", 1, 3), ("affinity", 2, 3), ("affinity", 3, 3)]
 
 
@@ -154,8 +160,15 @@ class Flat(nn.Module):
 )
 def test_bad_arguments(options, word):
     given_ = {"model": Flat(), "images": IMAGES, "schedule": SCHEDULE, **options}
+    probed = {name: given_.pop(name) for name in options if name in USUAL_PROBE.__dict__}
     with pytest.raises((SettingError, ModelError), match=word):
-        step_affinity(**given_)
+        step_affinity(**given_, probe=ProbeSettings(**probed))
+
+
+def test_old_keywords_still_work():
+    with pytest.warns(DeprecationWarning, match=r"step_affinity takes `stride`.*give probe=ProbeSettings\(stride"):
+        old = step_affinity(make(), IMAGES, SCHEDULE, stride=20)
+    assert np.array_equal(old.values, step_affinity(make(), IMAGES, SCHEDULE, ProbeSettings(stride=20)).values)
 
 
 class Detached(Flat):
@@ -221,7 +234,7 @@ def test_average():
 
 
 def test_save_and_load(tmp_path):
-    found = step_affinity(make(), IMAGES, SCHEDULE, stride=15)
+    found = step_affinity(make(), IMAGES, SCHEDULE, ProbeSettings(stride=15))
     found.save(tmp_path / "a.safetensors")
     back = StepAffinity.load(tmp_path / "a.safetensors")
     assert np.array_equal(back.values, found.values)
@@ -256,7 +269,7 @@ def test_plot(monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "Agg")
     plt = pytest.importorskip("matplotlib.pyplot")
     plt.switch_backend("Agg")
-    found = step_affinity(make(), IMAGES, SCHEDULE, stride=15)
+    found = step_affinity(make(), IMAGES, SCHEDULE, ProbeSettings(stride=15))
     axes = found.plot(step_intervals(SCHEDULE, 4))
     assert len(axes.patches) == 4
     assert np.array_equal(axes.images[0].get_array(), found.full())
@@ -267,6 +280,6 @@ def test_plot(monkeypatch):
 def test_on_a_device():
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    here = step_affinity(make(), IMAGES, SCHEDULE, stride=10)
-    there = step_affinity(make().cuda(), IMAGES, SCHEDULE, stride=10)
+    here = step_affinity(make(), IMAGES, SCHEDULE, ProbeSettings(stride=10))
+    there = step_affinity(make().cuda(), IMAGES, SCHEDULE, ProbeSettings(stride=10))
     np.testing.assert_allclose(there.values, here.values, atol=1e-3)

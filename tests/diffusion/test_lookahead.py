@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from coterie import Context
+from coterie.diffusion.gradients import ProbeSettings
 from coterie.diffusion.lookahead import lookahead_affinity
 from coterie.diffusion.schedule import NoiseSchedule
 from coterie.errors import ModelError, SettingError
@@ -30,7 +32,9 @@ def prepared():
 
 def test_equals_its_definition():
     rate = 0.3
-    found = lookahead_affinity(make(), IMAGES, SCHEDULE, learning_rate=rate, steps=STEPS, examples=6, batch=4, seed=3)
+    found = lookahead_affinity(
+        make(), IMAGES, SCHEDULE, ProbeSettings(steps=STEPS, examples=6, batch=4), Context(seed=3), learning_rate=rate
+    )
     model, images, noise = prepared()
     before = [mean_loss(model, ABAR, images, noise, t).item() for t in STEPS]
     for column, source in enumerate(STEPS):
@@ -54,8 +58,8 @@ def test_first_order():
     first = (gradients @ gradients.T / torch.tensor([loss.item() for loss in losses])[:, None]).numpy()
     errors = []
     for rate in (0.02, 0.01, 0.005):
-        options = {"steps": STEPS, "examples": 6, "seed": 3}
-        found = lookahead_affinity(model, IMAGES, SCHEDULE, learning_rate=rate, **options)
+        probe = ProbeSettings(steps=STEPS, examples=6)
+        found = lookahead_affinity(model, IMAGES, SCHEDULE, probe, Context(seed=3), learning_rate=rate)
         errors.append(np.abs(found.values / rate - first).max())
     assert errors[0] < 0.2 * np.abs(first).max()
     assert errors[0] / errors[1] == pytest.approx(2, rel=0.1)
@@ -80,7 +84,7 @@ def test_rows_are_targets():
     schedule = NoiseSchedule(torch.tensor([0.8, 0.6]), torch.tensor([s0, s1]))
     images = torch.zeros(16, 1, 4, 4)
     v = float(drawn(images, 16, 0)[1].square().mean())
-    found = lookahead_affinity(Scales(), images, schedule, learning_rate=rate, steps=[0, 1]).values
+    found = lookahead_affinity(Scales(), images, schedule, ProbeSettings(steps=[0, 1]), learning_rate=rate).values
     r0, r1 = 1 - s0 * 0.5, 1 - s1 * (0.1 * 0.5 - 0.3)
     to_zero, to_one = rate * 2 * s0 * r0 * v, rate * 2 * s1 * r1 * v  # step 1 moves w1, and w0 by a tenth of that
     want = [
@@ -93,7 +97,9 @@ def test_rows_are_targets():
 
 def test_the_asymmetry_is_that_of_the_losses():
     """A target with a larger loss has the smaller share."""
-    found = lookahead_affinity(make(), IMAGES, SCHEDULE, learning_rate=1e-4, steps=STEPS, examples=6, seed=3).values
+    found = lookahead_affinity(
+        make(), IMAGES, SCHEDULE, ProbeSettings(steps=STEPS, examples=6), Context(seed=3), learning_rate=1e-4
+    ).values
     model, images, noise = prepared()
     losses = np.array([mean_loss(model, ABAR, images, noise, t).item() for t in STEPS])
     np.testing.assert_allclose(found * losses[:, None], (found * losses[:, None]).T, rtol=5e-3, atol=1e-9)
@@ -103,12 +109,14 @@ def test_the_asymmetry_is_that_of_the_losses():
 def test_parameters_come_back_bit_for_bit():
     model = make().float().train()
     before = copy.deepcopy(model.state_dict())
-    lookahead_affinity(model, IMAGES.float(), SCHEDULE, learning_rate=0.1, stride=7, parameters=["first", "last"])
+    lookahead_affinity(
+        model, IMAGES.float(), SCHEDULE, ProbeSettings(stride=7, parameters=["first", "last"]), learning_rate=0.1
+    )
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert model.training
     assert all(p.grad is None for p in model.parameters())
     with pytest.raises(ModelError, match="learning_rate"):
-        lookahead_affinity(model, IMAGES.float(), SCHEDULE, learning_rate=1e38, stride=7)
+        lookahead_affinity(model, IMAGES.float(), SCHEDULE, ProbeSettings(stride=7), learning_rate=1e38)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 

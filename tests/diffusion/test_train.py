@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import nn
 
+from coterie import Context
 from coterie.balancing import get_balancer
 from coterie.datasets.images import load_images
 from coterie.diffusion.denoising import denoising_losses
 from coterie.diffusion.ema import moving_average
 from coterie.diffusion.schedule import NoiseSchedule
 from coterie.diffusion.tasks import IntervalTasks
-from coterie.diffusion.train import batches, train_denoiser
+from coterie.diffusion.train import DenoiserRecipe, batches, train_denoiser
 from coterie.diffusion.unet import make_unet
 from coterie.errors import NumericsWarning, SettingError
 from coterie.grouping import Intervals
@@ -47,7 +48,10 @@ def same(one, other):
 
 
 def run(model=None, **options):
-    return train_denoiser(model or Denoiser(), IMAGES, SCHEDULE, **{"steps": 12, "batch": 9, **options})
+    tasks = options.pop("tasks", None)
+    context = Context(**{name: options.pop(name) for name in ("seed", "store", "progress") if name in options})
+    recipe = DenoiserRecipe(**{"steps": 12, "batch": 9, **options})
+    return train_denoiser(model or Denoiser(), IMAGES, SCHEDULE, recipe, context, tasks=tasks)
 
 
 def test_vanilla_is_the_plain_loop():
@@ -252,11 +256,11 @@ def test_wrong_settings_are_refused():
         with pytest.raises(SettingError, match=match):
             run(**options)
     with pytest.raises(SettingError, match="`images`"):
-        train_denoiser(Denoiser(), IMAGES[:, 0], SCHEDULE, steps=1)
+        train_denoiser(Denoiser(), IMAGES[:, 0], SCHEDULE, DenoiserRecipe(steps=1))
     with pytest.raises(SettingError, match=r"`images`.*ndarray.*from_numpy"):
-        train_denoiser(Denoiser(), IMAGES.numpy(), SCHEDULE, steps=1)
+        train_denoiser(Denoiser(), IMAGES.numpy(), SCHEDULE, DenoiserRecipe(steps=1))
     with pytest.raises(SettingError, match="`model`"):
-        train_denoiser(lambda x, t: x, IMAGES, SCHEDULE, steps=1)
+        train_denoiser(lambda x, t: x, IMAGES, SCHEDULE, DenoiserRecipe(steps=1))
 
 
 def test_no_other_generator_is_seeded(monkeypatch):
@@ -295,8 +299,7 @@ def test_the_loss_falls_on_the_digits():
         make_unet((16, 16), size=8),
         images.train,
         SCHEDULE,
-        steps=250,
-        learning_rate=2e-3,
+        DenoiserRecipe(steps=250, learning_rate=2e-3),
         tasks=IntervalTasks(INTERVALS),
     )
     first, last = trained.losses[:10].mean(0), trained.losses[-30:].mean(0)

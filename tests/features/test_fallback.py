@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from coterie.errors import FallbackWarning, GradientMismatchError, ModelError
-from coterie.features import RandomDirections, compute_features, validate_gradients
+from coterie.features import FeatureOptions, RandomDirections, compute_features, validate_gradients
 from coterie.workload import Task, Workload
 from coterie.workload.structure import find_structure
 from reference.models import make, workload_for
@@ -98,7 +98,7 @@ def test_one_warning_that_names_the_module(middle: nn.Module, wanted: str, mode:
     directions = RandomDirections.of(model, 3)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        features = compute_features(workload, model, directions, heads="projected", mode=wanted)
+        features = compute_features(workload, model, directions, FeatureOptions(heads="projected", mode=wanted))
     named = [w for w in caught if issubclass(w.category, FallbackWarning)]
     assert len(named) == 1
     assert f"`1` ({type(middle).__name__})" in str(named[0].message)
@@ -114,13 +114,15 @@ def test_supported_models_do_not_warn() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", FallbackWarning)
         for mode in ("forward", "reverse"):
-            compute_features(workload, model, RandomDirections.of(model, 2), heads="projected", mode=mode)
+            compute_features(
+                workload, model, RandomDirections.of(model, 2), FeatureOptions(heads="projected", mode=mode)
+            )
 
 
 def test_batchnorm_without_statistics_is_refused() -> None:
     workload, model = chain(nn.BatchNorm1d(6, track_running_stats=False))
     with pytest.raises(ModelError, match=r"`1` .BatchNorm1d. keeps no running statistics"):
-        compute_features(workload, model, RandomDirections.of(model, 2), heads="projected")
+        compute_features(workload, model, RandomDirections.of(model, 2), FeatureOptions(heads="projected"))
 
 
 def test_gradients_that_are_not_finite_are_refused() -> None:
@@ -131,7 +133,9 @@ def test_gradients_that_are_not_finite_are_refused() -> None:
     workload, model = chain(Root())
     for mode in ("forward", "reverse"):
         with pytest.raises(ModelError, match="NaN"):
-            compute_features(workload, model, RandomDirections.of(model, 2), heads="projected", mode=mode)
+            compute_features(
+                workload, model, RandomDirections.of(model, 2), FeatureOptions(heads="projected", mode=mode)
+            )
 
 
 @pytest.mark.filterwarnings("ignore::coterie.errors.CoterieWarning")
@@ -172,7 +176,7 @@ def test_features_carry_no_graph(mode: str) -> None:
     work, model = make("mlp")
     structure = find_structure(work, model)
     directions = RandomDirections.of(model, 3, 0, structure.trunk)
-    features = compute_features(work, model, directions, mode=mode)
+    features = compute_features(work, model, directions, FeatureOptions(mode=mode))
     assert not features.g.requires_grad
     assert not features.head(0).requires_grad
     assert not features.offset.requires_grad

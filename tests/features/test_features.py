@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from coterie import Context
 from coterie.errors import ModelModeWarning, ResourceError, SettingError
-from coterie.features import RandomDirections, compute_features
+from coterie.features import FeatureOptions, RandomDirections, compute_features
 from coterie.features.directions import StackedDirections
 from coterie.features.part import PartFeatures
 from coterie.workload import Task
@@ -34,7 +36,7 @@ def same(features: PartFeatures, expected: list[Tensor], tolerance: float = 1e-5
 def test_equal_to_the_plain_loop(kind: str, mode: str) -> None:
     workload, model = make(kind)
     directions = RandomDirections.of(model, 7, seed=3)
-    features = compute_features(workload, model, directions, heads="projected", mode=mode)
+    features = compute_features(workload, model, directions, FeatureOptions(heads="projected", mode=mode))
     assert features.plan.mode == mode
     assert features.plan.batched
     same(features, plain_features(workload, model, directions))
@@ -66,7 +68,9 @@ def test_exact_heads(kind: str, mode: str) -> None:
     workload, model = make(kind)
     structure = find_structure(workload, model)
     directions = RandomDirections.of(model, 4, seed=1, names=structure.trunk)
-    features = compute_features(workload, model, directions, structure=structure, mode=mode, head_directions=5)
+    features = compute_features(
+        workload, model, directions, FeatureOptions(mode=mode, head_directions=5), structure=structure
+    )
     same(features, plain_features(workload, model, directions))
     model.eval()
     parameters = dict(model.named_parameters())
@@ -103,7 +107,7 @@ def test_no_heads() -> None:
     workload, model = make("linear heads")
     structure = find_structure(workload, model)
     directions = RandomDirections.of(model, 4, names=structure.trunk)
-    features = compute_features(workload, model, directions, heads="none")
+    features = compute_features(workload, model, directions, FeatureOptions(heads="none"))
     same(features, plain_features(workload, model, directions))
     assert features.head(1).shape[1] == 0
     assert features.head_apply(1, torch.zeros(0)) == {}
@@ -114,10 +118,12 @@ def test_no_heads() -> None:
 def test_memory_chunks_change_nothing(count: int, seed: int, share: float, mode: str) -> None:
     workload, model = make("multiclass", seed=seed)
     directions = RandomDirections.of(model, count, seed=seed)
-    large = compute_features(workload, model, directions, heads="projected", mode=mode)
+    large = compute_features(workload, model, directions, FeatureOptions(heads="projected", mode=mode))
     floor = 40_000
     memory = int(floor + share * (large.plan.bytes + large.plan.feature_bytes))
-    small = compute_features(workload, model, directions, heads="projected", mode=mode, memory=memory)
+    small = compute_features(
+        workload, model, directions, FeatureOptions(heads="projected", mode=mode), Context(memory=memory)
+    )
     assert small.plan.bytes + small.plan.feature_bytes <= memory
     assert torch.allclose(small.g, large.g, rtol=0, atol=1e-5 * float(large.g.abs().max()))
 
@@ -125,7 +131,9 @@ def test_memory_chunks_change_nothing(count: int, seed: int, share: float, mode:
 def test_chunks_are_really_used() -> None:
     workload, model = make("mlp")
     directions = RandomDirections.of(model, 20)
-    plan = compute_features(workload, model, directions, heads="projected", mode="forward", memory=12_000).plan
+    plan = compute_features(
+        workload, model, directions, FeatureOptions(heads="projected", mode="forward"), Context(memory=12_000)
+    ).plan
     assert plan.rows_per_chunk < 9 or plan.directions_per_chunk < 20
 
 
@@ -142,8 +150,8 @@ def test_permuting_tasks_permutes_features(order: list[int], mode: str) -> None:
     )
     structure = find_structure(workload, model)
     directions = RandomDirections.of(model, 5, names=structure.trunk)
-    first = compute_features(workload, model, directions, mode=mode)
-    second = compute_features(permuted, model, directions, mode=mode)
+    first = compute_features(workload, model, directions, FeatureOptions(mode=mode))
+    second = compute_features(permuted, model, directions, FeatureOptions(mode=mode))
     for new, old in enumerate(order):
         assert torch.allclose(second.task(new).g, first.task(old).g, atol=1e-5)
         assert torch.allclose(second.head(new), first.head(old), atol=1e-5)
@@ -177,18 +185,26 @@ def test_displacement_is_what_features_predict() -> None:
 def test_spill_to_a_mapped_file(tmp_path) -> None:
     workload, model = make("mlp")
     directions = RandomDirections.of(model, 400)
-    expected = compute_features(workload, model, directions, heads="projected", mode="forward")
+    expected = compute_features(workload, model, directions, FeatureOptions(heads="projected", mode="forward"))
     with pytest.raises(ResourceError, match="spill"):
-        compute_features(workload, model, directions, heads="projected", mode="forward", memory=20_000)
+        compute_features(
+            workload, model, directions, FeatureOptions(heads="projected", mode="forward"), Context(memory=20_000)
+        )
     file = tmp_path / "features.safetensors"
     features = compute_features(
-        workload, model, directions, heads="projected", mode="forward", memory=20_000, spill=file
+        workload,
+        model,
+        directions,
+        FeatureOptions(heads="projected", mode="forward", spill=file),
+        Context(memory=20_000),
     )
     assert features.plan.spill
     assert torch.allclose(features.g, expected.g, atol=1e-5)
     with safe_open(file, "pt") as stored:
         assert torch.equal(stored.get_tensor("g"), features.g)
-    inside = compute_features(workload, model, directions, heads="projected", memory=2**28, spill=file)
+    inside = compute_features(
+        workload, model, directions, FeatureOptions(heads="projected", spill=file), Context(memory=2**28)
+    )
     assert not inside.plan.spill
 
 
@@ -199,7 +215,7 @@ def test_model_is_left_as_it_was() -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     fast = torch.backends.mha.get_fastpath_enabled()
     with pytest.warns(ModelModeWarning, match="BatchNorm"):
-        compute_features(workload, model, RandomDirections.of(model, 2), heads="projected")
+        compute_features(workload, model, RandomDirections.of(model, 2), FeatureOptions(heads="projected"))
     assert model.training
     assert model[1].training
     assert not model[2].training
@@ -213,7 +229,7 @@ def test_no_warning_in_evaluation_mode() -> None:
     model.eval()
     with warnings.catch_warnings():
         warnings.simplefilter("error", ModelModeWarning)
-        compute_features(workload, model, RandomDirections.of(model, 2), heads="projected")
+        compute_features(workload, model, RandomDirections.of(model, 2), FeatureOptions(heads="projected"))
 
 
 def test_shared_weights() -> None:
@@ -236,7 +252,7 @@ def test_shared_weights() -> None:
     directions = RandomDirections.of(model, 6, names=structure.trunk)
     expected = plain_features(workload, model, directions)
     for mode in ("forward", "reverse"):
-        same(compute_features(workload, model, directions, mode=mode), expected)
+        same(compute_features(workload, model, directions, FeatureOptions(mode=mode)), expected)
 
 
 def test_user_forward() -> None:
@@ -247,13 +263,13 @@ def test_user_forward() -> None:
     directions = RandomDirections.of(model, 6)
     expected = plain_features(workload, model, directions)
     for mode in ("forward", "reverse"):
-        same(compute_features(workload, model, directions, heads="projected", mode=mode), expected)
+        same(compute_features(workload, model, directions, FeatureOptions(heads="projected", mode=mode)), expected)
 
 
 def test_stacked_directions_give_entries_of_the_gradient() -> None:
     workload, model = make("mlp")
     unit = StackedDirections({"0.bias": torch.eye(8)})
-    features = compute_features(workload, model, unit, heads="none", mode="forward")
+    features = compute_features(workload, model, unit, FeatureOptions(heads="none", mode="forward"))
     row = int(features.rows[features.pairs_of(1)][0])
     expected = plain_gradient(workload, model, row, 1, ("0.bias",))
     assert torch.allclose(features.task(1).g[0], expected, atol=1e-6)
@@ -261,11 +277,13 @@ def test_stacked_directions_give_entries_of_the_gradient() -> None:
 
 def test_auto_chooses_by_cost() -> None:
     workload, model = make("mlp", missing=0.0)
-    few = compute_features(workload, model, RandomDirections.of(model, 2), heads="projected").plan
+    few = compute_features(workload, model, RandomDirections.of(model, 2), FeatureOptions(heads="projected")).plan
     assert few.mode == "forward"
     assert "forward passes" in few.reason
     conv_workload, conv_model = make("conv", missing=0.9)
-    many = compute_features(conv_workload, conv_model, RandomDirections.of(conv_model, 300), heads="projected").plan
+    many = compute_features(
+        conv_workload, conv_model, RandomDirections.of(conv_model, 300), FeatureOptions(heads="projected")
+    ).plan
     assert many.mode == "reverse"
 
 
@@ -284,9 +302,21 @@ def test_auto_chooses_by_cost() -> None:
 )
 def test_bad_settings(options: dict, word: str) -> None:
     workload, model = make("mlp")
-    call = {"directions": RandomDirections.of(model, 2), "heads": "projected", **options}
+    call: dict[str, Any] = {"directions": RandomDirections.of(model, 2), "heads": "projected", **options}
+    along, part = call.pop("directions"), call.pop("part", "train")
+    memory = call.pop("memory", 2**30)
     with pytest.raises(SettingError, match=word):
-        compute_features(workload, model, call.pop("directions"), **call)
+        compute_features(workload, model, along, FeatureOptions(**call), Context(memory=memory), part=part)
+
+
+def test_old_keywords_still_work() -> None:
+    workload, model = make("mlp")
+    directions = RandomDirections.of(model, 2)
+    with pytest.warns(DeprecationWarning, match=r"give options=FeatureOptions\(heads=..., mode=...\)"):
+        old = compute_features(workload, model, directions, heads="projected", mode="reverse")
+    new = compute_features(workload, model, directions, FeatureOptions(heads="projected", mode="reverse"))
+    assert torch.equal(old.g, new.g)
+    assert old.plan == new.plan
 
 
 @pytest.mark.parametrize("mode", ["forward", "reverse"])
@@ -294,6 +324,12 @@ def test_progress_ends_at_the_total(mode: str) -> None:
     workload, model = make("mlp")
     seen: list[tuple[str, int, int]] = []
     directions = RandomDirections.of(model, 3)
-    compute_features(workload, model, directions, heads="projected", mode=mode, progress=lambda *a: seen.append(a))
+    compute_features(
+        workload,
+        model,
+        directions,
+        FeatureOptions(heads="projected", mode=mode),
+        Context(progress=lambda *a: seen.append(a)),
+    )
     assert seen
     assert seen[-1][1] == seen[-1][2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from coterie.features import RandomDirections, compute_features, layers
+from coterie import Context
+from coterie.features import FeatureOptions, RandomDirections, compute_features, layers
 from coterie.features.directions import Directions, StackedDirections
 from coterie.features.hooked import Hooks
 from coterie.features.measure import PassCost, TensorSizes
@@ -25,11 +27,12 @@ from reference.plain_features import plain_features
 pytestmark = pytest.mark.filterwarnings("ignore::coterie.errors.CoterieWarning")
 TASKS = (Task("a"), Task("b"), Task("c", "regression"))
 TOKENS, WORDS = 5, 23
+REVERSE = FeatureOptions(heads="projected", mode="reverse")
 
 
-def error(workload: Workload, model: nn.Module, directions: Directions, **options: object) -> tuple[float, str]:
+def error(workload: Workload, model: nn.Module, directions: Directions, **given: Any) -> tuple[float, str]:
     """Largest difference to the plain loop, relative to each task's largest feature; and the way that was taken."""
-    found = compute_features(workload, model, directions, heads="projected", mode="reverse", **options)  # type: ignore[arg-type]
+    found = compute_features(workload, model, directions, REVERSE, Context(**given))
     plain = plain_features(workload, model, directions)
     worst = [
         float((found.task(t).g - want).abs().max() / want.abs().max()) for t, want in enumerate(plain) if len(want)
@@ -106,7 +109,7 @@ def test_language_models_with_low_rank_adapters(body: Callable[[], nn.Module], t
     difference, way = error(workload, model, directions)
     assert way == "hooks"
     assert difference < 1e-5
-    features = compute_features(workload, model, directions, mode="reverse")  # exact heads beside it
+    features = compute_features(workload, model, directions, FeatureOptions(mode="reverse"))  # exact heads beside it
     assert features.plan.way == "hooks"
     assert features.head_width(0) == 17
     assert frozen == [name for name, p in model.named_parameters() if not p.requires_grad]
@@ -135,7 +138,7 @@ def test_half_precision_base_with_single_precision_adapters() -> None:
     workload = Workload(
         "half", workload.tasks, workload.inputs, workload.labels, workload.split, workload.build_model, forward=forward
     )
-    found = compute_features(workload, model, directions, heads="projected", mode="reverse")
+    found = compute_features(workload, model, directions, REVERSE)
     assert found.plan.way == "hooks"
     assert found.g.dtype == torch.float32
     assert float((found.g - exact).norm() / exact.norm()) < 0.05
@@ -336,7 +339,7 @@ def test_any_perceptron_in_any_chunks(widths: list[int], count: int, seed: int, 
     model = nn.Sequential(*parts, nn.Linear(sizes[-1], len(TASKS)))
     workload = workload_for(TASKS, torch.randn(9, 5), model, missing=missing)
     directions = RandomDirections.of(model, count, seed)
-    large = compute_features(workload, model, directions, heads="projected", mode="reverse")
+    large = compute_features(workload, model, directions, REVERSE)
     memory = int(large.plan.feature_bytes + 3_000 + share * large.plan.bytes)
     difference, way = error(workload, model, directions, memory=memory)
     assert way == "hooks"
@@ -379,7 +382,7 @@ def test_frozen_parameters_and_given_directions() -> None:
     workload, model = make("mlp")
     model[0].weight.requires_grad_(False)
     given_directions = StackedDirections({"0.weight": torch.randn(3, 8, 5), "2.bias": torch.randn(3, 6)})
-    found = compute_features(workload, model, given_directions, heads="projected", mode="reverse")
+    found = compute_features(workload, model, given_directions, REVERSE)
     assert found.plan.way == "hooks"
     assert not model[0].weight.requires_grad
     model[0].weight.requires_grad_(True)
@@ -424,7 +427,7 @@ def test_embedding_that_rescales_its_weights_is_given_up() -> None:
 
 def test_the_plan_says_the_way_and_needs_less_memory() -> None:
     workload, model = make("mlp")
-    plan = compute_features(workload, model, RandomDirections.of(model, 3), heads="projected", mode="reverse").plan
+    plan = compute_features(workload, model, RandomDirections.of(model, 3), REVERSE).plan
     assert plan.way == plan.to_dict()["way"] == "hooks"
     assert "Hooks" in plan.reason
     need = Demand(1000, 1000, 1, 10**7, 200, 4, PassCost(2e7, 2560, 6000), largest=10**6)
@@ -452,7 +455,7 @@ def test_the_plan_bounds_what_adapters_use(memory: int) -> None:
     names = tuple(name for name, _ in model.named_parameters() if "lora" in name)
     directions = RandomDirections.of(model, 64, 0, names)
     with TensorSizes() as sizes:
-        plan = compute_features(workload, model, directions, heads="projected", mode="reverse", memory=memory).plan
+        plan = compute_features(workload, model, directions, REVERSE, Context(memory=memory)).plan
     assert plan.way == "hooks"
     assert sizes.peak <= 1.1 * (plan.bytes + plan.feature_bytes) + 2**15
     assert plan.bytes + plan.feature_bytes <= memory
@@ -467,7 +470,7 @@ def test_on_a_device() -> None:
     names = tuple(name for name, _ in model.named_parameters() if "lora" in name)
     directions = RandomDirections.of(model, 6, 0, names)
     expected = torch.cat(plain_features(workload, model, directions))
-    found = compute_features(workload.to("cuda"), model.cuda(), directions, heads="projected", mode="reverse")
+    found = compute_features(workload.to("cuda"), model.cuda(), directions, REVERSE)
     assert found.plan.way == "hooks"
     assert float((found.g.cpu() - expected).abs().max() / expected.abs().max()) < 1e-3
 
@@ -524,7 +527,9 @@ def test_rows_that_mix_later_are_noticed(dtype: str) -> None:
     directions = RandomDirections.of(model, 9)
     program = MarginProgram(workload, model, directions.names)
     Hooks(program).check(_few(labelled_pairs(workload, "train")))
-    found = compute_features(workload, model, directions, heads="projected", mode="reverse", dtype=dtype)
+    found = compute_features(
+        workload, model, directions, FeatureOptions(heads="projected", mode="reverse", dtype=dtype)
+    )
     assert found.plan.way == "stacked"
     plain = plain_features(workload, model, directions)
     for task, want in enumerate(plain):

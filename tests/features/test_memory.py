@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from coterie import Context
 from coterie.errors import ResourceError
-from coterie.features import RandomDirections, compute_features
+from coterie.features import FeatureOptions, RandomDirections, compute_features
 from coterie.features.measure import PassCost, TensorSizes
 from coterie.features.plan import Demand, make_plan, plan_features, working_bytes
 from coterie.workload import Task, Workload
@@ -32,11 +33,15 @@ def test_no_matrix_of_parameters_by_directions(mode: str, memory: int) -> None:
     workload, model, parameters = wide()
     matrix = 4 * parameters * D
     directions = RandomDirections.of(model, D)
-    compute_features(workload, model, directions, heads="projected", mode=mode, memory=memory)  # imports and caches
+    compute_features(
+        workload, model, directions, FeatureOptions(heads="projected", mode=mode), Context(memory=memory)
+    )  # imports and caches
     tracemalloc.start()
     try:
         with TensorSizes() as sizes:
-            plan = compute_features(workload, model, directions, heads="projected", mode=mode, memory=memory).plan
+            plan = compute_features(
+                workload, model, directions, FeatureOptions(heads="projected", mode=mode), Context(memory=memory)
+            ).plan
         numpy_peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -54,7 +59,7 @@ def test_the_plan_bounds_what_is_used(kind: str, mode: str) -> None:
     workload, model = make(kind)
     directions = RandomDirections.of(model, 64)
     with TensorSizes() as sizes:
-        plan = compute_features(workload, model, directions, heads="projected", mode=mode).plan
+        plan = compute_features(workload, model, directions, FeatureOptions(heads="projected", mode=mode)).plan
     assert sizes.peak <= 1.2 * (plan.bytes + plan.feature_bytes) + 2**15
 
 

@@ -13,12 +13,13 @@ from safetensors import safe_open
 from scipy.stats import spearmanr
 from torch import Tensor
 
+from coterie import Context
 from coterie.affinity.linear import LinearBase
 from coterie.affinity.linearize import task_blocks
 from coterie.affinity.statistics import compute_statistics
 from coterie.datasets import load
 from coterie.errors import ModelError, SettingError
-from coterie.features import RandomDirections, compute_features
+from coterie.features import FeatureOptions, RandomDirections, compute_features
 from coterie.features.measure import TensorSizes
 from coterie.features.pairs import labelled_pairs
 from coterie.features.part import PartFeatures
@@ -53,8 +54,8 @@ def sink_of(values: Tensor, stored: torch.dtype | None, blocks: list[int]) -> Fe
 def test_half_the_bytes_and_the_stated_error(kind: str, dtype: str, mode: str) -> None:
     workload, model = make(kind)
     directions = RandomDirections.of(model, 9, names=find_structure(workload, model).trunk)
-    full = compute_features(workload, model, directions, mode=mode)
-    half = compute_features(workload, model, directions, mode=mode, dtype=dtype)
+    full = compute_features(workload, model, directions, FeatureOptions(mode=mode))
+    half = compute_features(workload, model, directions, FeatureOptions(mode=mode, dtype=dtype))
     assert half.nbytes == full.nbytes // 2
     assert full.plan.feature_bytes - half.plan.feature_bytes == full.nbytes - half.nbytes
     assert half.g.dtype == half.task(1).g.dtype == torch.float32
@@ -67,11 +68,11 @@ def test_half_the_bytes_and_the_stated_error(kind: str, dtype: str, mode: str) -
 def test_nothing_changes_without_it() -> None:
     workload, model = make("mlp")
     directions = RandomDirections.of(model, 9)
-    features = compute_features(workload, model, directions, heads="projected", dtype="float32")
+    features = compute_features(workload, model, directions, FeatureOptions(heads="projected", dtype="float32"))
     assert features.matrix.scale is None
     assert features.g.data_ptr() == features.matrix.stored.data_ptr()
     with pytest.raises(SettingError, match="dtype"):
-        compute_features(workload, model, directions, heads="projected", dtype="int8")
+        compute_features(workload, model, directions, FeatureOptions(heads="projected", dtype="int8"))
 
 
 @settings(max_examples=60, deadline=None)
@@ -132,10 +133,14 @@ def test_double_features_are_read_as_such() -> None:
 def test_mapped_files(dtype: str, mode: str, missing: float, count: int, tmp_path) -> None:
     workload, model = make("mlp", missing=missing)
     directions = RandomDirections.of(model, count)
-    inside = compute_features(workload, model, directions, heads="projected", mode=mode, dtype=dtype)
+    inside = compute_features(workload, model, directions, FeatureOptions(heads="projected", mode=mode, dtype=dtype))
     file, memory = tmp_path / "features.safetensors", inside.nbytes + 500
     features = compute_features(
-        workload, model, directions, heads="projected", mode=mode, memory=memory, spill=file, dtype=dtype
+        workload,
+        model,
+        directions,
+        FeatureOptions(heads="projected", mode=mode, spill=file, dtype=dtype),
+        Context(memory=memory),
     )
     assert features.plan.spill
     assert torch.allclose(features.g, inside.g, rtol=2**-7, atol=1e-6)
@@ -161,7 +166,7 @@ def test_what_it_does_to_estimates() -> None:
     values: dict[str, np.ndarray] = {}
     for dtype in ("float32", "float16", "bfloat16"):
         parts: list[PartFeatures] = [
-            compute_features(workload, model, directions, structure=structure, part=part, dtype=dtype)
+            compute_features(workload, model, directions, FeatureOptions(dtype=dtype), structure=structure, part=part)
             for part in ("train", "validation")
         ]
         blocks = [task_blocks(workload, part) for part in parts]

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coterie import Context
 from coterie.affinity import Affinity, PairwiseGainModel
 from coterie.errors import DataWarning, SettingError
 from coterie.grouping import Costs, Grouping, Limit, select_groups
@@ -282,5 +283,5 @@ def test_units_do_not_matter(scale):
 def test_bound_of_small_affinities_beside_a_forced_singleton():
     limit = Limit(4.0, (4.0,) + (1.0,) * 15)
     a = np.random.default_rng(1).standard_normal((16, 16)) * 1e-6
-    found = [select_groups(a, 5, limit=limit, seed=seed, time_limit=3) for seed in range(3)]
+    found = [select_groups(a, 5, context=Context(seed=seed), limit=limit, time_limit=3) for seed in range(3)]
     assert min(one.bound for one in found) >= max(one.objective for one in found) - 1e-9

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coterie import Context
 from coterie.affinity import Affinity, PairwiseGainModel
 from coterie.errors import SettingError
 from coterie.grouping import Costs, Limit, select_groups
@@ -144,8 +145,10 @@ def test_gain_models_are_searched_in_batches_and_have_no_bound():
 
 def test_the_same_seed_gives_the_same_groups_and_progress_is_said():
     matrix, stages = random_matrix(7, 10), set()
-    first = select_groups(matrix, 3, seed=3, solver="search", progress=lambda stage, done, total: stages.add(stage))
-    assert select_groups(matrix, 3, seed=3, solver="search") == first
+    first = select_groups(
+        matrix, 3, context=Context(seed=3, progress=lambda stage, done, total: stages.add(stage)), solver="search"
+    )
+    assert select_groups(matrix, 3, context=Context(seed=3), solver="search") == first
     assert {"grouping: starts", "grouping: bound"} <= stages
 
 

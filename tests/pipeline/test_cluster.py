@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,11 +19,12 @@ import torch
 from sklearn.datasets import load_digits
 from typer.testing import CliRunner
 
+from coterie import Context
 from coterie._units import drop_shards, folder_of
 from coterie.cli.app import app
 from coterie.errors import SettingError, WorkerError
 from coterie.executors import LocalExecutor
-from coterie.features import RandomDirections, compute_features, shard_files
+from coterie.features import FeatureOptions, RandomDirections, compute_features, shard_files
 from coterie.features import shards as shards_module
 from coterie.features.directions import Directions, StackedDirections
 from coterie.features.part import PartFeatures
@@ -233,7 +234,18 @@ def sharded(work: Workload, **options: Any) -> PartFeatures:
     model = work.build_model(0)
     structure = find_structure(work, model)
     along = options.pop("directions", None) or RandomDirections.of(model, 6, seed=0, names=structure.trunk)
-    return compute_shards(work, model.state_dict(), along, structure=structure, shard_rows=8, **options)
+    context = Context(executor=options.pop("executor", None))
+    folder, how = options.pop("folder", None), FeatureOptions(**options)
+    with cut_into(8):
+        return compute_shards(work, model.state_dict(), along, how, context, structure=structure, folder=folder)
+
+
+@contextmanager
+def cut_into(rows: int) -> Generator[None]:
+    """Shards of so many rows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards_module, "SHARD_ROWS", rows)
+        yield
 
 
 @pytest.fixture(scope="module", params=["mixed", "separate", "stacked"])
@@ -273,11 +285,11 @@ def test_several_processes_write_shards_into_one_folder(tiny: Workload, tmp_path
     model = tiny.build_model(0)
     structure = find_structure(tiny, model)
     along = RandomDirections.of(model, 6, seed=0, names=structure.trunk)
-    options: dict[str, Any] = {"structure": structure, "shard_rows": 32, "heads": "exact"}
-    one = compute_shards(tiny, model.state_dict(), along, **options)
+    what = tiny, model.state_dict(), along, FeatureOptions()
     folder = tmp_path / "shards"
-    with LocalExecutor(2) as executor:
-        assert_same(compute_shards(tiny, model.state_dict(), along, folder=folder, executor=executor, **options), one)
+    with cut_into(32), LocalExecutor(2) as executor:
+        one = compute_shards(*what, Context(), structure=structure)
+        assert_same(compute_shards(*what, Context(executor=executor), structure=structure, folder=folder), one)
     found = sorted(folder.iterdir())
     assert len(found) == -(-len(tiny.split.train) // 32)
     assert all(path.suffix == ".safetensors" for path in found)
@@ -329,7 +341,7 @@ def test_the_plan_of_shards_says_what_was_done(mode: str, dtype: str) -> None:
     model = work.build_model(0)
     structure = find_structure(work, model)
     directions = RandomDirections.of(model, 6, seed=0, names=structure.trunk)
-    whole = compute_features(work, model, directions, structure=structure, mode=mode, dtype=dtype).plan
+    whole = compute_features(work, model, directions, FeatureOptions(mode=mode, dtype=dtype), structure=structure).plan
     plan = sharded(work, mode=mode, dtype=dtype).plan
     assert (plan.mode, plan.way, plan.feature_bytes) == (whole.mode, whole.way, whole.feature_bytes)
     assert plan.reason.split(". ")[-1] == whole.reason.split(". ")[-1]
@@ -344,11 +356,12 @@ def test_a_shard_may_have_most_of_the_labels() -> None:
     model = work.build_model(0)
     structure = find_structure(work, model)
     directions = RandomDirections.of(model, 400, seed=0, names=structure.trunk)
-    options: dict[str, Any] = {"structure": structure, "heads": "none", "mode": "reverse"}
-    plan = compute_features(work, model, directions, **options).plan
-    memory = plan.feature_bytes + 12_000
-    whole = compute_features(work, model, directions, memory=memory, **options)
-    found = compute_shards(work, model.state_dict(), directions, memory=memory, shard_rows=8, **options)
+    options = FeatureOptions(heads="none", mode="reverse")
+    plan = compute_features(work, model, directions, options, structure=structure).plan
+    context = Context(memory=plan.feature_bytes + 12_000)
+    whole = compute_features(work, model, directions, options, context, structure=structure)
+    with cut_into(8):
+        found = compute_shards(work, model.state_dict(), directions, options, context, structure=structure)
     assert_same(found, whole, tolerance=1e-5)
 
 
@@ -373,7 +386,9 @@ def test_few_rows_are_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     structure = find_structure(work, model)
     along = RandomDirections.of(model, 6, seed=0, names=structure.trunk)
     monkeypatch.setattr(shards_module, "run_jobs", lambda *_, **__: pytest.fail("cut"))
-    found = compute_shards(work, model.state_dict(), along, structure=structure, executor=Inline())
+    found = compute_shards(
+        work, model.state_dict(), along, FeatureOptions(), Context(executor=Inline()), structure=structure
+    )
     assert_same(found, compute_features(work, model, along, structure=structure))
 
 
@@ -381,9 +396,7 @@ def test_a_run_drops_its_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     x, y = load_digits(return_X_y=True)
     labels = (y[:200, None] == np.arange(3)).astype(float)
     work = from_arrays(x[:200], labels, recipe=Recipe(epochs=2, batch_size=50, check_every=2), hidden=(8,))
-    monkeypatch.setattr(shards_module.compute_shards, "__kwdefaults__", {
-        **shards_module.compute_shards.__kwdefaults__, "shard_rows": 32
-    })  # fmt: skip
+    monkeypatch.setattr(shards_module, "SHARD_ROWS", 32)
     made: list[Path] = []
     real = shard_files.write
     monkeypatch.setattr(shard_files, "write", lambda path, data: made.append(path) or real(path, data))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from coterie import Context
 from coterie.errors import ModelError, SettingError
 from coterie.evaluation import compare
 from coterie.executors import LocalExecutor
@@ -115,7 +116,7 @@ def _alive(process: int) -> bool:
 
 def test_logs(tmp_path: Path) -> None:
     made = trainer(tmp_path, logs=tmp_path / "logs")
-    train_runs(made, [RUN, Run(("c",), 4)], store=MemoryRun())
+    train_runs(made, [RUN, Run(("c",), 4)], Context(store=MemoryRun()))
     texts = sorted(path.read_text() for path in (tmp_path / "logs").iterdir())
     assert len(texts) == 2
     assert any("training a,b b" in text and "train.py 'a,b b' 4" in text for text in texts)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import coterie
+from coterie import Context
 from coterie.errors import ModelError, SettingError, WorkerError
 from coterie.executors import LocalExecutor
 from coterie.store import MemoryRun, RunDirectory
@@ -66,7 +67,7 @@ def test_losses_in_every_form(losses: dict[str, Any]) -> None:
 )
 def test_what_is_no_outcome(settings: dict[str, Any], message: str) -> None:
     with pytest.raises((SettingError, ModelError), match=message):
-        train_runs(FunctionTrainer(lambda *_: Outcome(**settings), TASKS), runs(1), store=MemoryRun())
+        train_runs(FunctionTrainer(lambda *_: Outcome(**settings), TASKS), runs(1), Context(store=MemoryRun()))
 
 
 @pytest.mark.parametrize("tasks", ["abc", ["a"], ["a", "a"], ["a", 1], ["a", ""], 3], ids=range(6))
@@ -100,10 +101,10 @@ def test_runs_without_losses_are_said_and_keep_what_was_done(answer: Any, messag
 
     trainer = FunctionTrainer(train, TASKS, version=str(message))
     with pytest.raises(ModelError, match=message):
-        train_runs(trainer, runs(3), store=store)
+        train_runs(trainer, runs(3), Context(store=store))
     assert calls == [0, 1]
     answer = {"a": 2.0, "b": 2.0}
-    found = train_runs(trainer, runs(3), store=store)
+    found = train_runs(trainer, runs(3), Context(store=store))
     assert calls == [0, 1, 1, 2]  # the first was kept
     assert [outcome.mean("a") for outcome, _ in found] == [1.0, 2.0, 1.0]
 
@@ -115,7 +116,7 @@ def test_an_error_of_the_function_names_the_run() -> None:
     with pytest.raises(
         ModelError, match=r"failed in the run on tasks 'a'; seed 0: RuntimeError: out of memory"
     ) as told:
-        train_runs(FunctionTrainer(train, TASKS), runs(1), store=MemoryRun())
+        train_runs(FunctionTrainer(train, TASKS), runs(1), Context(store=MemoryRun()))
     assert isinstance(told.value.__cause__, RuntimeError)
 
 
@@ -126,14 +127,15 @@ def test_a_run_is_done_once(tmp_path: Any) -> None:
         calls.append(Run(tasks, seed))
         return dict.fromkeys(tasks, float(seed))
 
-    trainer, told = FunctionTrainer(train, TASKS), list[tuple[int, int]]()
+    trainer, told = FunctionTrainer(train, TASKS), list[tuple[str, int, int]]()
     with RunDirectory(tmp_path / "run", fingerprint=trainer.fingerprint, settings={}) as store:
-        train_runs(trainer, [*runs(2), *runs(3)], store=store)
+        train_runs(trainer, [*runs(2), *runs(3)], Context(store=store))
     with RunDirectory(tmp_path / "run", fingerprint=trainer.fingerprint, settings={}) as store:
-        found = train_runs(trainer, runs(4), store=store, told=lambda done, total: told.append((done, total)))
+        context = Context(store=store, progress=lambda *news: told.append(news))
+        found = train_runs(trainer, runs(4), context, stage="mine")
     assert calls == runs(4)
     assert [outcome.mean("a") for outcome, _ in found] == [0, 1, 2, 3]
-    assert told == [(3, 4), (4, 4)]
+    assert told == [("mine", 3, 4), ("mine", 4, 4)]
     assert all(seconds >= 0 for _, seconds in found)
 
 
@@ -143,7 +145,7 @@ def test_outcomes_survive_a_store(losses: list[float], with_test: bool, cost: fl
     store = MemoryRun()
     trainer = FunctionTrainer(lambda *_: there, TASKS)
     for _ in range(2):
-        ((found, _),) = train_runs(trainer, runs(1), store=store)
+        ((found, _),) = train_runs(trainer, runs(1), Context(store=store))
         assert found.cost == cost
         assert np.array_equal(found.losses("validation")["a"], losses)
         assert np.array_equal(found.losses("test")["a"], losses[::-1] if with_test else losses)
@@ -166,13 +168,15 @@ def test_what_decides_the_outcome_is_in_the_fingerprint(monkeypatch: pytest.Monk
 
 
 def test_runs_elsewhere_have_the_same_outcomes() -> None:
-    here = train_runs(FunctionTrainer(linear, TASKS), runs(5), store=MemoryRun())
+    here = train_runs(FunctionTrainer(linear, TASKS), runs(5), Context(store=MemoryRun()))
     with LocalExecutor(2) as executor:
-        there = train_runs(FunctionTrainer(linear, TASKS), runs(5), store=MemoryRun(), executor=executor)
+        there = train_runs(FunctionTrainer(linear, TASKS), runs(5), Context(store=MemoryRun(), executor=executor))
         with pytest.raises(ModelError, match="RuntimeError: seed 1"):
-            train_runs(FunctionTrainer(own_trainers.failing, TASKS), runs(2), store=MemoryRun(), executor=executor)
+            train_runs(
+                FunctionTrainer(own_trainers.failing, TASKS), runs(2), Context(store=MemoryRun(), executor=executor)
+            )
         with pytest.raises(WorkerError):
-            train_runs(FunctionTrainer(dying, TASKS), runs(1), store=MemoryRun(), executor=executor)
+            train_runs(FunctionTrainer(dying, TASKS), runs(1), Context(store=MemoryRun(), executor=executor))
     assert [outcome.mean("a") for outcome, _ in here] == [outcome.mean("a") for outcome, _ in there]
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 import coterie
 from coterie.errors import ModelError
-from coterie.features import RandomDirections, compute_features
+from coterie.features import FeatureOptions, RandomDirections, compute_features
 from coterie.training import fit
 from coterie.training.job import Job
 from coterie.training.stackable import is_stackable
@@ -241,7 +241,7 @@ def test_features_are_those_of_a_plain_loop(implementation, mode):
     model = disturbed(workload)
     shapes = {name: tuple(value.shape) for name, value in model.named_parameters()}
     directions = RandomDirections(shapes, count=5)
-    found = compute_features(workload, model, directions, mode=mode)
+    found = compute_features(workload, model, directions, FeatureOptions(mode=mode))
     for task, expected in enumerate(plain_features(workload, model, directions)):
         got = torch.as_tensor(found.g[found.starts[task] : found.starts[task + 1]])
         assert len(expected) > 5

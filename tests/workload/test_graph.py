@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import coterie
 from coterie.errors import FallbackWarning, ModelError, ResourceError, SettingError, WorkloadError
-from coterie.features import RandomDirections, compute_features, validate_gradients
+from coterie.features import FeatureOptions, RandomDirections, compute_features, validate_gradients
 from coterie.features.measure import TensorSizes
 from coterie.features.plan import plan_features
 from coterie.training import fit
@@ -160,7 +160,7 @@ def test_features_equal_the_plain_loop(kind: str, mode: str) -> None:
     workload = make(kind)
     model = workload.build_model(0)
     directions = RandomDirections.of(model, 5, seed=1)
-    found = compute_features(workload, model, directions, heads="projected", mode=mode)
+    found = compute_features(workload, model, directions, FeatureOptions(heads="projected", mode=mode))
     assert not found.plan.batched
     assert mode in ("auto", found.plan.mode)
     for task, expected in enumerate(plain_features(workload, model, directions)):
@@ -177,7 +177,7 @@ def test_all_rows_share_a_pass(kind: str) -> None:
     directions = RandomDirections.of(model, 60, seed=1)
     with warnings.catch_warnings(), TensorSizes() as sizes:
         warnings.simplefilter("error", FallbackWarning)  # one direction at a time is the plan, not a fallback
-        found = compute_features(workload, model, directions, heads="projected")
+        found = compute_features(workload, model, directions, FeatureOptions(heads="projected"))
     assert (found.plan.mode, found.plan.rows_per_chunk) == ("forward", 24)
     assert "whole graph" in found.plan.reason
     assert sizes.peak <= 1.1 * (found.plan.bytes + found.plan.feature_bytes)
@@ -237,7 +237,8 @@ def test_numbers_of_nodes_do_not_matter(kind: str) -> None:
     model, other = plain.build_model(0), moved.build_model(0)
     directions = RandomDirections.of(model, 3, seed=1)
     features, same = (
-        compute_features(work, net, directions, heads="projected") for work, net in ((plain, model), (moved, other))
+        compute_features(work, net, directions, FeatureOptions(heads="projected"))
+        for work, net in ((plain, model), (moved, other))
     )
     # rows of a part keep the order of the split, and so do the pairs of a task
     close(same.g, features.g)
@@ -400,7 +401,7 @@ def test_without_pytorch_geometric_a_network_of_ones_own_works(monkeypatch) -> N
     workload = from_graph(x, edges, y, tasks=NAMES, model=Dense())
     model = workload.build_model(0)
     directions = RandomDirections.of(model, 3)
-    found = compute_features(workload, model, directions, heads="projected")
+    found = compute_features(workload, model, directions, FeatureOptions(heads="projected"))
     close(found.task(0).g, plain_features(workload, model, directions)[0])
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coterie.errors import SettingError
-from coterie.features import RandomDirections, compute_features, validate_gradients
+from coterie.features import FeatureOptions, RandomDirections, compute_features, validate_gradients
 from coterie.training import fit
 from coterie.training.evaluate import load_state, tensors_of
 from coterie.training.job import Job
@@ -219,7 +219,7 @@ def test_features_are_those_of_plain_differentiation(work, mode):
     model = moved(work.build_model(0))
     names = find_structure(work, model).trunk
     directions = RandomDirections.of(model, 3, seed=1, names=names)
-    found = compute_features(work, model, directions, heads="exact", mode=mode, part="validation")
+    found = compute_features(work, model, directions, FeatureOptions(heads="exact", mode=mode), part="validation")
     assert found.plan.mode == mode
     for task, expected in enumerate(plain_features(work, model, directions, "validation")):
         torch.testing.assert_close(found.task(task).g, expected, rtol=1e-3, atol=1e-3)

@@ -18,7 +18,7 @@ from coterie.affinity.linear import LinearBase
 from coterie.affinity.secants import secant_blocks, secant_flops
 from coterie.affinity.statistics import Statistics, TaskBlock, compute_statistics
 from coterie.errors import ResourceError
-from coterie.features import RandomDirections
+from coterie.features import FeatureOptions, RandomDirections
 from coterie.features.directions import Directions
 from coterie.features.part import PartFeatures
 from coterie.features.shards import compute_shards
@@ -51,16 +51,16 @@ def linearize(
     """
     workload = prepared.workload
     folder = folder_of(prepared.context.store, SHARDS)
+    options = FeatureOptions(heads=settings.heads, head_directions=HEAD_DIRECTIONS, dtype=settings.dtype)
+    tell = lambda _, a, b: prepared.context.progress(f"features of base {number + 1}", a, b)  # noqa: E731
+    context = replace(prepared.context, progress=tell)
 
     def compute() -> Payload:
         parts: dict[str, PartFeatures] = {}
         for part in ("train", "validation"):
             parts[part] = compute_shards(
-                workload, state, directions, structure=prepared.structure, part=part, heads=settings.heads,
-                memory=prepared.context.memory, head_directions=HEAD_DIRECTIONS, dtype=settings.dtype,
-                folder=folder, executor=prepared.context.executor,
-                progress=lambda _, a, b: prepared.context.progress(f"features of base {number + 1}", a, b),
-            )  # fmt: skip
+                workload, state, directions, options, context, structure=prepared.structure, part=part, folder=folder
+            )
         check_heads(workload, [parts["train"].head_width(t) for t in range(workload.n_tasks)], prepared.context.memory)
         blocks = {part: task_blocks(workload, features) for part, features in parts.items()}
         if settings.intercept:

@@ -111,7 +111,7 @@ def group(
             found = find_groups(read, groups, method=method, seed=seed, diagonal=diagonal, progress=s.progress)
         else:
             settings = _settings(read, singletons, costs, model_cost, limit, sizes)
-            found = _select(s, read, budget, {**settings, "seed": seed, "time_limit": time_limit})
+            found = _select(s, read, budget, seed, {**settings, "time_limit": time_limit})
         _finish(s, found, out)
 
 
@@ -173,11 +173,13 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _select(s: Session, affinity: Affinity, budget: float, settings: dict[str, Any]) -> Grouping:
+def _select(s: Session, affinity: Affinity, budget: float, seed: int, settings: dict[str, Any]) -> Grouping:
+    from coterie._context import Context
     from coterie.grouping.cover.select import select_groups
 
+    context = Context(seed, progress=s.progress)
     whole = "costs" not in settings and budget.is_integer()
-    return select_groups(affinity, int(budget) if whole else budget, progress=s.progress, **settings)
+    return select_groups(affinity, int(budget) if whole else budget, context=context, **settings)
 
 
 def _finish(s: Session, grouping: Grouping, out: Path | None) -> None:

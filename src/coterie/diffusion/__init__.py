@@ -17,19 +17,22 @@ if TYPE_CHECKING:
     from coterie.diffusion.denoising import denoising_losses
     from coterie.diffusion.evaluate import negative_transfer_gap, step_losses
     from coterie.diffusion.frechet import frechet_distance
+    from coterie.diffusion.gradients import ProbeSettings
     from coterie.diffusion.intervals import step_intervals
     from coterie.diffusion.lookahead import lookahead_affinity
     from coterie.diffusion.sample import draw_samples
     from coterie.diffusion.schedule import NoiseSchedule
     from coterie.diffusion.study import run_study
     from coterie.diffusion.tasks import IntervalTasks
-    from coterie.diffusion.train import train_denoiser
+    from coterie.diffusion.train import DenoiserRecipe, train_denoiser
     from coterie.diffusion.unet import make_unet
 
 __all__ = [
+    "DenoiserRecipe",
     "DiffusionConfig",
     "IntervalTasks",
     "NoiseSchedule",
+    "ProbeSettings",
     "StepAffinity",
     "denoising_losses",
     "draw_samples",
@@ -46,9 +49,11 @@ __all__ = [
 
 #: which module brings a name
 _LAZY = {
+    "DenoiserRecipe": "train",
     "DiffusionConfig": "config",
     "IntervalTasks": "tasks",
     "NoiseSchedule": "schedule",
+    "ProbeSettings": "gradients",
     "StepAffinity": "affinity",
     "denoising_losses": "denoising",
     "draw_samples": "sample",

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from coterie._check import choice, whole_number
+from coterie._context import DEFAULT_CONTEXT, Context, keywords_into
 from coterie._files import atomic_write
 from coterie._json import reading, text, whole
-from coterie._progress import Progress, silent
 from coterie._sealed import pack, read_sealed
 from coterie._show import short_repr
 from coterie._surface import known_arguments
-from coterie.diffusion.gradients import check_gradient, probed_steps, probing
+from coterie.diffusion.gradients import USUAL_PROBE, ProbeSettings, check_gradient, probed_steps, probing
 from coterie.diffusion.schedule import NoiseSchedule
 from coterie.diffusion.sketch import LONGEST, CountSketch
 from coterie.errors import SettingError, require
@@ -158,44 +158,34 @@ class StepAffinity:
         return axes
 
 
+@keywords_into(probe=ProbeSettings, context=Context)
 @known_arguments
 def step_affinity(
     model: nn.Module,
     images: Tensor,
     schedule: NoiseSchedule,
+    probe: ProbeSettings = USUAL_PROBE,
+    context: Context = DEFAULT_CONTEXT,
     *,
-    steps: Sequence[int] | IntArray | None = None,
-    stride: int = 25,
-    examples: int = 256,
-    batch: int = 64,
     sketch: int | None = 4096,
-    seed: int = 0,
-    condition: Sequence[Tensor] | None = None,
-    parameters: Sequence[str] | None = None,
-    progress: Progress | None = None,
 ) -> StepAffinity:
     """Cosines of the gradients of time steps, at the present parameters.
 
     All steps see the same images with the same noise: what differs between two steps is the step, not the draw. The
     price is that steps share the error of the draw, which makes neighbours look more alike the fewer examples there
-    are; take more `examples` where absolute numbers matter. The model is in evaluation mode; its parameters, their
+    are; take more examples where absolute numbers matter. The model is in evaluation mode; its parameters, their
     ``.grad``, its modes and the random numbers are left as they were.
 
     Args:
         model: called as ``model(x_t, t, *condition)``; give it the moving average of the weights or the raw ones.
         images: (n, C, H, W), scaled as in training.
         schedule: noise schedule.
-        steps: steps to probe; None: every `stride`-th one, and the last.
-        stride: distance between probed steps.
-        examples: number of images, drawn without replacement; all when there are fewer.
-        batch: images in one backward pass; changes speed and memory only.
+        probe: which steps, images and parameters.
+        context: seed, which draws images, noise and sketch, and progress, told of the stage "affinity"; nothing else
+            of it is used.
         sketch: length of the sketches of the gradients, see :class:`CountSketch`: cosines c err by a standard
             deviation of (1 - c^2) / sqrt(sketch), at most 0.016 for 4096. None keeps all gradients: exact, with
             memory for (steps, parameters) numbers. No sketch is made when it would be as long as the gradient.
-        seed: draws images, noise and sketch.
-        condition: tensors with one row for each image, further arguments of the model.
-        parameters: names of parameters, or of modules for all of theirs; None: all that are trained.
-        progress: called as ``progress("affinity", done, total)``.
 
     Returns:
         The affinity. Its `facts` have ``sketch_error``, the largest standard deviation from the sketch.
@@ -225,19 +215,17 @@ def step_affinity(
         >>> found.steps.tolist(), found.values.shape
         ([0, 25, 50, 75, 99], (5, 5))
     """
-    probed, report = probed_steps(schedule.n_steps, steps, stride), progress or silent
-    options: dict[str, Any] = {"examples": examples, "batch": batch, "seed": seed}
-    options |= {"condition": condition, "parameters": parameters}
+    probed, seed = probed_steps(schedule.n_steps, probe.steps, probe.stride), context.seed
     sketch = None if sketch is None else whole_number(sketch, "sketch", low=1, high=LONGEST)
     rows: list[Tensor] = []
-    with probing(model, images, schedule, **options) as probe:
-        size, used = sum(probe.sizes.values()), len(probe.images)
-        shrink = None if sketch is None or sketch >= size else CountSketch(probe.sizes, sketch, seed)
+    with probing(model, images, schedule, probe, seed) as found:
+        size, used = sum(found.sizes.values()), len(found.images)
+        shrink = None if sketch is None or sketch >= size else CountSketch(found.sizes, sketch, seed)
         for step in probed.tolist():
-            gradient = probe.gradient(step)
+            gradient = found.gradient(step)
             flat = torch.cat([g.flatten() for g in gradient.values()]) if shrink is None else shrink(gradient)
             rows.append(check_gradient(flat, step).cpu())
-            report("affinity", len(rows), len(probed))
+            context.progress("affinity", len(rows), len(probed))
     facts = {
         "examples": used,
         "seed": seed,

@@ -12,12 +12,47 @@ from torch import Tensor, nn
 
 from coterie._check import whole_number
 from coterie._random import random_numbers
+from coterie._surface import known_arguments
 from coterie.diffusion.checks import check_denoiser, check_images
 from coterie.diffusion.denoising import denoising_losses
 from coterie.diffusion.modes import evaluating
 from coterie.diffusion.schedule import NoiseSchedule
 from coterie.errors import ModelError, SettingError
 from coterie.grouping.matrix import IntArray
+
+
+@known_arguments
+@dataclass(frozen=True, eq=False)
+class ProbeSettings:
+    """Which time steps of a denoiser are probed, on which images, and for which parameters.
+
+    Args:
+        steps: steps to probe; None: every `stride`-th one, and the last.
+        stride: distance between probed steps.
+        examples: number of images, drawn without replacement; all when there are fewer.
+        batch: images in one backward pass; changes speed and memory only.
+        condition: tensors with one row for each image, further arguments of the model.
+        parameters: names of parameters, or of modules for all of theirs; None: all that are trained.
+
+    Raises:
+        SettingError: for a number that is out of range. Steps, condition and parameters are checked where they are
+            used, against schedule, images and model.
+    """
+
+    steps: Sequence[int] | IntArray | None = None
+    stride: int = 25
+    examples: int = 256
+    batch: int = 64
+    condition: Sequence[Tensor] | None = None
+    parameters: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("stride", "examples", "batch"):
+            whole_number(getattr(self, name), name, low=1)
+
+
+#: every 25th step, 256 images, all parameters that are trained
+USUAL_PROBE = ProbeSettings()
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,30 +112,22 @@ class DenoiserProbe:
 
 @contextlib.contextmanager
 def probing(
-    model: nn.Module,
-    images: Tensor,
-    schedule: NoiseSchedule,
-    *,
-    examples: int,
-    batch: int,
-    seed: int,
-    condition: Sequence[Tensor] | None,
-    parameters: Sequence[str] | None,
+    model: nn.Module, images: Tensor, schedule: NoiseSchedule, settings: ProbeSettings, seed: int
 ) -> Generator[DenoiserProbe]:
     """A probe of a model in evaluation mode; afterwards modes, random numbers and `requires_grad` are as before."""
-    _check(model, images, examples, batch, seed, condition)
-    chosen = choose(model, parameters)
+    _check(model, images, settings.condition)
+    chosen = choose(model, settings.parameters)
     generator = torch.Generator().manual_seed(seed)
-    rows = torch.randperm(len(images), generator=generator)[:examples]
+    rows = torch.randperm(len(images), generator=generator)[: settings.examples]
     noise = torch.randn((len(rows), *images.shape[1:]), generator=generator).to(images.dtype)
-    given = tuple(value[rows.to(value.device)] for value in condition or ())
+    given = tuple(value[rows.to(value.device)] for value in settings.condition or ())
     flags = {value: value.requires_grad for value in chosen.values()}
     try:
         device = next((value.device for value in chosen.values()), torch.device("cpu"))
         with evaluating(model), random_numbers(device):
             for value in flags:  # the shadow copies of a moving average often ask for no gradient
                 value.requires_grad_(True)
-            yield DenoiserProbe(model, schedule, chosen, images[rows.to(images.device)], noise, given, batch)
+            yield DenoiserProbe(model, schedule, chosen, images[rows.to(images.device)], noise, given, settings.batch)
     finally:
         for value, flag in flags.items():
             value.requires_grad_(flag)
@@ -133,7 +160,6 @@ def probed_steps(n_steps: int, steps: Sequence[int] | IntArray | None, stride: i
         >>> probed_steps(10, None, 4).tolist()
         [0, 4, 8, 9]
     """
-    stride = whole_number(stride, "stride", low=1)
     if steps is None:
         return np.unique(np.append(np.arange(0, n_steps, stride), n_steps - 1)).astype(np.int64)
     found = np.unique(np.asarray(steps))
@@ -157,13 +183,9 @@ def check_gradient(sketch: Tensor, step: int) -> Tensor:
     return sketch
 
 
-def _check(
-    model: nn.Module, images: Tensor, examples: int, batch: int, seed: int, condition: Sequence[Tensor] | None
-) -> None:
+def _check(model: nn.Module, images: Tensor, condition: Sequence[Tensor] | None) -> None:
     check_denoiser(model)
     check_images(images)
-    for name, value, low in (("examples", examples, 1), ("batch", batch, 1), ("seed", seed, 0)):
-        whole_number(value, name, low=low)
     for number, value in enumerate(condition or ()):
         if len(value) != len(images):
             raise SettingError(

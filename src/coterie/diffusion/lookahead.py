@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Mapping, Sequence
-from typing import Any
+from collections.abc import Generator, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from coterie._check import positive
-from coterie._progress import Progress, silent
+from coterie._context import DEFAULT_CONTEXT, Context, keywords_into
 from coterie._surface import known_arguments
 from coterie.diffusion.affinity import StepAffinity
-from coterie.diffusion.gradients import DenoiserProbe, check_gradient, probed_steps, probing
+from coterie.diffusion.gradients import (
+    USUAL_PROBE,
+    DenoiserProbe,
+    ProbeSettings,
+    check_gradient,
+    probed_steps,
+    probing,
+)
 from coterie.diffusion.schedule import NoiseSchedule
 from coterie.errors import ModelError
 from coterie.grouping.matrix import FloatArray, IntArray
 
 
+@keywords_into(probe=ProbeSettings, context=Context)
 @known_arguments
 def lookahead_affinity(
     model: nn.Module,
     images: Tensor,
     schedule: NoiseSchedule,
+    probe: ProbeSettings = USUAL_PROBE,
+    context: Context = DEFAULT_CONTEXT,
     *,
     learning_rate: float,
-    steps: Sequence[int] | IntArray | None = None,
-    stride: int = 25,
-    examples: int = 256,
-    batch: int = 64,
-    seed: int = 0,
-    condition: Sequence[Tensor] | None = None,
-    parameters: Sequence[str] | None = None,
-    progress: Progress | None = None,
 ) -> StepAffinity:
     """Share of each step's loss that one step of gradient descent on another step's loss saves.
 
@@ -43,19 +44,14 @@ def lookahead_affinity(
     unlike a cosine it depends on how large gradients and losses are. The model is left as it was, bit for bit.
 
     Args:
-        learning_rate: size of the step. Small ones give the first-order value, but below about 1e-6 of change the
-            losses' rounding errors show.
-        model: see :func:`coterie.diffusion.affinity.step_affinity`, as for all other arguments.
+        model: see :func:`coterie.diffusion.affinity.step_affinity`.
         images: (n, C, H, W), scaled as in training.
         schedule: noise schedule.
-        steps: steps to probe, all as target and as source.
-        stride: distance between probed steps.
-        examples: number of images.
-        batch: images in one pass.
-        seed: draws images and noise.
-        condition: tensors with one row for each image.
-        parameters: names of parameters or modules that move.
-        progress: called as ``progress("lookahead", done, total)``.
+        probe: which steps, all as target and as source; which images; which parameters move.
+        context: seed, which draws images and noise, and progress, told of the stage "lookahead"; nothing else of it is
+            used.
+        learning_rate: size of the step. Small ones give the first-order value, but below about 1e-6 of change the
+            losses' rounding errors show.
 
     Raises:
         ModelError: for a gradient or a loss that is zero or not finite; the latter also after a step that was too long.
@@ -77,25 +73,24 @@ def lookahead_affinity(
         ...     def forward(self, x, t):
         ...         return self.scale * x
         >>> images = torch.zeros(16, 1, 4, 4)
-        >>> found = lookahead_affinity(Denoiser(), images, NoiseSchedule.linear(1000), learning_rate=0.1, stride=999)
+        >>> ends = ProbeSettings(stride=999)
+        >>> found = lookahead_affinity(Denoiser(), images, NoiseSchedule.linear(1000), ends, learning_rate=0.1)
         >>> [[f"{value:+.2f}" for value in row] for row in found.values]
         [['+0.00', '+0.00'], ['+0.01', '+0.33']]
     """
     learning_rate = positive(learning_rate, "learning_rate")
-    probed, report = probed_steps(schedule.n_steps, steps, stride), progress or silent
-    options: dict[str, Any] = {"examples": examples, "batch": batch, "seed": seed}
-    options |= {"condition": condition, "parameters": parameters}
+    probed = probed_steps(schedule.n_steps, probe.steps, probe.stride)
     values = np.empty((len(probed), len(probed)))
-    with probing(model, images, schedule, **options) as probe:
-        before = _losses(probe, probed)
+    with probing(model, images, schedule, probe, context.seed) as found:
+        before = _losses(found, probed)
         for column, source in enumerate(probed.tolist()):
-            gradient = probe.gradient(source)
+            gradient = found.gradient(source)
             check_gradient(torch.stack([value.double().norm() for value in gradient.values()]), source)
-            with moved(probe.parameters, gradient, learning_rate):
-                values[:, column] = 1 - _losses(probe, probed) / before
-            report("lookahead", column + 1, len(probed))
-        facts = {"examples": len(probe.images), "seed": seed, "learning_rate": learning_rate}
-    facts |= {"parameters": sum(probe.sizes.values()), "prediction": schedule.prediction}
+            with moved(found.parameters, gradient, learning_rate):
+                values[:, column] = 1 - _losses(found, probed) / before
+            context.progress("lookahead", column + 1, len(probed))
+        facts = {"examples": len(found.images), "seed": context.seed, "learning_rate": learning_rate}
+    facts |= {"parameters": sum(found.sizes.values()), "prediction": schedule.prediction}
     return StepAffinity(probed, values, schedule.n_steps, "lookahead", facts)
 
 

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from coterie._context import Context
 from coterie._files import user_path
 from coterie._progress import Progress, silent
 from coterie._random import random_numbers
@@ -28,13 +29,14 @@ from coterie.balancing import get_balancer
 from coterie.datasets.images import Images, load_images
 from coterie.diffusion.affinity import StepAffinity, average, check_steps, step_affinity
 from coterie.diffusion.config import DiffusionConfig
+from coterie.diffusion.gradients import ProbeSettings
 from coterie.diffusion.intervals import step_intervals
 from coterie.diffusion.lookahead import lookahead_affinity
 from coterie.diffusion.quality import QualityEvaluator
 from coterie.diffusion.schedule import NoiseSchedule
 from coterie.diffusion.summary import summarise
 from coterie.diffusion.tasks import IntervalTasks
-from coterie.diffusion.train import Trained, train_denoiser
+from coterie.diffusion.train import DenoiserRecipe, Trained, train_denoiser
 from coterie.diffusion.unet import make_unet
 from coterie.errors import StoreError
 from coterie.grouping.intervals.programme import Intervals
@@ -222,20 +224,11 @@ def _study(bench: _Bench) -> Study:
 def _train(bench: _Bench, name: str, seed: int, intervals: Intervals | None) -> Trained:
     """One training: vanilla with checkpoints, or on intervals with a method."""
     part, total = bench.config.training, bench.config.affinity.checkpoints
-    return train_denoiser(
-        bench.model(seed),
-        bench.images.train,
-        bench.schedule,
-        steps=part.steps,
-        batch=part.batch,
-        learning_rate=part.learning_rate,
-        tasks=None if intervals is None else IntervalTasks(intervals, balancing=name),
-        ema=part.ema,
-        seed=seed,
-        checkpoints=[round(part.steps * (i + 1) / total) for i in range(total)] if intervals is None else (),
-        store=bench.run,
-        progress=bench.say(f"training, {name}, seed {seed}"),
-    )
+    kept = [round(part.steps * (i + 1) / total) for i in range(total)] if intervals is None else []
+    recipe = DenoiserRecipe(part.steps, part.batch, part.learning_rate, ema=part.ema, checkpoints=tuple(kept))
+    context = Context(seed=seed, store=bench.run, progress=bench.say(f"training, {name}, seed {seed}"))
+    tasks = None if intervals is None else IntervalTasks(intervals, balancing=name)
+    return train_denoiser(bench.model(seed), bench.images.train, bench.schedule, recipe, context, tasks=tasks)
 
 
 def _affinity(bench: _Bench, vanilla: Trained, seed: int) -> StepAffinity:
@@ -253,13 +246,12 @@ def _one_map(bench: _Bench, state: Mapping[str, Tensor], key: Mapping[str, Any])
     def compute() -> Payload:
         model, images = bench.load(state), bench.images.train.to(bench.device)
         say = bench.say(f"affinity, seed {seed}, after {key['step']} steps")
+        how = ProbeSettings(stride=part.stride, examples=part.examples), Context(seed=seed, progress=say)
         if part.kind == "lookahead":
             rate = bench.config.training.learning_rate
-            found = lookahead_affinity(model, images, bench.schedule, stride=part.stride, examples=part.examples,
-                                       seed=seed, learning_rate=rate, progress=say)  # fmt: skip
+            found = lookahead_affinity(model, images, bench.schedule, *how, learning_rate=rate)
         else:
-            found = step_affinity(model, images, bench.schedule, stride=part.stride, examples=part.examples,
-                                  sketch=part.sketch or None, seed=seed, progress=say)  # fmt: skip
+            found = step_affinity(model, images, bench.schedule, *how, sketch=part.sketch or None)
         return Payload({"steps": found.steps, "values": found.values}, {"facts": dict(found.facts)})
 
     payload = bench.run.unit("affinity of time steps", key, compute)

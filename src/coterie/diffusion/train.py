@@ -6,7 +6,7 @@ import copy
 import operator
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from coterie._check import positive, whole_number
-from coterie._progress import Progress, silent
+from coterie._context import DEFAULT_CONTEXT, Context, keywords_into
 from coterie._random import random_numbers
 from coterie._show import short_repr
 from coterie._surface import known_arguments, warn
-from coterie._units import Payload, UnitStore
+from coterie._units import NoStore, Payload
 from coterie.affinity.digest import digest
 from coterie.balancing import Weighting
 from coterie.diffusion.checks import check_denoiser, check_images
@@ -58,22 +58,35 @@ class Trained:
     balancing: str | None
 
 
+@known_arguments
 @dataclass(frozen=True)
-class Settings:
-    """What determines a training besides model, images, schedule and tasks; see :func:`train_denoiser`."""
+class DenoiserRecipe:
+    """How a denoiser is trained: what determines it besides model, images, schedule, tasks and seed.
+
+    Args:
+        steps: of the optimiser.
+        batch: images of a step. Every image is seen once before the next round begins.
+        learning_rate: of AdamW.
+        max_norm: the norm of the gradient is clipped to this; None does not clip.
+        ema: decay of the averaged weights, see :func:`coterie.diffusion.moving_average`.
+        span: first and last time step, both included, that an expert is trained on; only without tasks.
+        checkpoints: steps after which the weights are kept.
+
+    Raises:
+        SettingError: a value out of range or of another type. Span and decay are checked when training begins.
+    """
 
     steps: int
     batch: int = 40
     learning_rate: float = 1e-3
     max_norm: float | None = 1.0
     ema: float = 0.995
-    seed: int = 0
     span: tuple[int, int] | None = None
-    checkpoints: tuple[int, ...] = field(default=())
+    checkpoints: Sequence[int] = ()
 
     def __post_init__(self) -> None:
-        for name, low in (("steps", 1), ("batch", 1), ("seed", 0)):
-            object.__setattr__(self, name, whole_number(getattr(self, name), name, low=low))
+        for name in ("steps", "batch"):
+            object.__setattr__(self, name, whole_number(getattr(self, name), name, low=1))
         kept = tuple(whole_number(step, "checkpoints", low=1, high=self.steps) for step in self.checkpoints)
         object.__setattr__(self, "checkpoints", kept)
         for name in ("learning_rate", "max_norm"):
@@ -82,23 +95,16 @@ class Settings:
                 object.__setattr__(self, name, positive(value, name))
 
 
+@keywords_into(recipe=DenoiserRecipe, context=Context)
 @known_arguments
 def train_denoiser(
     model: nn.Module,
     images: Tensor,
     schedule: NoiseSchedule,
+    recipe: DenoiserRecipe,
+    context: Context = DEFAULT_CONTEXT,
     *,
-    steps: int,
-    batch: int = 40,
-    learning_rate: float = 1e-3,
     tasks: IntervalTasks | None = None,
-    span: tuple[int, int] | None = None,
-    max_norm: float | None = 1.0,
-    ema: float = 0.995,
-    seed: int = 0,
-    checkpoints: Sequence[int] = (),
-    store: UnitStore | None = None,
-    progress: Progress | None = None,
 ) -> Trained:
     """Train a copy of a denoiser on images; the model that is given is left as it is.
 
@@ -111,17 +117,11 @@ def train_denoiser(
             should be trained.
         images: (N, C, H, W) in [-1, 1], on any device.
         schedule: noise schedule.
-        steps: of the optimiser.
-        batch: images of a step. Every image is seen once before the next round begins.
-        learning_rate: of AdamW.
+        recipe: steps, batches, optimiser, average and checkpoints.
+        context: seed of batches, noise, time steps and PyTorch's own random numbers while training lasts; store, from
+            which a finished training is read; progress, told of the stage "train" now and then. Nothing else of it is
+            used.
         tasks: intervals as tasks, which start anew; None draws all time steps with the same chance (vanilla).
-        span: first and last time step, both included, that an expert is trained on; only without tasks.
-        max_norm: the norm of the gradient is clipped to this; None does not clip.
-        ema: decay of the averaged weights, see :func:`coterie.diffusion.moving_average`.
-        seed: of batches, noise, time steps and PyTorch's own random numbers while training lasts.
-        checkpoints: steps after which the weights are kept.
-        store: an opened run (:func:`coterie.store.open_run`); a finished training is read from it.
-        progress: called now and then with "train", steps done, and all of them.
 
     Returns:
         The weights, and losses of each step. A loss that is not finite at the end is warned of.
@@ -130,23 +130,22 @@ def train_denoiser(
         SettingError: a value out of range or of another type, tasks together with a span, or tasks for another number
             of time steps.
 
-    Cost: `steps` times the passes of the balancer; memory for three copies of the weights and one a checkpoint.
+    Cost: steps times the passes of the balancer; memory for three copies of the weights and one a checkpoint.
 
     Source: Go et al., NeurIPS 2023, and their code, for optimiser and stratified batches.
     """
-    settings = Settings(steps, batch, learning_rate, max_norm, ema, seed, span, tuple(checkpoints))
     check_denoiser(model)
     check_images(images, ndim=4)
-    draw = _steps_of(schedule, tasks, settings)
+    draw = _steps_of(schedule, tasks, recipe)
     name = None if tasks is None else tasks.name
 
     def compute() -> Payload:
-        return _train(copy.deepcopy(model), images, schedule, draw, tasks, settings, progress or silent)
+        return _train(copy.deepcopy(model), images, schedule, draw, tasks, recipe, context)
 
-    payload = (
-        compute() if store is None else store.unit("denoiser", _key(model, images, schedule, tasks, settings), compute)
-    )
-    return _trained(payload, settings, name)
+    if isinstance(context.store, NoStore):  # which needs no key
+        return _trained(compute(), recipe, context.seed, name)
+    key = {**_key(model, images, schedule, tasks, recipe), "seed": context.seed}
+    return _trained(context.store.unit("denoiser", key, compute), recipe, context.seed, name)
 
 
 def batches(count: int, size: int, generator: torch.Generator) -> Generator[Tensor]:
@@ -166,20 +165,20 @@ def batches(count: int, size: int, generator: torch.Generator) -> Generator[Tens
 
 
 def _steps_of(
-    schedule: NoiseSchedule, tasks: IntervalTasks | None, settings: Settings
+    schedule: NoiseSchedule, tasks: IntervalTasks | None, recipe: DenoiserRecipe
 ) -> Callable[[torch.Generator], Tensor]:
     """How the time steps of a batch are drawn."""
     if tasks is not None:
-        if settings.span is not None:
+        if recipe.span is not None:
             raise SettingError("Parameters `tasks` and `span` exclude each other: an expert has one task. Give one.")
         if tasks.intervals.n != schedule.n_steps:
             raise SettingError(
                 f"Parameter `tasks` should have intervals of the schedule's {schedule.n_steps} time steps. Found "
                 f"{tasks.intervals.n}. Make the intervals from this schedule."
             )
-        return lambda generator: tasks.sample(settings.batch, generator)
-    first, last = _span_of(settings.span, schedule.n_steps)
-    return lambda generator: torch.randint(first, last + 1, (settings.batch,), generator=generator)
+        return lambda generator: tasks.sample(recipe.batch, generator)
+    first, last = _span_of(recipe.span, schedule.n_steps)
+    return lambda generator: torch.randint(first, last + 1, (recipe.batch,), generator=generator)
 
 
 def _span_of(span: Any, n_steps: int) -> tuple[int, int]:
@@ -197,7 +196,7 @@ def _span_of(span: Any, n_steps: int) -> tuple[int, int]:
 
 
 def _key(
-    model: nn.Module, images: Tensor, schedule: NoiseSchedule, tasks: IntervalTasks | None, settings: Settings
+    model: nn.Module, images: Tensor, schedule: NoiseSchedule, tasks: IntervalTasks | None, recipe: DenoiserRecipe
 ) -> dict[str, Any]:
     """Everything that determines a training."""
     if tasks is not None and tasks.choice is None:
@@ -215,7 +214,7 @@ def _key(
         "schedule": [schedule.prediction, digest(process)],
         "starts": None if tasks is None else list(tasks.intervals.starts),
         "balancing": None if tasks is None or tasks.choice is None else tasks.choice.to_dict(),
-        **asdict(settings),
+        **asdict(recipe),
     }
 
 
@@ -225,40 +224,40 @@ def _train(
     schedule: NoiseSchedule,
     draw: Callable[[torch.Generator], Tensor],
     tasks: IntervalTasks | None,
-    settings: Settings,
-    progress: Progress,
+    recipe: DenoiserRecipe,
+    context: Context,
 ) -> Payload:
     device = next(model.parameters()).device
-    seeds = np.random.SeedSequence(settings.seed).generate_state(4)
+    seeds = np.random.SeedSequence(context.seed).generate_state(4)
     rows_rng, noise_rng, t_rng = (torch.Generator().manual_seed(int(seed)) for seed in seeds[:3])
-    stream = batches(len(images), settings.batch, rows_rng)
+    stream = batches(len(images), recipe.batch, rows_rng)
     if tasks is not None:
-        tasks = tasks.renewed(seed=settings.seed, window=max(1, len(images) // settings.batch))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.0)
-    average = moving_average(model, settings.ema)
+        tasks = tasks.renewed(seed=context.seed, window=max(1, len(images) // recipe.batch))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.0)
+    average = moving_average(model, recipe.ema)
     losses: list[Tensor] = []
     kept: dict[str, Tensor] = {}
     model.train()
     with random_numbers(device, int(seeds[3])):
         start = _now(device)
-        for step in range(1, settings.steps + 1):
+        for step in range(1, recipe.steps + 1):
             rows = next(stream)
             clean = images[rows.to(images.device)].to(device)
             noise = torch.randn(clean.shape, generator=noise_rng).to(clean)
             t = draw(t_rng).to(device)
             batch = clean, noise, t
-            losses.append(training_step(model, optimizer, schedule, batch, tasks=tasks, max_norm=settings.max_norm))
+            losses.append(training_step(model, optimizer, schedule, batch, tasks=tasks, max_norm=recipe.max_norm))
             # whatever the method: weights that are not averaged would be compared with averaged ones
             average.update_parameters(model)
-            if step in settings.checkpoints:
+            if step in recipe.checkpoints:
                 kept |= _named(f"step-{step}", model)
-            if step % 50 == 0 or step == settings.steps:
-                progress("train", step, settings.steps)
+            if step % 50 == 0 or step == recipe.steps:
+                context.progress("train", step, recipe.steps)
         seconds = _now(device) - start
     found = torch.stack(losses).double().cpu()
     if bool(found[-1].isinf().any()) or bool(found[-1].isnan().all()):
         warn(
-            f"The loss is not finite after {settings.steps} steps: training diverged. Take a smaller learning rate.",
+            f"The loss is not finite after {recipe.steps} steps: training diverged. Take a smaller learning rate.",
             NumericsWarning,
         )
     arrays = {**_named("ema", average.module), **_named("raw", model), **kept, "losses": found}
@@ -316,7 +315,7 @@ def _named(kind: str, model: nn.Module) -> State:
     return {f"{kind}/{name}": value.detach().cpu().clone() for name, value in model.state_dict().items()}
 
 
-def _trained(payload: Payload, settings: Settings, balancing: str | None) -> Trained:
+def _trained(payload: Payload, recipe: DenoiserRecipe, seed: int, balancing: str | None) -> Trained:
     states: dict[str, State] = {}
     for key, value in payload.arrays.items():
         if key != "losses":
@@ -325,10 +324,10 @@ def _trained(payload: Payload, settings: Settings, balancing: str | None) -> Tra
     return Trained(
         state=states["ema"],
         raw=states["raw"],
-        checkpoints={step: states[f"step-{step}"] for step in settings.checkpoints},
+        checkpoints={step: states[f"step-{step}"] for step in recipe.checkpoints},
         losses=torch.as_tensor(payload.arrays["losses"]).numpy(),
         seconds=float(payload.meta["seconds"]),
-        steps=settings.steps,
-        seed=settings.seed,
+        steps=recipe.steps,
+        seed=seed,
         balancing=balancing,
     )

@@ -166,14 +166,14 @@ def compare(
         rungs = Trainings(halved, chosen, context, "halving", balancing=balancing)
         final = Trainings(halved, index, context, "compare", balancing=balancing)
     else:
-        rungs = final = RunOutcomes.of(workload, context.store, executor, balancing)
+        rungs = final = RunOutcomes.of(workload, context, balancing)
         names = final.trainer.tasks
     everything = {JOINT: all_in_one(names), **as_groupings(candidates, names), BASELINE: single_task(names)}
     halving = None
     if runs is not None:
-        halving = _eliminate(everything, wanted, whole_number(runs, "runs", low=1), budget, rungs, context.progress)
+        halving = _eliminate(everything, wanted, whole_number(runs, "runs", low=1), budget, rungs)
         everything, wanted = {name: everything[name] for name in halving.finalists}, list(halving.seeds)
-    final.train(subsets_of(everything.values()), wanted, keep=None, stage=STAGE, progress=context.progress)
+    final.train(subsets_of(everything.values()), wanted, keep=None, stage=STAGE)
     found = {part: final.measure(list(everything.values()), wanted, part) for part in PARTS}
     labels = {part: losses.labels for part, losses in found.items() if losses.labels is not None}
     comparison = Comparison(
@@ -229,7 +229,6 @@ def _eliminate(
     runs: int,
     budget: int | None,
     rungs: Trainings | RunOutcomes,
-    progress: Progress,
 ) -> Halving:
     """Successive halving on validation losses."""
     entry = RaceEntries.of(everything, (JOINT, BASELINE), budget)
@@ -238,7 +237,7 @@ def _eliminate(
         groupings = [everything[name] for name in names]
         subsets = subsets_of(groupings)
         new = [seed for seed in used if not rungs.trained(subsets[0], seed)]
-        rungs.train(subsets, new, keep=False, stage=f"compare: choosing among {len(names)}", progress=progress)
+        rungs.train(subsets, new, keep=False, stage=f"compare: choosing among {len(names)}")
         return rungs.measure(groupings, used, "validation")
 
     models = {name: len(grouping.groups) for name, grouping in everything.items()}

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coterie._progress import Progress
+from coterie._context import Context
 from coterie._surface import warn
-from coterie._units import UnitStore
 from coterie.balancing import Balancing
 from coterie.errors import DataWarning, ModelError, SettingError
 from coterie.evaluation.gains import Losses
@@ -30,20 +27,18 @@ class RunOutcomes:
 
     Attributes:
         trainer: who does the runs.
-        store: where outcomes are kept.
-        executor: where the trainer works; None is this process.
+        context: store of the outcomes, progress and executor.
         runs: outcome of each (subset, seed).
         seconds: how long the runs took, in this or an earlier process.
     """
 
     trainer: Trainer
-    store: UnitStore
-    executor: Executor | None = None
+    context: Context
     runs: dict[tuple[Subset, int], Outcome] = field(default_factory=dict[tuple[Subset, int], Outcome])
     seconds: float = 0.0
 
     @staticmethod
-    def of(trainer: Any, store: UnitStore, executor: Executor | None, balancing: Balancing | None) -> RunOutcomes:
+    def of(trainer: Any, context: Context, balancing: Balancing | None) -> RunOutcomes:
         """No run done yet.
 
         Raises:
@@ -55,20 +50,18 @@ class RunOutcomes:
                 f"Parameter `balancing`={str(balancing)!r} needs a torch workload: {trainer!r} balances tasks itself. "
                 "Leave it out."
             )
-        return RunOutcomes(trainer, store, executor)
+        return RunOutcomes(trainer, context)
 
     def trained(self, subset: Subset, seed: int) -> bool:
         """Whether there is a run on a subset with a seed."""
         return (subset, seed) in self.runs
 
-    def train(
-        self, subsets: Sequence[Subset], seeds: Sequence[int], *, stage: str, progress: Progress, keep: bool | None
-    ) -> None:
+    def train(self, subsets: Sequence[Subset], seeds: Sequence[int], *, stage: str, keep: bool | None) -> None:
         """Do every subset with every seed; what the store has is not done again. No parameters are kept."""
         del keep
         places = [(subset, seed) for seed in seeds for subset in subsets]
         runs = [make_run(self.trainer, subset, seed) for subset, seed in places]
-        done = train_runs(self.trainer, runs, store=self.store, told=partial(progress, stage), executor=self.executor)
+        done = train_runs(self.trainer, runs, self.context, stage=stage)
         for place, run, (outcome, seconds) in zip(places, runs, done, strict=True):
             self.runs[place] = outcome
             self.seconds += seconds

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coterie._context import Context
-from coterie._progress import Progress
 from coterie._units import Payload, look
 from coterie.balancing import Balancing
 from coterie.balancing.choice import balancing_key
@@ -61,7 +60,7 @@ class Trainings:
     Attributes:
         workload: tasks, data, model and recipe.
         index: labels whose losses are measured, by part of the data.
-        context: memory, store and executor.
+        context: memory, store, progress and executor.
         name: of the units in the store.
         fits: the training of each (subset, seed).
         losses: (subset, seed, part) -> loss of each label of the subset's tasks.
@@ -80,9 +79,7 @@ class Trainings:
     seconds: float = 0.0
     balancing: Balancing | None = None
 
-    def train(
-        self, subsets: Sequence[Subset], seeds: Sequence[int], *, keep: bool | None, stage: str, progress: Progress
-    ) -> None:
+    def train(self, subsets: Sequence[Subset], seeds: Sequence[int], *, keep: bool | None, stage: str) -> None:
         """Train subsets with some seeds; `keep` says whether their parameters stay in memory and store.
 
         None keeps them where they are small.
@@ -93,10 +90,8 @@ class Trainings:
         kept = self._small(len(subsets), seeds) if keep is None else keep
         batches = [(seed, batch) for seed in seeds for batch in self._batches(subsets, seed)]
         units = [self._unit(batch, seed) for seed, batch in batches]
-        payloads = fit_units(
-            self.workload, self.name, units, partial(self._pack, kept), replace(self.context, progress=progress),
-            stage=stage,
-        )  # fmt: skip
+        pack = partial(self._pack, kept)
+        payloads = fit_units(self.workload, self.name, units, pack, self.context, stage=stage)
         for seed in seeds:  # not before all are there: a run that is killed trains the same batches again
             for number, batch in enumerate(batch for of, batch in batches if of == seed):
                 self._registered(seed, number, batch)

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
+from typing import Any
 
-import torch
 from torch import nn
 
-from coterie._check import choice
+from coterie._check import choice, whole_number
+from coterie._context import DEFAULT_CONTEXT, Context, keywords_into
 from coterie._files import user_path
-from coterie._progress import Progress, silent
+from coterie._progress import Progress
 from coterie._surface import known_arguments
 from coterie.errors import SettingError
 from coterie.features import forward, reverse
@@ -23,11 +24,11 @@ from coterie.features.layers import HooksUnsupportedError
 from coterie.features.modes import differentiable
 from coterie.features.pairs import Pairs, labelled_pairs
 from coterie.features.part import PartFeatures
-from coterie.features.plan import FeaturePlan, demand, make_plan
+from coterie.features.plan import MODES, FeaturePlan, demand, make_plan
 from coterie.features.probe import choose_backend, warn_fallback
 from coterie.features.program import MarginProgram
 from coterie.features.random_directions import RandomDirections
-from coterie.features.storage import stored_type
+from coterie.features.storage import STORED, stored_type
 from coterie.features.writer import FeatureWriter
 from coterie.workload.structure import Structure, find_structure
 from coterie.workload.workload import Workload
@@ -45,20 +46,53 @@ WAYS = {
 
 
 @known_arguments
+@dataclass(frozen=True)
+class FeatureOptions:
+    """How features are computed and stored.
+
+    Args:
+        heads: ``"exact"`` keeps each task's head gradient apart: exactly for linear heads, along `head_directions`
+            random directions for others; ``"projected"`` treats heads like any parameter (as published); ``"none"``
+            leaves them out.
+        mode: ``"auto"`` (the cheaper), ``"forward"`` or ``"reverse"``.
+        head_directions: directions for heads that are not linear.
+        spill: a new file (or a folder) for features that do not fit the memory: a mapped safetensors file.
+        dtype: how features are stored: ``"float32"`` (double for double models), ``"float16"`` (half the bytes, each
+            number to 0.05 %, columns scaled so that nothing overflows) or ``"bfloat16"`` (half the bytes, to 0.4 %).
+            They are computed and read in full precision whatever it is.
+
+    Raises:
+        SettingError: for a value that there is not.
+    """
+
+    heads: str = "exact"
+    mode: str = "auto"
+    head_directions: int = 32
+    spill: Path | str | None = None
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        choice(self.heads, "heads", HEADS)
+        choice(self.mode, "mode", MODES)
+        choice(self.dtype, "dtype", tuple(STORED))
+        whole_number(self.head_directions, "head_directions", low=1)
+
+
+#: the cheaper mode, exact heads, in full precision and in memory
+DEFAULT_OPTIONS = FeatureOptions()
+
+
+@keywords_into(options=FeatureOptions, context=Context)
+@known_arguments
 def compute_features(
     workload: Workload,
     model: nn.Module,
     directions: Directions,
+    options: FeatureOptions = DEFAULT_OPTIONS,
+    context: Context = DEFAULT_CONTEXT,
     *,
     structure: Structure | None = None,
     part: str = "train",
-    heads: str = "exact",
-    mode: str = "auto",
-    memory: int = 2**30,
-    head_directions: int = 32,
-    progress: Progress | None = None,
-    spill: Path | str | None = None,
-    dtype: str = "float32",
 ) -> PartFeatures:
     """Projected gradients ``P^T grad h`` of the margins of all labelled (example, task) pairs of a part.
 
@@ -75,25 +109,17 @@ def compute_features(
         workload: tasks and data.
         model: the module to differentiate.
         directions: the columns of P, over trunk parameters (heads "exact" and "none") or any (heads "projected").
+        options: heads, mode and storage.
+        context: memory, which features and working memory share, and progress, told of the stage "features"; nothing
+            else of it is used.
         structure: trunk and heads; found when None.
         part: ``"train"``, ``"validation"`` or ``"test"``.
-        heads: ``"exact"`` keeps each task's head gradient apart: exactly for linear heads, along `head_directions`
-            random directions for others; ``"projected"`` treats heads like any parameter (as published); ``"none"``
-            leaves them out.
-        mode: ``"auto"`` (the cheaper), ``"forward"`` or ``"reverse"``.
-        memory: bytes that features and working memory may take.
-        head_directions: directions for heads that are not linear.
-        progress: called as progress("features", done, total).
-        spill: a new file (or a folder) for features that do not fit the memory: a mapped safetensors file.
-        dtype: how features are stored: ``"float32"`` (double for double models), ``"float16"`` (half the bytes, each
-            number to 0.05 %, columns scaled so that nothing overflows) or ``"bfloat16"`` (half the bytes, to 0.4 %).
-            They are computed and read in full precision whatever it is.
 
     Raises:
-        SettingError: unknown option, or directions that do not fit the model.
+        SettingError: an unknown part, or directions that do not fit the model.
         WorkloadError: no labelled row; no shared parameter.
         ModelError: the model cannot be differentiated, or gives gradients that are not finite.
-        ResourceError: it does not fit `memory`.
+        ResourceError: it does not fit the memory.
 
     Warns:
         ModelModeWarning: BatchNorm or active dropout was put in evaluation mode.
@@ -119,30 +145,32 @@ def compute_features(
         >>> features.task(1).g.shape, features.task(1).head.shape
         (torch.Size([6, 5]), torch.Size([6, 5]))
     """
-    _check_options(heads, part, head_directions)
+    choice(part, "part", PARTS)
     pairs = labelled_pairs(workload, part)
-    if heads != "projected" and structure is None:
+    if options.heads == "projected":
+        structure = None
+    elif structure is None:
         structure = find_structure(workload, model)
-    _check_directions(model, directions, structure if heads != "projected" else None)
-    own = own_directions(model, directions, structure, head_directions) if heads == "exact" else None
+    _check_directions(model, directions, structure)
+    own = own_directions(model, directions, structure, options)
     every = [directions] if own is None else [directions, own]
     with differentiable(model):
         runs = [_MovedPart(MarginProgram(workload, model, each.names), each) for each in every]
         program = MarginProgram(workload, model, [name for each in every for name in each.names])
-        stored = stored_type(dtype, program.dtype)
-        ask = _Request(workload, program, runs, pairs, mode, memory, spill is not None, stored)
+        stored, report = stored_type(options.dtype, program.dtype), context.progress
+        ask = _Request(program, runs, pairs, options, context.memory)
         hooks = Hooks(program)
         plan = _plan(ask, hooks)
-        capture = HeadCapture(workload, model, structure if heads == "exact" else None, pairs, program.dtype)
-        file = _spill_file(spill, part) if plan.spill and spill is not None else None
+        capture = HeadCapture(workload, model, structure if options.heads == "exact" else None, pairs, program.dtype)
+        file = _spill_file(options.spill, part) if plan.spill and options.spill is not None else None
         writers = [FeatureWriter(pairs, directions.count, program.dtype, file, stored)]
         if own is not None:
             writers.append(FeatureWriter(pairs, own.count, program.dtype))
         try:
-            _compute(program, runs, writers, pairs, plan, progress or silent, capture, hooks)
+            _compute(program, runs, writers, pairs, plan, report, capture, hooks)
         except HooksUnsupportedError:  # in a later batch, what the trial could not see: all again in another way
             plan = replace(_plan(ask, None), spill=plan.spill)
-            _compute(program, runs, writers, pairs, plan, progress or silent, capture, hooks)
+            _compute(program, runs, writers, pairs, plan, report, capture, hooks)
     margins, head = capture.result()
     if own is not None:
         head = replace(head, projected=writers[1].features, directions=own)
@@ -155,9 +183,9 @@ def compute_features(
         offset=margins[pairs.local, pairs.task],
         targets=workload.targets[pairs.rows][pairs.local, pairs.task].to(program.dtype),
         matrix=writers[0].finish(),
-        heads=heads,
+        heads=options.heads,
         head_features=head,
-        structure=structure if heads != "projected" else None,
+        structure=structure,
         plan=plan,
     )
 
@@ -174,14 +202,11 @@ class _MovedPart:
 class _Request:
     """What is to be computed, and within which bounds."""
 
-    workload: Workload
     program: MarginProgram
     runs: Sequence[_MovedPart]
     pairs: Pairs
-    mode: str
+    options: FeatureOptions
     memory: int
-    spill: bool
-    stored: torch.dtype
 
 
 def _compute(
@@ -208,15 +233,16 @@ def _compute(
 
 def _plan(ask: _Request, hooks: Hooks | None) -> FeaturePlan:
     """Plan, try the plan on two rows, and plan again when the model does not support it."""
-    program, runs, mode = ask.program, ask.runs, ask.mode
+    program, runs, mode = ask.program, ask.runs, ask.options.mode
     size = sum(run.directions.size for run in runs)
     count = sum(run.directions.count for run in runs)
     largest = max(value.numel() for value in program.parameters.values())
     item, first = program.dtype.itemsize, runs[0].directions.count
-    each = first * ask.stored.itemsize + (count - first) * item
-    need = demand(ask.workload, program.model, ask.pairs, size, count, item, largest, each)
+    each = first * stored_type(ask.options.dtype, program.dtype).itemsize + (count - first) * item
+    need = demand(program.workload, program.model, ask.pairs, size, count, item, largest, each)
+    room: dict[str, Any] = {"memory": ask.memory, "spill": ask.options.spill is not None}
     # hooks need the least memory: what does not fit with them is refused before anything is tried
-    mode_first = make_plan(need, mode=mode, memory=ask.memory, spill=ask.spill, way="hooks").mode
+    mode_first = make_plan(need, mode=mode, way="hooks", **room).mode
     jobs = [(run.program, run.directions) for run in runs]
     backend, problem = choose_backend(program, jobs, ask.pairs, mode_first, hooks=hooks)
     because = ""
@@ -224,25 +250,18 @@ def _plan(ask: _Request, hooks: Hooks | None) -> FeaturePlan:
         warn_fallback(mode_first, backend, problem)
         if backend.mode != mode_first:
             because, mode = f"Forward mode is not supported by {problem}; so ", backend.mode
-    plan = make_plan(need, mode=mode, memory=ask.memory, spill=ask.spill, because=because, way=backend.way)
+    plan = make_plan(need, mode=mode, because=because, way=backend.way, **room)
     return replace(plan, reason=f"{plan.reason} {WAYS[backend.mode, backend.way]}")
 
 
 def own_directions(
-    model: nn.Module, directions: Directions, structure: Structure | None, count: int
+    model: nn.Module, directions: Directions, structure: Structure | None, options: FeatureOptions
 ) -> RandomDirections | None:
     """Directions for the heads that are not linear, all tasks at once, since no two heads share a number."""
-    heads = structure.heads if structure is not None else ()
+    heads = structure.heads if structure is not None and options.heads == "exact" else ()
     names = dict.fromkeys(name for head in heads if not head.linear for name, _ in head.parameters)
     seed = directions.seed if isinstance(directions, RandomDirections) else 0
-    return RandomDirections.of(model, count, seed, tuple(names)) if names else None
-
-
-def _check_options(heads: str, part: str, head_directions: int) -> None:
-    choice(heads, "heads", HEADS)
-    choice(part, "part", PARTS)
-    if head_directions < 1:
-        raise SettingError(f"Parameter `head_directions` should be at least 1. Found {head_directions}.")
+    return RandomDirections.of(model, options.head_directions, seed, tuple(names)) if names else None
 
 
 def _check_directions(model: nn.Module, directions: Directions, structure: Structure | None) -> None:

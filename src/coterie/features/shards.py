@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from coterie._context import Context
 from coterie._executor import Done, reissue_warnings, run_jobs
-from coterie._progress import Progress
 from coterie.features import shard_files
 from coterie.features.directions import Directions
-from coterie.features.features import WAYS, compute_features, own_directions
+from coterie.features.features import WAYS, FeatureOptions, compute_features, own_directions
 from coterie.features.heads import HeadFeatures
 from coterie.features.measure import whole_pass
 from coterie.features.modes import differentiable
@@ -53,7 +52,8 @@ class Setting:
         directions: the columns of P.
         structure: trunk and heads.
         part: of the data.
-        options: of :func:`coterie.features.compute_features`.
+        options: how the features are computed.
+        memory: bytes for the features of a shard and the work on it.
         key: digest of all that, and of the workload.
     """
 
@@ -61,7 +61,8 @@ class Setting:
     directions: Directions
     structure: Structure | None
     part: str
-    options: Mapping[str, Any]
+    options: FeatureOptions
+    memory: int
     key: str = ""
 
 
@@ -86,17 +87,12 @@ def compute_shards(
     workload: Workload,
     state: Mapping[str, Tensor],
     directions: Directions,
+    options: FeatureOptions,
+    context: Context,
     *,
     structure: Structure,
     part: str = "train",
-    memory: int = 2**30,
-    mode: str = "auto",
-    dtype: str = "float32",
-    shard_rows: int = SHARD_ROWS,
     folder: Path | None = None,
-    progress: Progress | None = None,
-    executor: Executor | None = None,
-    **options: Any,
 ) -> PartFeatures:
     """What :func:`coterie.features.compute_features` computes, in shards where there are many rows.
 
@@ -104,22 +100,18 @@ def compute_shards(
         workload: tasks, data and the model's architecture.
         state: the model's parameters and buffers.
         directions: the columns of P.
+        options: as in :func:`compute_features`, without `spill`. The mode is chosen once for all shards.
+        context: memory, which features and working memory share (a worker needs about as much as this process),
+            progress and executor.
         structure: trunk and heads.
         part: ``"train"``, ``"validation"`` or ``"test"``.
-        memory: bytes that features and working memory may take; a worker needs about as much as this process.
-        mode: as in :func:`compute_features`; chosen once for all shards.
-        dtype: how the features are stored in the end.
-        shard_rows: labelled rows of a shard. Up to so many rows nothing is cut, which saves an assembly.
         folder: shards are kept here, and found again after a kill; workers that see it write there. None keeps them
-            in memory. They can be deleted
-            (:func:`coterie._units.drop_shards`) once what is made of the features is kept.
-        progress: called as ``progress("features", done, total)``.
-        executor: where; None is this process.
-        options: further arguments of :func:`compute_features`, without `spill`.
+            in memory. They can be deleted (:func:`coterie._units.drop_shards`) once what is made of the features is
+            kept.
 
     Returns:
-        The features, the same for every executor. For one shard size they are the same bit for bit; between shard
-        sizes, and against :func:`compute_features`, up to rounding.
+        The features, the same for every executor bit for bit, and those of :func:`compute_features` up to rounding.
+        Up to :data:`SHARD_ROWS` labelled rows nothing is cut, which saves an assembly.
 
     Raises:
         SettingError, WorkloadError, ModelError, ResourceError: see :func:`compute_features`.
@@ -129,27 +121,25 @@ def compute_shards(
     """
     pairs = labelled_pairs(workload, part)
     model = _model(workload, state)
-    if len(pairs.rows) <= shard_rows or whole_pass(model):
-        return compute_features(
-            workload, model, directions, structure=structure, part=part, memory=memory, mode=mode, dtype=dtype,
-            progress=progress, **options,
-        )  # fmt: skip
-    of_heads = _of_heads(model, directions, structure, options)
-    plan = _plan(workload, model, pairs, directions, of_heads, mode, memory, dtype)
-    pieces = pairs.rows.cpu().split(shard_rows)
+    if len(pairs.rows) <= SHARD_ROWS or whole_pass(model):
+        return compute_features(workload, model, directions, options, context, structure=structure, part=part)
+    every = [directions, *filter(None, [own_directions(model, directions, structure, options)])]
+    program = MarginProgram(workload, model, [name for each in every for name in each.names])
+    plan = _plan(program, pairs, every, options, context.memory)
+    pieces = pairs.rows.cpu().split(SHARD_ROWS)
     # a shard may have more labels than another; its features have full precision
     labels = max(int(workload.observed[rows.to(workload.device)].sum()) for rows in pieces)
-    own_bytes = labels * _pair_bytes(workload, model, directions, of_heads, "float32")
-    chosen = {**options, "memory": memory - plan.feature_bytes + own_bytes, "mode": plan.mode}
-    setting = Setting({k: own(v) for k, v in state.items()}, directions, structure, part, chosen)
-    setting = replace(setting, key=_key(workload, setting, shard_rows))
+    full = replace(options, mode=plan.mode, dtype="float32")
+    memory = context.memory - plan.feature_bytes + labels * _pair_bytes(program, every, full)
+    setting = Setting({k: own(v) for k, v in state.items()}, directions, structure, part, full, memory)
+    setting = replace(setting, key=_key(workload, setting))
     with shard_files.token(folder) as token:
         shards = [
             Shard(own(rows), f"{setting.key}-{number:05d}.safetensors", None if folder is None else str(folder), token)
             for number, rows in enumerate(pieces)
         ]
-        table = _Table(pairs, dtype)
-        _collect(workload, setting, shards, folder, progress, executor, table.add)
+        table = _Table(pairs, options.dtype)
+        _collect(workload, setting, shards, folder, context, table.add)
     return _assemble(workload, setting, pairs, plan, table)
 
 
@@ -163,8 +153,8 @@ def compute_shard(value: tuple[Workload, Setting], shard: Shard) -> bytes | None
     split = replace(workload.split, **{setting.part: shard.rows.to(workload.device)})
     small = replace(workload, split=split)
     features = compute_features(
-        small, _model(workload, setting.state), setting.directions, structure=setting.structure, part=setting.part,
-        **setting.options,
+        small, _model(workload, setting.state), setting.directions, setting.options, Context(memory=setting.memory),
+        structure=setting.structure, part=setting.part,
     )  # fmt: skip
     heads = features.head_features
     arrays = {"g": features.matrix.read(), "offset": features.offset, "starts": features.starts, "slopes": heads.slopes}
@@ -185,11 +175,12 @@ def _model(workload: Workload, state: Mapping[str, Tensor]) -> torch.nn.Module:
     return model
 
 
-def _key(workload: Workload, setting: Setting, shard_rows: int) -> str:
+def _key(workload: Workload, setting: Setting) -> str:
     """SHA-256 of everything that determines the shards of a part, beside their numbers."""
     found = hashlib.sha256(f"{_FORMAT} {fingerprint(workload)}".encode())
     along = setting.directions
-    found.update(repr((setting.part, sorted(setting.options.items()), shard_rows, along.count, along.shapes)).encode())
+    facts = (setting.part, setting.options, setting.memory, SHARD_ROWS, along.count, along.shapes)
+    found.update(repr(facts).encode())
     _update(found, "state", setting.state)
     if isinstance(along, RandomDirections):
         found.update(f"{along.seed}".encode())
@@ -212,8 +203,7 @@ def _collect(
     setting: Setting,
     shards: Sequence[Shard],
     folder: Path | None,
-    progress: Progress | None,
-    executor: Executor | None,
+    context: Context,
     take: Callable[[dict[str, Tensor], dict[str, Any]], None],
 ) -> None:
     """Hand over tensors and facts of every shard, in order, as soon as those before are there.
@@ -240,53 +230,32 @@ def _collect(
         hand_over()
 
     def tell(stage: str, finished: int, total: int) -> None:
-        if progress is not None:
-            progress(stage, before + finished, before + total)
+        context.progress(stage, before + finished, before + total)
 
     hand_over()
     parcel = bound(workload, setting)
-    ended = run_jobs(executor, compute_shard, missing, parcel, stage=_STAGE, progress=tell, done=done)
+    ended = run_jobs(context.executor, compute_shard, missing, parcel, stage=_STAGE, progress=tell, done=done)
     reissue_warnings(tuple(said for outcome in ended for said in outcome.warned))
 
 
 def _plan(
-    workload: Workload,
-    model: torch.nn.Module,
-    pairs: Pairs,
-    directions: Directions,
-    of_heads: Directions | None,
-    mode: str,
-    memory: int,
-    dtype: str,
+    program: MarginProgram, pairs: Pairs, every: Sequence[Directions], options: FeatureOptions, memory: int
 ) -> FeaturePlan:
     """The plan of the whole part, which chooses the mode of all shards; its features are those of the whole table."""
-    every = [directions] if of_heads is None else [directions, of_heads]
     size, count = sum(one.size for one in every), sum(one.count for one in every)
-    program = MarginProgram(workload, model, [name for one in every for name in one.names])
     largest, item = max(value.numel() for value in program.parameters.values()), program.dtype.itemsize
-    each = _pair_bytes(workload, model, directions, of_heads, dtype)
-    with differentiable(model, warn=False):
-        need = demand(workload, model, pairs, size, count, item, largest, each)
-    return make_plan(need, mode=mode, memory=memory, spill=False, way="hooks")  # as each shard decides, see there
+    each = _pair_bytes(program, every, options)
+    with differentiable(program.model, warn=False):
+        need = demand(program.workload, program.model, pairs, size, count, item, largest, each)
+    # as each shard decides, see there
+    return make_plan(need, mode=options.mode, memory=memory, spill=False, way="hooks")
 
 
-def _pair_bytes(
-    workload: Workload, model: torch.nn.Module, directions: Directions, of_heads: Directions | None, dtype: str
-) -> int:
+def _pair_bytes(program: MarginProgram, every: Sequence[Directions], options: FeatureOptions) -> int:
     """Bytes of the features of a pair; those of heads that are not linear are never in fewer bits."""
-    every = [directions] if of_heads is None else [directions, of_heads]
-    full = MarginProgram(workload, model, [name for one in every for name in one.names]).dtype
-    extra = 0 if of_heads is None else of_heads.count * full.itemsize
-    return directions.count * stored_type(dtype, full).itemsize + extra
-
-
-def _of_heads(
-    model: torch.nn.Module, directions: Directions, structure: Structure | None, options: Mapping[str, Any]
-) -> Directions | None:
-    """The directions of heads that are not linear, which every shard draws for itself."""
-    if options.get("heads", "exact") != "exact":
-        return None
-    return own_directions(model, directions, structure, int(options.get("head_directions", 32)))
+    first, *rest = every
+    stored = stored_type(options.dtype, program.dtype)
+    return first.count * stored.itemsize + sum(one.count for one in rest) * program.dtype.itemsize
 
 
 class _Table:
@@ -333,7 +302,7 @@ def _assemble(workload: Workload, setting: Setting, pairs: Pairs, plan: FeatureP
         tuple(facts["bias"]),
         workload.columns,
         writers["projected"].finish().read() if "projected" in writers else None,
-        _of_heads(workload.build_model(0), setting.directions, setting.structure, setting.options),
+        own_directions(workload.build_model(0), setting.directions, setting.structure, setting.options),
     )
     same = plan.mode == facts["mode"]
     reason = f"{plan.reason} {WAYS[facts['mode'], facts['way']]}" if same else facts["reason"]
@@ -347,8 +316,8 @@ def _assemble(workload: Workload, setting: Setting, pairs: Pairs, plan: FeatureP
         offset=offset.to(device),
         targets=workload.targets[pairs.rows][pairs.local, pairs.task].to(offset.dtype),
         matrix=writers["g"].finish(),
-        heads=str(setting.options.get("heads", "exact")),
+        heads=setting.options.heads,
         head_features=head,
-        structure=None if setting.options.get("heads") == "projected" else setting.structure,
+        structure=None if setting.options.heads == "projected" else setting.structure,
         plan=replace(plan, mode=facts["mode"], way=facts["way"], reason=reason),
     )

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from coterie._context import Context
 from coterie._process_lock import process_lock
 from coterie._show import short_repr
 from coterie._surface import known_arguments
 from coterie.errors import GradientMismatchError, SettingError
 from coterie.features.directions import Directions
-from coterie.features.features import compute_features
+from coterie.features.features import FeatureOptions, compute_features
 from coterie.features.random_directions import RandomDirections
 from coterie.workload.workload import Split, Workload
 
@@ -111,7 +112,9 @@ def validate_gradients(
     small = replace(workload, split=Split(rows, rows, rows))
     blocks = _blocks(model)
     directions = _BlockDirections(list(blocks.values()), repeats, seed)
-    fast = compute_features(small, model, directions, heads="projected", mode=mode, memory=memory)
+    fast = compute_features(
+        small, model, directions, FeatureOptions(heads="projected", mode=mode), Context(memory=memory)
+    )
     plain = _plain_loop(small, model, fast.rows, fast.starts, directions)
     fast_values = fast.g.cpu().double().reshape(-1, len(blocks), repeats)
     plain_values = plain.reshape(-1, len(blocks), repeats)

@@ -132,7 +132,7 @@ def candidate_groupings(
     if shared is not None:
 
         def select() -> Grouping:
-            return select_groups(model, shared, seed=seed, time_limit=limit, progress=context.progress)
+            return select_groups(model, shared, time_limit=limit, context=context)
 
         overlapping = _kept(estimate, context.store, {**key, "budget": shared}, select)
         if overlapping.overlaps:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -12,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coterie._check import is_number, whole_number
+from coterie._context import DEFAULT_CONTEXT, Context, keywords_into
 from coterie._executor import Done, Parcel, reissue_warnings, run_jobs
 from coterie._show import short_repr
 from coterie._surface import known_arguments
-from coterie._units import Payload, UnitStore, look
+from coterie._units import Payload, look
 from coterie.errors import ModelError, SettingError
 
 if TYPE_CHECKING:
@@ -203,23 +203,19 @@ def as_trainer(value: Any) -> Trainer:
     )
 
 
+@keywords_into(context=Context)
 @known_arguments
 def train_runs(
-    trainer: Trainer,
-    runs: Sequence[Run],
-    *,
-    store: UnitStore,
-    told: Callable[[int, int], None] | None = None,
-    executor: Executor | None = None,
+    trainer: Trainer, runs: Sequence[Run], context: Context = DEFAULT_CONTEXT, *, stage: str = "runs"
 ) -> list[tuple[Outcome, float]]:
     """Do the runs that the store does not have; each is kept as soon as it is done.
 
     Args:
         trainer: who does them.
         runs: what to do; the same run is done once.
-        store: where outcomes are kept.
-        told: called with the number of runs that are done and the number of all.
-        executor: where the trainer works; None is this process.
+        context: store of the outcomes, progress, told of runs that are done, and executor, where the trainer works.
+            Seeds are those of the runs.
+        stage: what the progress is told of.
 
     Returns:
         Outcome and seconds of each run, in their order.
@@ -229,25 +225,21 @@ def train_runs(
             kept.
         WorkerError: when the workers of the executor are lost too often, or cannot take the runs.
     """
-    tell, wanted = told or _nothing, list(dict.fromkeys(runs))
+    wanted, store = list(dict.fromkeys(runs)), context.store
     found = {run: payload for run in wanted if (payload := look(store, UNIT, _key(trainer, run))) is not None}
     missing = [run for run in wanted if run not in found]
-    tell(len(found), len(wanted))
+    context.progress(stage, len(found), len(wanted))
 
     def keep(number: int, done: Done) -> None:
         reissue_warnings(done.warned)
         run = missing[number]
         payload = Payload(done.result.arrays, {**done.result.meta, "seconds": done.seconds})
         found[run] = store.unit(UNIT, _key(trainer, run), lambda: payload)
-        tell(len(found), len(wanted))
+        context.progress(stage, len(found), len(wanted))
 
     parcel = Parcel(trainer, [("pickled", lambda: _pack(trainer))], _ADVICE)
-    run_jobs(executor, _train, missing, parcel, stage="runs", done=keep)
+    run_jobs(context.executor, _train, missing, parcel, stage=stage, done=keep)
     return [(_unpack(found[run]), float(found[run].meta["seconds"])) for run in runs]
-
-
-def _nothing(done: int, total: int) -> None:
-    del done, total
 
 
 def describe_run(run: Run) -> str:

@@ -89,8 +89,7 @@ def told_runs(trainer: Trainer, context: Context, subsets: NDArray[np.bool_]) ->
     """Let a trainer train every subset once, all with one seed; what a run costs is what the trainer says, or 1."""
     seed, costs = derive(context.seed, 71) % 2**31, context.costs or Costs.of_runs()
     runs = [make_run(trainer, np.flatnonzero(row).tolist(), seed) for row in subsets]
-    told = partial(context.progress, STAGE)
-    done = train_runs(trainer, runs, store=context.store, told=told, executor=context.executor)
+    done = train_runs(trainer, runs, context, stage=STAGE)
     values = np.full(subsets.shape, np.nan)
     for row, run, (outcome, _) in zip(values, runs, done, strict=True):
         row[[trainer.tasks.index(task) for task in run.tasks]] = [outcome.mean(task) for task in run.tasks]

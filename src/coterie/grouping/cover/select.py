@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from coterie._check import choice
-from coterie._progress import Progress, silent
+from coterie._context import DEFAULT_CONTEXT, Context, keywords_into
+from coterie._progress import Progress
 from coterie._read import is_frame
 from coterie._surface import known_arguments, warn
 from coterie.errors import DataWarning, SettingError
@@ -19,13 +20,14 @@ from coterie.grouping.cover.large import search_cover
 from coterie.grouping.cover.problem import CoverProblem
 from coterie.grouping.cover.read import read_cover
 from coterie.grouping.grouping import Grouping
-from coterie.grouping.matrix import BoolArray, GainModelLike, as_square, check_seed
+from coterie.grouping.matrix import BoolArray, GainModelLike, as_square
 
 SOLVERS = ("auto", "exact", "search")
 #: share of the time limit that the bound may take
 _FOR_BOUND = 0.4
 
 
+@keywords_into(context=Context)
 @known_arguments
 def select_groups(
     affinity: Any,
@@ -35,9 +37,8 @@ def select_groups(
     costs: Any = None,
     limit: Any = None,
     solver: str = "auto",
-    seed: int = 0,
     time_limit: float | None = None,
-    progress: Progress | None = None,
+    context: Context = DEFAULT_CONTEXT,
 ) -> Grouping:
     """Choose groups within a budget that cover all tasks; groups may overlap and each task is served by its best one.
 
@@ -59,10 +60,9 @@ def select_groups(
         limit: a number: the most tasks in a group; :class:`~coterie.grouping.Limit` for sizes of tasks that must
             not add up to more than a total, such as memory or latency.
         solver: ``"exact"`` (up to 14 tasks), ``"search"``, or ``"auto"``: exact where it can be.
-        seed: of the search.
         time_limit: seconds for the search and its bound, or for the integer program behind different costs. Results
             of a search that is cut off depend on the speed of the machine.
-        progress: called as ``progress(stage, done, total)``.
+        context: seed of the search, and progress.
 
     Returns:
         Groups, ordered by their first task, that serve at least one task each. `objective` is the mean over tasks;
@@ -91,7 +91,6 @@ def select_groups(
         >>> found.groups, found.serves, found.objective == found.bound
         (((0, 1), (0, 2)), (0, 0, 1), True)
     """
-    check_seed(seed)
     choice(solver, "solver", SOLVERS)
     if time_limit is not None and not time_limit > 0:
         raise SettingError(f"Parameter `time_limit` should be a positive number of seconds. Found {time_limit!r}.")
@@ -102,8 +101,10 @@ def select_groups(
             f"Parameter `solver` is 'exact', which takes at most {EXACT} tasks. Found {problem.n}. Use "
             "solver='search': it reports how far it is from the best at most."
         )
-    say = progress or silent
-    groups, bound = _exact(problem, time_limit, say) if exact else _search(problem, seed, time_limit, say)
+    if exact:
+        groups, bound = _exact(problem, time_limit, context.progress)
+    else:
+        groups, bound = _search(problem, context, time_limit)
     found = _grouping(problem, groups, bound, "exact" if exact else "search")
     if singletons is None and not isinstance(affinity, GainModelLike):
         _say_who_is_harmed(problem, found, affinity)
@@ -137,15 +138,13 @@ def _exact(problem: CoverProblem, time_limit: float | None, progress: Progress) 
     return found.groups, found.bound
 
 
-def _search(
-    problem: CoverProblem, seed: int, time_limit: float | None, progress: Progress
-) -> tuple[BoolArray, float | None]:
+def _search(problem: CoverProblem, context: Context, time_limit: float | None) -> tuple[BoolArray, float | None]:
     """The same, by search; the bound is None for a gain model of many tasks."""
     start = time.monotonic()
     share = None if time_limit is None else (1 - _FOR_BOUND) * time_limit
-    groups = search_cover(problem, seed=seed, time_limit=share, progress=progress)
+    groups = search_cover(problem, seed=context.seed, time_limit=share, progress=context.progress)
     left = None if time_limit is None else max(0.0, time_limit - (time.monotonic() - start))
-    return groups, upper_bound(problem, groups, time_limit=left, progress=progress)
+    return groups, upper_bound(problem, groups, time_limit=left, progress=context.progress)
 
 
 def _grouping(problem: CoverProblem, groups: BoolArray, bound: float | None, solver: str) -> Grouping:
