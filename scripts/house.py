@@ -24,6 +24,7 @@ EXTENSIONS = ("text", "graph", "diffusion", "adapters", "benchmark")
 #: the top verbs keep their keyword arguments: they are what users type
 VERBS = (
     "run",
+    "create_study",
     "compare",
     "estimate_affinity",
     "plan",

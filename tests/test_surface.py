@@ -24,14 +24,17 @@ PUBLIC = {
     "Predictor",
     "Recipe",
     "RunResult",
+    "Study",
     "Task",
     "Workload",
     "compare",
+    "create_study",
     "estimate_affinity",
     "from_arrays",
     "from_datasets",
     "group",
     "load",
+    "load_study",
     "load_workload",
     "plan",
     "run",
@@ -42,7 +45,9 @@ ERRORS = {
     for name, value in vars(errors).items()
     if isinstance(value, type) and issubclass(value, errors.CoterieError | errors.CoterieWarning)
 }
-HEAVY = ("torch", "numpy", "scipy", "sklearn", "cvxpy", "scs", "matplotlib", "pandas", "jinja2", "typer", "rich")
+HEAVY = (
+    "torch", "numpy", "optuna", "scipy", "sklearn", "cvxpy", "scs", "matplotlib", "pandas", "jinja2", "typer", "rich",
+)  # fmt: skip
 
 
 def run_python(code: str) -> str:

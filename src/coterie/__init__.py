@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from coterie.grouping import Grouping, group
     from coterie.pipeline import RunResult, estimate_affinity, plan, run
     from coterie.serving import Predictor, load
+    from coterie.study.making import create_study, load_study
+    from coterie.study.study import Study
     from coterie.training import FunctionTrainer, Outcome
     from coterie.workload import Recipe, Task, Workload, from_arrays, from_datasets, load_workload
 
@@ -71,16 +73,19 @@ __all__ = [
     "SettingError",
     "StoreError",
     "StoreWarning",
+    "Study",
     "Task",
     "WorkerError",
     "Workload",
     "WorkloadError",
     "compare",
+    "create_study",
     "estimate_affinity",
     "from_arrays",
     "from_datasets",
     "group",
     "load",
+    "load_study",
     "load_workload",
     "plan",
     "run",
@@ -100,14 +105,17 @@ _LAZY = {
     "Predictor": "coterie.serving",
     "Recipe": "coterie.workload",
     "RunResult": "coterie.pipeline",
+    "Study": "coterie.study.study",
     "Task": "coterie.workload",
     "Workload": "coterie.workload",
     "compare": "coterie.evaluation",
+    "create_study": "coterie.study.making",
     "estimate_affinity": "coterie.pipeline",
     "from_arrays": "coterie.workload",
     "from_datasets": "coterie.workload",
     "group": "coterie.grouping",
     "load": "coterie.serving",
+    "load_study": "coterie.study.making",
     "load_workload": "coterie.workload",
     "plan": "coterie.pipeline",
     "run": "coterie.pipeline",

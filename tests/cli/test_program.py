@@ -22,7 +22,7 @@ from coterie.cli.app import app
 from coterie.cli.options import parse_size, run_directory
 from coterie.errors import DataWarning, MissingDependencyError, SettingError
 
-VERBS = ("demo", "run", "affinity", "group", "compare", "benchmark", "diffusion", "report", "plan")
+VERBS = ("demo", "run", "affinity", "group", "compare", "benchmark", "study", "diffusion", "report", "plan")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(package.__file__).parents[1]), "COLUMNS": "100"}
 RESULT = {
     "coterie": "0",

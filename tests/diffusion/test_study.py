@@ -12,7 +12,7 @@ from coterie.datasets.images import load_images
 from coterie.diffusion import NoiseSchedule, StepAffinity
 from coterie.diffusion.config import DiffusionConfig
 from coterie.diffusion.quality import QualityEvaluator
-from coterie.diffusion.study import Study, _Bench, make_schedule, run_study
+from coterie.diffusion.study import StepStudy, _Bench, make_schedule, run_study
 from coterie.diffusion.summary import against_gap, method_rows
 from coterie.diffusion.train import Trained
 from coterie.diffusion.unet import make_unet
@@ -84,7 +84,7 @@ def test_a_study_is_complete(finished):
 
 def test_a_study_is_read_again(finished):
     study, path = finished
-    read = Study.load(path)
+    read = StepStudy.load(path)
     assert read.facts == study.facts
     for name, images in study.samples.items():
         np.testing.assert_array_equal(read.samples[name], images)
@@ -140,10 +140,10 @@ def test_other_settings_need_another_directory(finished):
 
 def test_no_study_there(tmp_path):
     with pytest.raises(StoreError, match="no file"):
-        Study.load(tmp_path)
+        StepStudy.load(tmp_path)
     (tmp_path / "result.json").write_text("{}")
     with pytest.raises(StoreError, match="no result of `coterie diffusion`"):
-        Study.load(tmp_path)
+        StepStudy.load(tmp_path)
 
 
 @pytest.mark.parametrize(

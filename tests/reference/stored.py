@@ -10,7 +10,7 @@ from coterie import Context, from_arrays
 from coterie.affinity import get_estimator
 from coterie.diffusion.affinity import StepAffinity
 from coterie.diffusion.config import DiffusionConfig
-from coterie.diffusion.study import Study
+from coterie.diffusion.study import StepStudy
 from coterie.evaluation import Comparison
 from coterie.evaluation.intervals import Interval
 from coterie.evaluation.labels import LabelLosses
@@ -67,7 +67,7 @@ def made_study(seeds=2, methods=("equal", "<b>&{{ 7 * 7 }}"), k=3, t=100):
     }  # fmt: skip
     names = ("data", "vanilla", *methods)
     facts["samples"] = {"names": list(names)}
-    return Study(facts, {name: rng.integers(0, 256, (64, 8, 8)).astype(np.uint8) for name in names})
+    return StepStudy(facts, {name: rng.integers(0, 256, (64, 8, 8)).astype(np.uint8) for name in names})
 
 
 def benchmark_result():

@@ -21,7 +21,7 @@ from coterie.cli.per_task import read_per_task
 from coterie.diffusion.affinity import StepAffinity
 from coterie.diffusion.config import DiffusionConfig
 from coterie.diffusion.page import render as render_study
-from coterie.diffusion.study import SAMPLES, Study
+from coterie.diffusion.study import SAMPLES, StepStudy
 from coterie.errors import CoterieError, ModelError, SettingError, StoreError, WorkloadError
 from coterie.evaluation import Comparison
 from coterie.grouping import Grouping
@@ -243,7 +243,7 @@ class Diffusion(JsonReader):
         (folder / SAMPLES).write_bytes(encode(dict(STUDY.samples)))
 
     def use(self, folder):
-        render_study(Study.load(folder))
+        render_study(StepStudy.load(folder))
 
 
 class DiffusionSamples(Reader):
@@ -261,7 +261,7 @@ class DiffusionSamples(Reader):
         return encode(damage_tensors(decode(data, None), rng))
 
     def use(self, folder):
-        render_study(Study.load(folder))
+        render_study(StepStudy.load(folder))
 
 
 class SavedComparison(SealedReader):

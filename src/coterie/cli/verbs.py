@@ -13,7 +13,7 @@ import typer
 from coterie._lazy import named
 from coterie.cli.streams import Streamed
 
-#: verb -> its function
+#: verb -> its function, or its program of verbs
 VERBS = {
     "demo": "coterie.cli.demo:demo",
     "run": "coterie.cli.run:run",
@@ -21,6 +21,7 @@ VERBS = {
     "group": "coterie.cli.group:group",
     "compare": "coterie.cli.compare:compare",
     "benchmark": "coterie.benchmark.command:benchmark",
+    "study": "coterie.study.command:app",
     "diffusion": "coterie.diffusion.command:diffusion",
     "report": "coterie.cli.report:report",
     "plan": "coterie.cli.plan:plan",
@@ -35,9 +36,12 @@ class Commands(UserDict[str, Any]):
     def __getitem__(self, verb: str) -> Any:
         """The command of a verb."""
         if isinstance(self.data.get(verb), str):
-            alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-            alone.command(verb)(named(self.data[verb]))
-            self.data[verb] = typer.main.get_command(alone)
+            found = named(self.data[verb])
+            if not isinstance(found, typer.Typer):  # else a verb with verbs of its own
+                alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+                alone.command(verb)(found)
+                found = alone
+            self.data[verb] = typer.main.get_command(found)
         return self.data[verb]
 
 

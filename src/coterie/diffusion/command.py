@@ -61,9 +61,9 @@ def diffusion(
 def write_page_again(run: Path, path: Path) -> None:
     """Write the page of a study's run directory (for ``coterie report``)."""
     from coterie.diffusion.page import write_page
-    from coterie.diffusion.study import Study
+    from coterie.diffusion.study import StepStudy
 
-    write_page(Study.load(run), path)
+    write_page(StepStudy.load(run), path)
 
 
 def _print_example(s: Session) -> None:

@@ -13,14 +13,14 @@ from coterie.errors import MissingDependencyError, require
 from coterie.store.files import atomic_write
 
 if TYPE_CHECKING:
-    from coterie.diffusion.study import Study
+    from coterie.diffusion.study import StepStudy
 
 #: what is written into the run directory
 NAMES = ("affinity.png", "samples.png")
 _SIDE, _DPI = 8, 160
 
 
-def write_figures(study: Study, folder: str | Path) -> tuple[Path, ...]:
+def write_figures(study: StepStudy, folder: str | Path) -> tuple[Path, ...]:
     """Write the map with its curve, and the samples.
 
     Returns:
@@ -35,7 +35,7 @@ def write_figures(study: Study, folder: str | Path) -> tuple[Path, ...]:
     return tuple(user_path(folder) / name for name in drawn)
 
 
-def figures(study: Study) -> dict[str, bytes]:
+def figures(study: StepStudy) -> dict[str, bytes]:
     """Name of the file -> PNG; nothing where matplotlib is not installed."""
     try:
         figure_class: Any = require("matplotlib.figure", extra="plot", purpose="Drawing a figure").Figure
@@ -49,7 +49,7 @@ def figures(study: Study) -> dict[str, bytes]:
     return found
 
 
-def _affinity(study: Study, figure_class: Any) -> Any:
+def _affinity(study: StepStudy, figure_class: Any) -> Any:
     """The map with the cuts, and affinity against the gap in time and in log SNR."""
     figure, found = figure_class(figsize=(10.0, 4.8), layout="constrained"), study.facts["affinity"]
     left, right = figure.subfigures(1, 2, width_ratios=(1.15, 1.0))
@@ -67,7 +67,7 @@ def _affinity(study: Study, figure_class: Any) -> Any:
     return figure
 
 
-def _samples(study: Study, figure_class: Any) -> Any:
+def _samples(study: StepStudy, figure_class: Any) -> Any:
     """Grids side by side, real images first."""
     columns = min(4, len(study.samples))
     rows = -(-len(study.samples) // columns)

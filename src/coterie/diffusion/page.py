@@ -21,7 +21,7 @@ from coterie.report.templates import page_template
 from coterie.store.files import atomic_write, make_directory
 
 if TYPE_CHECKING:
-    from coterie.diffusion.study import Study
+    from coterie.diffusion.study import StepStudy
 
 Json = Mapping[str, Any]
 #: pixels a side of the picture of the map, and steps of its colours on each side of 0
@@ -30,7 +30,7 @@ _PIXELS, _STEPS = 250, 60
 _POINTS = 800
 
 
-def render(study: Study) -> str:
+def render(study: StepStudy) -> str:
     """The page of a study as text."""
     facts = study.facts
     rows = facts["methods"]
@@ -58,7 +58,7 @@ def render(study: Study) -> str:
     )
 
 
-def write_page(study: Study, path: str | Path) -> Path:
+def write_page(study: StepStudy, path: str | Path) -> Path:
     """Write the page, whole or not at all. It loads nothing from anywhere.
 
     Raises:
@@ -139,7 +139,7 @@ def _figure(label: str, value: str, detail: str, mood: str) -> dict[str, str]:
     return {"label": label, "value": value, "detail": detail, "mood": mood}
 
 
-def _map(study: Study) -> dict[str, Any]:
+def _map(study: StepStudy) -> dict[str, Any]:
     """Pictures of the map in light and dark, ticks, and the intervals along it; lengths are shares of a side."""
     full = study.affinity.full()
     total = len(full)

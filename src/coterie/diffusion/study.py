@@ -55,7 +55,7 @@ SAMPLES = "samples.safetensors"
 
 @short_repr
 @dataclass(frozen=True, eq=False)
-class Study:
+class StepStudy:
     """What a study found.
 
     Attributes:
@@ -81,7 +81,7 @@ class Study:
         return Intervals(tuple(found["starts"]), found["n"], found["cost"])
 
     @classmethod
-    def load(cls, path: str | Path) -> Study:
+    def load(cls, path: str | Path) -> StepStudy:
         """The study of a run directory.
 
         Raises:
@@ -137,7 +137,7 @@ def run_study(
     *,
     overwrite: bool = False,
     progress: Progress | None = None,
-) -> Study:
+) -> StepStudy:
     """Do a study; one that was stopped goes on where it was, with the same numbers.
 
     Seeds are 0, 1, ...; the same seed means the same start for every method. Methods may be added to the configuration
@@ -201,7 +201,7 @@ def _fingerprint(images: Images) -> str:
     return found.hexdigest()
 
 
-def _study(bench: _Bench) -> Study:
+def _study(bench: _Bench) -> StepStudy:
     config, seeds = bench.config, range(bench.config.training.seeds)
     trained = {VANILLA: [_train(bench, VANILLA, seed, None) for seed in seeds]}
     maps = [_affinity(bench, trained[VANILLA][seed], seed) for seed in seeds]
@@ -218,7 +218,7 @@ def _study(bench: _Bench) -> Study:
         found[name] = [_judge(bench, judge, name, seed, done) for seed, done in enumerate(runs)]
     samples = {"data": judge.shown(), **{name: np.asarray(own[0].arrays["shown"]) for name, own in found.items()}}
     facts = {"diffusion": FORMAT, **summarise(judge, maps, trained, found), "samples": {"names": list(samples)}}
-    return Study(to_plain(facts), samples)
+    return StepStudy(to_plain(facts), samples)
 
 
 def _train(bench: _Bench, name: str, seed: int, intervals: Intervals | None) -> Trained:

@@ -11,11 +11,11 @@ import shlex
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from string import Formatter
-from typing import Any
+from typing import Any, TypeVar
 
 from coterie._check import positive
 from coterie._files import atomic_write, user_path
@@ -23,10 +23,11 @@ from coterie._surface import known_arguments
 from coterie.errors import ModelError, SettingError
 from coterie.training.trainer import PARTS, Outcome, Run, describe_run, read_tasks
 
-#: what a command may be told of a run
-_PLACES = ("tasks", "seed", "out")
+#: what a command is told of a run, and what it may be told
+_PLACES, _MORE = ("tasks", "seed", "out"), ("variant", "number")
 #: so many characters of what a failing command printed stand in the message
 _TAIL = 600
+Answer = TypeVar("Answer")
 #: files named in the command count with their content up to this size; larger ones are data, which `version` is for
 _SCRIPT_BYTES = 2**20
 
@@ -37,8 +38,8 @@ class CommandTrainer:
 
     Args:
         command: with the places ``{tasks}`` (names with commas between them), ``{seed}`` and ``{out}`` (the file to
-            write). It is split into arguments as a shell would, but no shell runs it: for pipes and variables give
-            ``["bash", "-c", "..."]`` or a script.
+            write), and maybe ``{variant}`` and ``{number}`` of a run of a study. It is split into arguments as a shell
+            would, but no shell runs it: for pipes and variables give ``["bash", "-c", "..."]`` or a script.
         tasks: names of all tasks, without commas.
         timeout: seconds after which a run is ended, with all processes that it started; None waits for ever.
         logs: folder for what every run prints, one file a run; None keeps nothing.
@@ -93,6 +94,7 @@ class CommandTrainer:
     def arguments(self, run: Run, out: str | Path) -> list[str]:
         """The command of a run, argument by argument."""
         places = {"tasks": ",".join(run.tasks), "seed": run.seed, "out": out}
+        places |= {"variant": getattr(run, "variant", ""), "number": getattr(run, "number", 0)}
         return [argument.format(**places) for argument in self.command]
 
     def train(self, run: Run) -> Outcome:
@@ -100,6 +102,22 @@ class CommandTrainer:
 
         Raises:
             ModelError: when it cannot be started, ends with another code than 0, takes too long, or writes no losses.
+        """
+        return self.call(run, lambda path: Outcome(**read_report_file(path)))
+
+    def report(self, run: Run) -> dict[str, Any]:
+        """The same without a look at what was written: `validation`, `test` and `cost` as they are in the file.
+
+        Raises:
+            ModelError: see :meth:`train`.
+        """
+        return self.call(run, read_report_file)
+
+    def call(self, run: Run, read: Callable[[Path], Answer]) -> Answer:
+        """Start the command, wait for its end, and have what it wrote read by a function of the file.
+
+        Raises:
+            ModelError: see :meth:`train`; also when the function raises OSError or ValueError.
         """
         with tempfile.TemporaryDirectory(prefix="coterie-") as place:
             out = Path(place) / "losses"
@@ -115,7 +133,7 @@ class CommandTrainer:
             if code != 0:
                 raise ModelError(f"{self._said(run)} ended with code {code}.{kept}")
             try:
-                return _read(out)
+                return read(out)
             except (OSError, ValueError, SettingError) as error:
                 raise ModelError(
                     f"{self._said(run)} ended well but wrote no losses into {{out}}: {error}.{tail} Write JSON such as "
@@ -147,7 +165,9 @@ class CommandTrainer:
         if self.logs is not None:
             self.logs.mkdir(parents=True, exist_ok=True)
             digest = hashlib.sha256(",".join(run.tasks).encode()).hexdigest()[:8]
-            atomic_write(self.logs / f"seed-{run.seed}-{digest}.log", text.encode())
+            number = getattr(run, "number", None)
+            name = f"seed-{run.seed}-{digest}" if number is None else f"run-{number}"
+            atomic_write(self.logs / f"{name}.log", text.encode())
 
     def _said(self, run: Run) -> str:
         return f"The command {self.command[0]!r} in the run on {describe_run(run)}"
@@ -172,7 +192,7 @@ def _split(command: Any) -> tuple[str, ...]:
         places = {name for part in parts for _, name, _, _ in Formatter().parse(part) if name is not None}
     except (TypeError, ValueError) as error:
         raise SettingError(f"Parameter `command` cannot be split into arguments: {error}. Found {command!r}.") from None
-    missing, unknown = set(_PLACES) - places, places - set(_PLACES)
+    missing, unknown = set(_PLACES) - places, places - {*_PLACES, *_MORE}
     if missing or unknown or not parts:
         what = f"has no {{{min(missing)}}}" if missing else f"has {{{min(unknown)}}}, which is not known"
         raise SettingError(
@@ -182,14 +202,18 @@ def _split(command: Any) -> tuple[str, ...]:
     return parts
 
 
-def _read(path: Path) -> Outcome:
-    """The losses in a file of JSON or CSV."""
+def read_report_file(path: Path) -> dict[str, Any]:
+    """What a command wrote, as it is: `validation`, and where they are there `test` and `cost`.
+
+    Raises:
+        ValueError: when it is neither JSON nor a table with a column of tasks and one of losses.
+    """
     text = path.read_text(encoding="utf-8-sig")
     if text.lstrip().startswith("{"):
         data = json.loads(text)
         if not isinstance(data.get("validation"), Mapping):
-            return Outcome(data)
-        return Outcome(data["validation"], data.get("test"), data.get("cost"))
+            return {"validation": data}
+        return {"validation": data["validation"], "test": data.get("test"), "cost": data.get("cost")}
     rows = list(csv.DictReader(io.StringIO(text)))
     columns = list(rows[0]) if rows else []
     chosen = {"validation": "validation" if "validation" in columns else "loss", "test": "test"}
@@ -198,4 +222,4 @@ def _read(path: Path) -> Outcome:
     parts = [
         {row["task"]: float(row[chosen[part]]) for row in rows} if chosen[part] in columns else None for part in PARTS
     ]
-    return Outcome(parts[0] or {}, parts[1])
+    return {"validation": parts[0] or {}, "test": parts[1]}

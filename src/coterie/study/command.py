@@ -1,0 +1,461 @@
+"""``coterie study``: a study from any language: make it, ask, tell, look, and have the groups recommended."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coterie.cli.options import Debug, Json, Quiet
+from coterie.cli.session import Session, session
+from coterie.cli.streams import Streamed
+from coterie.errors import SettingError
+
+if TYPE_CHECKING:
+    from coterie.study.runs import StudyRun
+    from coterie.study.study import Study
+
+app = typer.Typer(
+    cls=Streamed,
+    name="study",
+    help="Which tasks to train together, for any training code: ask for runs, tell their losses, get groups.",
+    epilog="Example: [bold]coterie study create mine --tasks fever,cough,rash[/bold]",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the study.", show_default=False)]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        "-s",
+        metavar="S",
+        envvar="COTERIE_STORAGE",
+        help="Where the study is kept: a path that ends with .journal, .jsonl, .log (a journal file), .db or .sqlite "
+        "(SQLite), or the address of a database.",
+        show_default="runs/NAME/study.journal",
+    ),
+]
+Variant = Annotated[str, typer.Option("--variant", help="The way in which the subsets would be trained.")]
+Predictor = Annotated[
+    str | None,
+    typer.Option("--predictor", metavar="P", help="Which predictor of losses; the default is the best known."),
+]
+
+
+@contextmanager
+def _opened(name: str, storage: str | None, **streams: bool) -> Generator[tuple[Session, Study]]:
+    """A study that is there, and the streams of a command."""
+    with session(**streams) as s:
+        _hush()
+        from coterie.study.making import load_study
+
+        yield s, load_study(name, storage=storage)
+
+
+def _hush() -> None:
+    """Leave the messages of Optuna out: stdout and stderr have our own."""
+    from coterie.errors import require
+
+    require("optuna", extra="study", purpose="coterie study").logging.set_verbosity(30)  # warnings
+
+
+def _names(text: str, option: str) -> list[str]:
+    """Names with commas between them."""
+    found = [name.strip() for name in text.split(",")]
+    if not all(found):
+        raise SettingError(f"{option} should be names with commas between them. Found {text!r:.80}.")
+    return found
+
+
+def _pairs(pairs: list[str], option: str) -> dict[str, Any]:
+    """``a=0.31 c=0.42+-0.01 d=trained`` as a mapping."""
+    from coterie.study.losses import TRAINED
+    from coterie.study.table import read_number
+
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        task, mark, value = pair.rpartition("=")
+        try:
+            loss = None if value == TRAINED else read_number(value)
+        except ValueError:
+            mark, loss = "", None
+        if not mark or not task or task in found:
+            raise SettingError(
+                f"{option} should be task=loss for each task once, such as a=0.31, a=0.31+-0.02 with a standard error, "
+                f"or a=trained where it was not measured. Found {pair!r:.80}. A training that diverged is told with "
+                "--failed."
+            )
+        found[task] = loss
+    return found
+
+
+@app.command()
+def create(
+    name: Name,
+    tasks: Annotated[str, typer.Option("--tasks", metavar="A,B,C", help="Names of the tasks that can be trained on.")],
+    models: Annotated[int, typer.Option("--models", min=1, help="Largest number of models that may be served.")] = 3,
+    storage: Storage = None,
+    targets: Annotated[
+        str | None,
+        typer.Option("--targets", metavar="A,B,C", help="Names of the tasks that are measured; the same by default."),
+    ] = None,
+    maximize: Annotated[
+        str,
+        typer.Option(
+            "--maximize", metavar="all|A,B", help="Tasks whose numbers are better when larger, such as accuracies."
+        ),
+    ] = "",
+    metric: Annotated[
+        str, typer.Option("--metric", metavar="M", help="Which metric decides, where runs report several.")
+    ] = "",
+    cost_unit: Annotated[str, typer.Option("--cost-unit", help="What costs of runs are counted in.")] = "runs",
+    reask_after: Annotated[
+        float | None,
+        typer.Option(
+            "--reask-after",
+            metavar="SECONDS",
+            help="Time after which a run that was not told is asked for again.",
+            show_default="a day",
+        ),
+    ] = None,
+    zero_shot: Annotated[
+        bool, typer.Option("--zero-shot", help="Runs may report losses of tasks that they did not train on.")
+    ] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the choice of runs.")] = 0,
+    load: Annotated[bool, typer.Option("--load", help="Say nothing where the same study is there already.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Make a study.
+
+    Example: [bold]coterie study create mine --tasks fever,cough,rash --models 2[/bold]
+
+    On many machines: [bold]coterie study create mine --tasks a,b,c --storage postgresql://me@host/studies[/bold]
+    """
+    with session(as_json=as_json, quiet=quiet, debug=debug) as s:
+        _hush()
+        from coterie.cli.options import given
+        from coterie.study.making import create_study
+
+        listed = _names(tasks, "--tasks")
+        measured = _names(targets, "--targets") if targets else listed
+        larger = measured if maximize == "all" else _names(maximize, "--maximize") if maximize else []
+        ways = dict.fromkeys(measured, "minimize") | dict.fromkeys(larger, "maximize")
+        alike = set(ways.values())
+        study = create_study(
+            name,
+            tasks=listed,
+            targets=measured if targets else None,
+            models=models,
+            storage=storage,
+            direction=alike.pop() if len(alike) == 1 else ways,
+            metric=metric,
+            cost_unit=cost_unit,
+            zero_shot=zero_shot,
+            seed=seed,
+            load_if_exists=load,
+            **given(reask_after=reask_after),
+        )
+        if s.as_json:
+            s.emit({"study": study.name, "storage": study.place.strip("'"), **study.settings.to_dict()})
+        else:
+            s.say(f"Study {name!r} with {len(listed)} tasks, kept in {study.place}.")
+            s.say(f"Next: coterie study ask {name}" + (f" --storage {storage}" if storage else ""))
+
+
+@app.command()
+def ask(name: Name, storage: Storage = None, as_json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
+    """Ask for the next run: tasks to train together, and a seed. No other worker gets the same.
+
+    Example: [bold]coterie study ask mine --json[/bold]
+    """
+    with _opened(name, storage, as_json=as_json, quiet=quiet, debug=debug) as (s, study):
+        run = study.ask()
+        if s.as_json:
+            s.emit(
+                {
+                    "study": name,
+                    **{k: v for k, v in run.to_dict().items() if k in ("number", "tasks", "seed", "variant")},
+                }
+            )
+        else:
+            s.say(f"Run {run.number}: train {', '.join(run.tasks)} with seed {run.seed}.")
+
+
+@app.command()
+def tell(
+    name: Name,
+    number: Annotated[int, typer.Argument(metavar="NUMBER", help="Number of the run.", min=0)],
+    losses: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="TASK=LOSS...", help="Losses, such as a=0.31, a=0.31+-0.02 or a=trained."),
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", "-f", metavar="F", help="JSON or CSV with the losses, as commands write it."),
+    ] = None,
+    failed: Annotated[str | None, typer.Option("--failed", metavar="WHY", help="The run brought no losses.")] = None,
+    test: Annotated[
+        list[str] | None, typer.Option("--test", metavar="TASK=LOSS", help="Losses on test data, one option a task.")
+    ] = None,
+    cost: Annotated[float | None, typer.Option("--cost", help="What the run took, in the unit of the study.")] = None,
+    storage: Storage = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Tell what a run brought: the loss of each of its tasks.
+
+    Example: [bold]coterie study tell mine 7 fever=0.31 rash=0.42[/bold]
+
+    Or why it failed: [bold]coterie study tell mine 8 --failed "out of memory"[/bold]
+    """
+    with _opened(name, storage, as_json=as_json, quiet=quiet, debug=debug) as (s, study):
+        if sum((bool(losses), file is not None, failed is not None)) != 1:
+            raise SettingError("Give the losses as TASK=LOSS, or as --file, or say why there are none with --failed.")
+        report: Any = _pairs(losses or [], "TASK=LOSS") or None
+        if file is not None:
+            report = _read_file(file)
+        run = study.tell(number, report, failed=failed, cost=cost, test=_pairs(test, "--test") if test else None)
+        _show_run(s, study, run)
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    from coterie.training.command import read_report_file
+
+    try:
+        return read_report_file(path)
+    except (OSError, ValueError) as error:
+        raise SettingError(f"--file: {str(path)!r} holds no losses: {error}.") from error
+
+
+def _show_run(s: Session, study: Study, run: StudyRun) -> None:
+    if s.as_json:
+        s.emit({"study": study.name, **run.to_dict()})
+    else:
+        shown = ", ".join(f"{task} {value:.6g}" for task, (value, _) in (run.losses or {}).items())
+        s.say(f"Run {run.number} on {', '.join(run.tasks)}: {run.state}. {run.reason or shown}")
+
+
+@app.command()
+def add(
+    name: Name,
+    losses: Annotated[
+        list[str], typer.Argument(metavar="TASK=LOSS...", help="Losses, such as a=0.31, a=0.31+-0.02 or a=trained.")
+    ],
+    tasks: Annotated[
+        str | None,
+        typer.Option("--tasks", metavar="A,B", help="Tasks of the run; those with losses by default."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the training, where it is known.")] = None,
+    cost: Annotated[float | None, typer.Option("--cost", help="What the run took, in the unit of the study.")] = None,
+    variant: Variant = "",
+    storage: Storage = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Add a run that was made before, or without being asked for.
+
+    Example: [bold]coterie study add mine fever=0.33 cough=0.21 --seed 5[/bold]
+    """
+    with _opened(name, storage, as_json=as_json, quiet=quiet, debug=debug) as (s, study):
+        report = _pairs(losses, "TASK=LOSS")
+        trained = _names(tasks, "--tasks") if tasks else [task for task in report if task in study.tasks]
+        _show_run(s, study, study.add(trained, report, seed=seed, cost=cost, variant=variant))
+
+
+@app.command("import")
+def import_table(
+    name: Name,
+    table: Annotated[Path, typer.Argument(metavar="RUNS.csv", help="One row a run, one column a task.")],
+    storage: Storage = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Add the runs of a table: one row a run, one column a task with its loss.
+
+    A cell is empty where the task was not in the run, and `trained` where it was trained and not measured. Columns
+    seed, cost and variant may be there. Rows that are in the study already are left out.
+
+    Example: [bold]coterie study import mine results.csv[/bold]
+    """
+    with _opened(name, storage, as_json=as_json, quiet=quiet, debug=debug) as (s, study):
+        added = study.add_table(table)
+        if s.as_json:
+            s.emit({"study": name, "added": [run.number for run in added]})
+        else:
+            s.say(f"{len(added)} runs were added to the study {name!r}.")
+
+
+@app.command()
+def show(
+    name: Name, storage: Storage = None, as_json: Json = False, quiet: Quiet = False, debug: Debug = False
+) -> None:
+    """Show the runs of a study.
+
+    Example: [bold]coterie study show mine[/bold]
+    """
+    with _opened(name, storage, as_json=as_json, quiet=quiet, debug=debug) as (s, study):
+        runs = study.runs
+        if s.as_json:
+            s.emit({"study": name, **study.settings.to_dict(), "runs": [run.to_dict() for run in runs]})
+            return
+        from coterie.cli.tables import print_table
+
+        rows = [
+            (
+                run.number,
+                run.state,
+                "-" if run.seed is None else run.seed,
+                " ".join(filter(None, [", ".join(run.tasks), run.variant])),
+                run.reason or ", ".join(f"{value:.4g}" for value, _ in (run.losses or {}).values()),
+            )
+            for run in runs
+        ]
+        print_table(s.console, ("run", "state", "seed", "tasks", "losses"), rows)
+        s.say(repr(study))
+
+
+@app.command("run")
+def run_command(
+    name: Name,
+    command: Annotated[
+        str,
+        typer.Option(
+            "--command", "-c", metavar="CMD", help="Trains one run; with the places {tasks}, {seed} and {out}."
+        ),
+    ],
+    runs: Annotated[int, typer.Option("--runs", min=1, help="So many runs the study shall have, of all workers.")],
+    workers: Annotated[int, typer.Option("--workers", min=1, metavar="N", help="Commands that run at a time.")] = 1,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", metavar="SECONDS", help="Time after which a command is ended.")
+    ] = None,
+    logs: Annotated[
+        Path | None,
+        typer.Option("--logs", help="Folder for what each run prints.", show_default="runs/NAME/logs", file_okay=False),
+    ] = None,
+    dask: Annotated[
+        str | None,
+        typer.Option("--dask", metavar="ADDRESS", help="Run commands on the Dask cluster of this scheduler."),
+    ] = None,
+    storage: Storage = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Do the runs of a study with a command, which writes its losses into a file.
+
+    The same command goes on where it was stopped, and several of them, on several machines, share the runs.
+
+    Example: [bold]coterie study run mine --command "python train.py --tasks {tasks} --seed {seed} --out {out}"
+    --runs 40 --workers 2[/bold]
+    """
+    with _opened(name, storage, as_json=as_json, quiet=quiet, debug=debug) as (s, study):
+        from coterie.study.optimize import optimize
+        from coterie.study.storage import default_path
+        from coterie.training.command import CommandTrainer
+
+        place = logs or default_path(name).parent / "logs"
+        trainer = CommandTrainer(command, study.tasks, timeout=timeout, logs=place)
+        with _executor(workers, dask) as executor:
+            done = optimize(study, trainer, runs, executor, lambda run: None if s.as_json else _show_run(s, study, run))
+        if s.as_json:
+            s.emit({"study": name, "runs": [run.to_dict() for run in done], "logs": str(place)})
+        else:
+            s.say(f"{len(done)} runs were done here. What they printed: {place}.")
+
+
+@contextmanager
+def _executor(workers: int, dask: str | None) -> Generator[Any]:
+    """Threads that wait for commands, or the workers of a cluster."""
+    if dask is not None:
+        from coterie.cli.workers import where
+
+        with where(None, dask) as executor:
+            yield executor
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(workers) as executor:
+        yield executor
+
+
+@app.command()
+def predict(
+    name: Name,
+    subsets: Annotated[
+        Path, typer.Argument(metavar="SUBSETS.csv", help="One row a subset, one column a task; any mark is membership.")
+    ],
+    storage: Storage = None,
+    predictor: Predictor = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Predict the loss of each task in subsets that need not have been trained, with standard errors.
+
+    With --json: `tasks`, `values` and `errors`, one row a subset, null outside of it.
+
+    Example: [bold]coterie study predict mine subsets.csv --json[/bold]
+    """
+    with _opened(name, storage, as_json=as_json, quiet=quiet, debug=debug) as (s, study):
+        from coterie.study.answers import predict_table
+
+        values, errors = predict_table(study, subsets, predictor)
+        if s.as_json:
+            s.emit({"study": name, "tasks": list(study.targets), "values": values, "errors": errors})
+            return
+        from coterie.cli.tables import print_table
+
+        rows = [
+            [f"{v:.4g} +- {e:.2g}" if v == v else "" for v, e in zip(*pair, strict=True)]
+            for pair in zip(values.tolist(), errors.tolist(), strict=True)
+        ]
+        print_table(s.console, study.targets, rows)
+
+
+@app.command()
+def recommend(
+    name: Name,
+    models: Annotated[
+        int | None, typer.Option("--models", min=1, help="Largest number of models; that of the study by default.")
+    ] = None,
+    costs: Annotated[
+        float | None, typer.Option("--costs", metavar="C", help="Largest cost of the models, in the unit of the study.")
+    ] = None,
+    values: Annotated[
+        str,
+        typer.Option("--values", help="posterior: what the predictor knows; observed: as measured, mean over seeds."),
+    ] = "posterior",
+    predictor: Predictor = None,
+    storage: Storage = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Which groups to train and serve, whether that is known to be better than one model, and what to run before.
+
+    With --json, at least `groups`, `serves`, `objective`, `recommended` and `text`.
+
+    Example: [bold]coterie study recommend mine --models 2[/bold]
+    """
+    with _opened(name, storage, as_json=as_json, quiet=quiet, debug=debug) as (s, study):
+        found = study.recommend(models=models, costs=costs, values=values, predictor=predictor)
+        if s.as_json:
+            s.emit({"study": name, **found.to_json()})
+        else:
+            from coterie.cli.tables import print_grouping
+
+            s.say(found.text)
+            print_grouping(s.console, found.to_json())

@@ -1,0 +1,200 @@
+"""Which run each entry of the storage is: derived from the order of the entries, so that no two workers get the same.
+
+A worker that asks appends one entry with a list of wishes, best first. The entry stands for the first of its wishes
+that no earlier entry stands for. Entries are numbered by the storage and their wishes never change, so whoever reads
+them derives the same runs, without locks, and however many workers ask at the same moment.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from coterie._surface import known_arguments
+from coterie.study.settings import StudySettings
+
+#: where the wishes of an entry stand among the system attributes of its Optuna trial
+WISHES = "coterie:wishes"
+#: names of the user attributes with what a run brought, why it failed, and when its worker was alive
+RESULT, FAILED, ALIVE = "result", "failed", "alive"
+#: when a run counts as alive that its worker has given back, to be asked for again at once
+GIVEN_BACK = -1.0
+#: states of a run
+ASKED, TOLD, FAILED_STATE, DROPPED = "asked", "told", "failed", "dropped"
+
+
+@known_arguments
+@dataclass(frozen=True)
+class StudyRun:
+    """One run of a study.
+
+    Attributes:
+        tasks: names of the tasks that are trained together.
+        seed: of everything random in the training; None where it is not known.
+        number: of the run in the study, and of its Optuna trial.
+        variant: the way in which it is trained; "" is the usual one.
+        state: "asked", "told", "failed", or "dropped" (asked for, and not needed any more).
+        losses: task -> (loss, standard error that is known or 0), as they were told; None before that.
+        test: the same on test data; None where there are none.
+        metrics: task -> metric -> value, where a run reported several.
+        cost: in the unit of the study; None where it is not known.
+        reason: why it failed or was dropped.
+        again: number of the run that is asked for again by this one.
+
+    Example:
+        >>> StudyRun(("a", "b"), seed=3, number=7)
+        StudyRun(tasks=('a', 'b'), seed=3, number=7)
+    """
+
+    tasks: tuple[str, ...]
+    seed: int | None
+    number: int
+    variant: str = ""
+    state: str = field(default=ASKED, compare=False)
+    losses: Mapping[str, tuple[float, float]] | None = field(default=None, compare=False)
+    test: Mapping[str, tuple[float, float]] | None = field(default=None, compare=False)
+    metrics: Mapping[str, Mapping[str, float]] | None = field(default=None, compare=False)
+    cost: float | None = field(default=None, compare=False)
+    reason: str | None = field(default=None, compare=False)
+    again: int | None = field(default=None, compare=False)
+    since: float = field(default=0.0, compare=False)
+
+    def __repr__(self) -> str:
+        shown = f"tasks={self.tasks!r}, seed={self.seed}, number={self.number}"
+        shown += f", variant={self.variant!r}" if self.variant else ""
+        return f"StudyRun({shown}{'' if self.state == ASKED else f', state={self.state!r}'})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form."""
+        found = {"number": self.number, "tasks": list(self.tasks), "seed": self.seed, "variant": self.variant}
+        found |= {
+            "state": self.state,
+            "losses": None if self.losses is None else {t: v for t, (v, _) in self.losses.items()},
+        }
+        return {**found, "cost": self.cost, "reason": self.reason}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A run that an entry may stand for: numbers of its tasks, a seed and a variant, or a run to be asked for again."""
+
+    tasks: tuple[int, ...] = ()
+    seed: int | None = None
+    variant: str = ""
+    again: int | None = None
+
+    def pack(self) -> list[Any]:
+        """A short form for JSON."""
+        if self.again is not None:
+            return [self.again]
+        return [format(sum(1 << task for task in self.tasks), "x"), self.seed, self.variant]
+
+    @staticmethod
+    def unpack(data: Sequence[Any]) -> Wish:
+        """The inverse of :meth:`pack`."""
+        if len(data) == 1:
+            return Wish(again=int(data[0]))
+        mask = int(data[0], 16)
+        tasks = tuple(task for task in range(mask.bit_length()) if mask >> task & 1)
+        return Wish(tasks, None if data[1] is None else int(data[1]), str(data[2]))
+
+
+def entry(wishes: Sequence[Wish], token: str, *, added: bool = False) -> dict[str, Any]:
+    """The system attributes of a new entry; an added one stands for its only wish, whatever came before."""
+    runs = [wish.pack() for wish in wishes]
+    return {WISHES: {"runs": runs, "token": token, "time": time.time(), **({"added": True} if added else {})}}
+
+
+def token_of(trial: Any) -> str | None:
+    """What its worker wrote on an entry to find it again."""
+    return trial.system_attrs.get(WISHES, {}).get("token")
+
+
+def derive_runs(trials: Sequence[Any], settings: StudySettings) -> list[StudyRun]:
+    """The run that each Optuna trial stands for; trials of others are left out.
+
+    Args:
+        trials: all trials of the study.
+        settings: of the study.
+    """
+    taken: dict[tuple[Any, ...], int] = {}
+    again: set[int] = set()
+    found: dict[int, StudyRun] = {}
+    for trial in sorted(trials, key=lambda trial: trial.number):
+        data = trial.system_attrs.get(WISHES)
+        if data is None:
+            continue
+        wish = _granted([Wish.unpack(one) for one in data["runs"]], taken, again, added=bool(data.get("added")))
+        if wish.again is not None:
+            again.add(wish.again)
+            first = found[wish.again]
+            wish = Wish(settings.numbers(first.tasks), first.seed, first.variant, wish.again)
+        elif wish.seed is not None:
+            taken.setdefault((wish.tasks, wish.seed, wish.variant), trial.number)
+        found[trial.number] = _record(trial, wish, settings, float(data["time"]))
+    return list(found.values())
+
+
+def _granted(wishes: Sequence[Wish], taken: Mapping[tuple[Any, ...], int], again: set[int], *, added: bool) -> Wish:
+    """The first wish that nobody has; when all are taken, the last one's tasks with a seed that nobody has."""
+    if added:
+        return wishes[0]
+    for wish in wishes:
+        free = wish.again not in again if wish.again is not None else (wish.tasks, wish.seed, wish.variant) not in taken
+        if free:
+            return wish
+    last = next(wish for wish in reversed(wishes) if wish.again is None)
+    seed = last.seed or 0
+    while (last.tasks, seed, last.variant) in taken:
+        seed += 1
+    return Wish(last.tasks, seed, last.variant)
+
+
+def _record(trial: Any, wish: Wish, settings: StudySettings, since: float) -> StudyRun:
+    """A trial of Optuna as a run."""
+    own = trial.user_attrs
+    result = own.get(RESULT) or {}
+    state = {"RUNNING": ASKED, "COMPLETE": TOLD}.get(trial.state.name, FAILED_STATE)
+    reason = own.get(FAILED)
+    if isinstance(reason, str) and reason.startswith(DROPPED):
+        state = DROPPED
+    losses, test = (
+        {task: (float(value), float(error)) for task, (value, error) in result[part].items()}
+        if part in result
+        else None
+        for part in ("losses", "test")
+    )
+    return StudyRun(
+        tuple(settings.tasks[task] for task in wish.tasks),
+        wish.seed,
+        trial.number,
+        wish.variant,
+        state,
+        losses,
+        test,
+        result.get("metrics"),
+        result.get("cost"),
+        reason,
+        wish.again,
+        GIVEN_BACK if own.get(ALIVE) == GIVEN_BACK else max(since, float(own.get(ALIVE, 0.0))),
+    )
+
+
+def root_of(run: StudyRun, runs: Mapping[int, StudyRun]) -> int:
+    """Number of the run that was asked for first, where this one asks for it again."""
+    number = run.number
+    while (before := runs[number].again) is not None:
+        number = before
+    return number
+
+
+def told_runs(runs: Sequence[StudyRun]) -> list[StudyRun]:
+    """The runs with results: of a run that was asked for twice, the first that was told."""
+    numbered = {run.number: run for run in runs}
+    found: dict[int, StudyRun] = {}
+    for run in runs:
+        if run.state == TOLD:
+            found.setdefault(root_of(run, numbered), run)
+    return sorted(found.values(), key=lambda run: run.number)
