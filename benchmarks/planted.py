@@ -20,8 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from coterie.grouping import adjusted_rand, solve_sdp
-from coterie.grouping.density import sum_of_densities
-from coterie.grouping.improve import improve
+from coterie.grouping.objective import improve, sum_of_densities
 from coterie.grouping.peers.agglomerative import agglomerative_labels
 from coterie.grouping.peers.leiden import leiden_partition
 from coterie.grouping.rounding import round_kmeans, round_solution

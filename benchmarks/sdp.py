@@ -93,7 +93,8 @@ def estimated(name: str) -> np.ndarray:
 
 def counted() -> list[float]:
     """A list that gets the seconds of each eigendecomposition of the solver from now on, whole or of a block."""
-    from coterie.grouping.sdp import eigen, lift, solve
+    from coterie.grouping.sdp import eigen, solve
+    from coterie.grouping.sdp import scaling as lift
 
     calls: list[float] = []
 

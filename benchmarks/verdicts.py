@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from coterie.evaluation import Comparison  # noqa: E402
-from coterie.evaluation.conclude import conclude  # noqa: E402
 from coterie.evaluation.intervals import Noise, Spread  # noqa: E402
+from coterie.evaluation.mix import conclude  # noqa: E402
 from reference.verdict_bed import draw  # noqa: E402
 
 SEEDS = tuple(range(2, 11))

@@ -15,8 +15,8 @@ from coterie._units import NoStore
 from coterie.affinity import Estimate, Estimator, PairwiseGainModel, get_estimator
 from coterie.affinity.costs import Costs
 from coterie.training import fit
-from coterie.training.cost import UnitCost
 from coterie.training.job import Job
+from coterie.training.units import UnitCost
 
 
 @pytest.fixture(scope="module")

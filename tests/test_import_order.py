@@ -36,12 +36,12 @@ PACKAGE = Path(coterie.__file__).parent
 
 
 def modules(*, every: bool) -> list[str]:
-    """Modules in the order of their names: all, or rooms and what is in the training room."""
+    """Modules in the order of their names: all, or rooms and what is in two of them."""
     found = []
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        if every or (parts[-1] == "__init__" and len(parts) < 4) or parts[1] == "training":
+        if every or (parts[-1] == "__init__" and len(parts) < 4) or parts[1] in ("training", "evaluation"):
             found.append(name)
     return [name for name in found if not name.endswith("__main__")]
 

@@ -24,8 +24,7 @@ from coterie.affinity.scores.probe_score import _filled
 from coterie.affinity.scores.tag import Tag
 from coterie.errors import FallbackWarning, ModelError, ResourceError, SettingError
 from coterie.training.job import Job
-from coterie.training.loop import fit_one
-from coterie.training.optimizer import make_optimizer
+from coterie.training.loop import fit_one, make_optimizer
 from coterie.workload import Recipe, Split, Task, Workload
 from coterie.workload.structure import find_structure
 from reference.plain_training import Textbook

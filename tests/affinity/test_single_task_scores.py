@@ -29,8 +29,8 @@ from coterie.affinity.scores.single_tasks import sample_rows, single_task_fits
 from coterie.affinity.scores.taxonomy import Taxonomy, cut_tree, merge_tree, path_lengths, transfer_similarity
 from coterie.affinity.scores.transfer import transfer_losses
 from coterie.errors import DataWarning, ModelError, ResourceError, SettingError, WorkloadError
-from coterie.store.memory import MemoryRun
-from coterie.training.stream import derive
+from coterie.store.arrays import MemoryRun
+from coterie.training.job import derive
 from coterie.workload import Recipe, Split, Task, Workload
 from reference import single_task_scores as plain
 from reference.training_workloads import Fused, make, seeded

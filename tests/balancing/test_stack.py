@@ -7,10 +7,8 @@ import torch
 from coterie.balancing import get_balancer, task_means
 from coterie.training.evaluate import row_losses
 from coterie.training.job import Job
-from coterie.training.loop import build, trainable
-from coterie.training.optimizer import make_optimizer
-from coterie.training.stack import Architecture
-from coterie.training.stack_losses import masked_losses
+from coterie.training.loop import build, make_optimizer, trainable
+from coterie.training.stack import Architecture, masked_losses
 from coterie.workload import Recipe, from_arrays
 
 JOBS = [Job((0, 1, 2), 0), Job((1, 3, 4), 1), Job((0, 1, 2, 3, 4), 2)]

@@ -22,7 +22,7 @@ from coterie.evaluation.bank import Runs
 from coterie.evaluation.bank_plan import BankPlan
 from coterie.grouping import group
 from coterie.pipeline.candidates import subset_count, typical_size
-from coterie.training.cost import UnitCost
+from coterie.training.units import UnitCost
 from reference import skill as plain
 
 TASKS = 8

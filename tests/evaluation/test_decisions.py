@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from coterie.evaluation import BASELINE, JOINT, Comparison, mix, recommend
 from coterie.evaluation.compare import all_in_one, single_task
-from coterie.evaluation.conclude import conclude
 from coterie.evaluation.labels import TINY, LabelLosses
+from coterie.evaluation.mix import conclude
 from coterie.evaluation.recommend import veto
 from coterie.evaluation.verdict import DecisionRules
 from coterie.grouping import Grouping

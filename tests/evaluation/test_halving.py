@@ -15,9 +15,8 @@ from coterie.errors import SettingError
 from coterie.evaluation import BASELINE, JOINT, Comparison, recommend
 from coterie.evaluation.compare import all_in_one, single_task
 from coterie.evaluation.entry import RaceEntries
-from coterie.evaluation.gains import Losses
 from coterie.evaluation.halving import Prices, race, smallest_runs
-from coterie.evaluation.labels import LabelLosses
+from coterie.evaluation.labels import LabelLosses, Losses
 from coterie.grouping import Grouping
 from reference.halving_bed import Draw, prices
 

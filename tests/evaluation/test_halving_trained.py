@@ -13,8 +13,8 @@ from coterie._units import Payload
 from coterie.errors import CoterieWarning, SettingError
 from coterie.evaluation import compare
 from coterie.evaluation.compare import affordable
-from coterie.evaluation.gains import log_losses
 from coterie.evaluation.given import as_groupings
+from coterie.evaluation.labels import log_losses
 from coterie.store import MemoryRun
 from coterie.training import fit, units
 from coterie.workload import Recipe, Workload, from_arrays

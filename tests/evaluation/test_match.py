@@ -13,8 +13,8 @@ from coterie import Context
 from coterie.errors import SettingError
 from coterie.evaluation.bank import draw_subsets
 from coterie.evaluation.bank_plan import BankPlan, draw_pairs
-from coterie.evaluation.match import match, pair_matrix
 from coterie.evaluation.regret import Total, random_grouping, regrets, total, train_groups
+from coterie.evaluation.skill import match, pair_matrix
 from coterie.grouping import Grouping
 from coterie.store import MemoryRun
 from reference import skill as plain

@@ -12,15 +12,17 @@ from hypothesis import strategies as st
 
 from coterie.errors import SettingError
 from coterie.evaluation import regret
-from coterie.evaluation.bootstrap import Figure, resample, weighted_mean
-from coterie.evaluation.reliability import ceiling, one_common_run, one_run
+from coterie.evaluation.intervals import Figure, resample, weighted_mean
 from coterie.evaluation.skill import (
     by_task,
+    ceiling,
     constant_distance,
     gains,
     inside,
     mean_by_task,
     moments,
+    one_common_run,
+    one_run,
     over_subsets,
     relative_distance,
     within_task,

@@ -11,11 +11,9 @@ import pytest
 from coterie.errors import SettingError
 from coterie.evaluation import BASELINE, JOINT, Comparison, recommend
 from coterie.evaluation.compare import all_in_one, single_task
-from coterie.evaluation.conclude import conclude
-from coterie.evaluation.gains import log_losses
 from coterie.evaluation.intervals import Interval, Noise, Spread
-from coterie.evaluation.labels import LabelLosses
-from coterie.evaluation.mix import Mixture
+from coterie.evaluation.labels import LabelLosses, log_losses
+from coterie.evaluation.mix import Mixture, conclude
 from coterie.evaluation.recommend import veto
 from coterie.evaluation.verdict import DecisionRules
 from coterie.grouping import Grouping
@@ -164,7 +162,7 @@ def test_a_mixture_with_a_gain_that_does_not_matter_is_no_guess(
     comparison = by_seed({"pairs": WORSE, BASELINE: [0.05, -0.06, 0.04, -0.05]})
     better = {part: labels.values[0] * 0.995 for part, labels in comparison.labels.items()}
     grouping = Grouping.from_labels(TASKS, [0, 0, 1, 2], method="mixed")
-    module = importlib.import_module("coterie.evaluation.conclude")
+    module = importlib.import_module("coterie.evaluation.mix")
     monkeypatch.setattr(module, "mix", lambda c, name, budget: Mixture(grouping, better) if name == JOINT else None)
     advice = conclude(comparison, budget)[1]
     assert (advice.verdict, advice.candidate) == ("undecided", candidate)

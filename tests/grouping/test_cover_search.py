@@ -9,10 +9,8 @@ from coterie import Context
 from coterie.affinity import Affinity, PairwiseGainModel
 from coterie.errors import SettingError
 from coterie.grouping import Costs, Limit, select_groups
-from coterie.grouping.cover.bound import upper_bound
-from coterie.grouping.cover.enumerated import EnumeratedPricing
+from coterie.grouping.cover.bound import EnumeratedPricing, Pricing, upper_bound
 from coterie.grouping.cover.large import search_cover
-from coterie.grouping.cover.pricing import Pricing
 from coterie.grouping.cover.read import read_cover
 from reference.cover import all_groups, rows, score
 

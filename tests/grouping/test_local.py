@@ -7,11 +7,9 @@ from hypothesis import strategies as st
 
 from coterie.errors import SettingError
 from coterie.grouping import solve_sdp
-from coterie.grouping.density import density, group_densities, sum_of_densities
-from coterie.grouping.improve import improve
-from coterie.grouping.kmeans import cluster_rows
+from coterie.grouping.objective import density, group_densities, improve, sum_of_densities
 from coterie.grouping.rounding import round_greedy, round_kmeans, round_solution
-from coterie.grouping.spectral import spectral_labels
+from coterie.grouping.spectral import cluster_rows, spectral_labels
 from reference.partitions import best_partition, groups_of, set_partitions, worth
 from reference.partitions import density as plain_density
 

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from coterie.errors import SettingError
 from coterie.grouping import METHODS, group
-from coterie.grouping.density import sum_of_densities
+from coterie.grouping.objective import sum_of_densities
 from coterie.grouping.peers.agglomerative import agglomerative_labels, cut, merge_tree
 from coterie.grouping.peers.random_groups import random_partition
-from coterie.grouping.resize import merge_once, split_once, to_k_groups
+from coterie.grouping.rounding import merge_once, split_once, to_k_groups
 from reference.linkage import average_linkage
 from reference.partitions import groups_of, worth
 

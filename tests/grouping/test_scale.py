@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from coterie.grouping import group, solve_sdp
-from coterie.grouping.density import sum_of_densities
-from coterie.grouping.matrix import canonical_order, with_diagonal
+from coterie.grouping.matrix import canonical_order, on_grid, with_diagonal
+from coterie.grouping.objective import sum_of_densities
 from coterie.grouping.sdp.scaling import scale
-from coterie.grouping.ties import on_grid
 from reference.partitions import best_partition
 
 #: factor and constant; the last digits of most entries change

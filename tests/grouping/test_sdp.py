@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from coterie.errors import NumericsWarning, SettingError
 from coterie.grouping import solve_sdp
-from coterie.grouping.bound import certified_bound
 from coterie.grouping.matrix import with_diagonal
+from coterie.grouping.objective import certified_bound
 from reference.clustering_sdp import bracket
 from reference.partitions import best_partition
 from reference.taskonomy import MATRICES, OPTIMA, PENALISED

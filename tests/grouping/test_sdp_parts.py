@@ -7,14 +7,12 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
 from coterie.grouping import adjusted_rand, solve_sdp
-from coterie.grouping.choose import PATH, penalty_path
-from coterie.grouping.density import as_labels, membership, sum_of_densities
-from coterie.grouping.eigenvectors import ALL, leading_pairs
 from coterie.grouping.grid import grid
-from coterie.grouping.improve import EXCHANGES, group_sums, improve
-from coterie.grouping.kmeans import cluster_rows
+from coterie.grouping.group import PATH, penalty_path
 from coterie.grouping.matrix import as_symmetric, canonical_order, centred, symmetrise, with_diagonal
+from coterie.grouping.objective import EXCHANGES, as_labels, group_sums, improve, membership, sum_of_densities
 from coterie.grouping.rounding import round_solution
+from coterie.grouping.spectral import ALL, cluster_rows, leading_pairs
 from reference.partitions import groups_of, worth
 
 SEEDS = st.integers(0, 10_000)

@@ -10,15 +10,11 @@ from hypothesis import strategies as st
 
 from coterie.errors import NumericsWarning, SettingError
 from coterie.grouping import solve_sdp
-from coterie.grouping.choose import penalty_for, penalty_path
-from coterie.grouping.sdp.admm import POLISH, Iteration
-from coterie.grouping.sdp.certificate import bound_of_state
+from coterie.grouping.group import penalty_for, penalty_path
+from coterie.grouping.sdp.admm import POLISH, Iteration, threshold, weights
 from coterie.grouping.sdp.eigen import BlockEigenStep, DenseEigenStep, orthonormal
-from coterie.grouping.sdp.fantope import threshold, weights
-from coterie.grouping.sdp.lift import _ALL, lacking
-from coterie.grouping.sdp.partition import nearest_partition
-from coterie.grouping.sdp.primal import feasible, inner
-from coterie.grouping.sdp.scaling import scale
+from coterie.grouping.sdp.scaling import _ALL, bound_of_state, lacking, nearest_partition, scale
+from coterie.grouping.sdp.solve import feasible, inner
 from reference.clustering_sdp import by_scs
 from reference.partitions import best_partition, groups_of, worth
 

@@ -32,7 +32,7 @@ from coterie.features.shards import compute_shards
 from coterie.pipeline import run
 from coterie.pipeline.recording import RecordingStore
 from coterie.store import MemoryRun, RunDirectory
-from coterie.training import footprint
+from coterie.training import evaluate as footprint
 from coterie.workload import Recipe, Workload, from_arrays
 from coterie.workload.structure import find_structure
 from reference.executors import Inline

@@ -16,8 +16,8 @@ from coterie.affinity.costs import Costs
 from coterie.affinity.surrogates.prior import make_prior
 from coterie.evaluation import BASELINE, JOINT, Comparison, mix, recommend
 from coterie.evaluation.compare import all_in_one, single_task
-from coterie.evaluation.conclude import conclude
 from coterie.evaluation.labels import LabelLosses
+from coterie.evaluation.mix import conclude
 from coterie.grouping import Grouping
 from coterie.pipeline import run
 from coterie.pipeline.candidates import candidate_groupings, estimated_affinity

@@ -15,9 +15,9 @@ from torch import nn
 
 import coterie
 from coterie.training import fit, measure_cost
-from coterie.training.footprint import measure_footprint
+from coterie.training.evaluate import measure_footprint
 from coterie.training.job import Job
-from coterie.training.stackable import is_stackable
+from coterie.training.stack import is_stackable
 from coterie.workload import Recipe, Workload, from_arrays, validate
 from coterie.workload.structure import find_structure
 

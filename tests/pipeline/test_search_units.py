@@ -28,8 +28,8 @@ from coterie.pipeline.candidates import (
     typical_size,
 )
 from coterie.pipeline.recording import RecordingStore
-from coterie.store.memory import MemoryRun
-from coterie.training.cost import UnitCost
+from coterie.store.arrays import MemoryRun
+from coterie.training.units import UnitCost
 from coterie.workload import Workload
 
 

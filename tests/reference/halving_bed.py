@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from coterie.evaluation.gains import Losses
 from coterie.evaluation.halving import Prices, final_seeds, race
 from coterie.evaluation.intervals import Noise, t_interval
+from coterie.evaluation.labels import Losses
 
 #: what one standard deviation between candidates is on the scale of log losses
 UNIT = 0.01

@@ -7,7 +7,7 @@ import math
 import torch
 from torch.nn import functional as F
 
-from coterie.training.stream import BatchStream
+from coterie.training.job import BatchStream
 
 
 def example_loss(workload, outputs, row, task):

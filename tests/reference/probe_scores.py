@@ -8,8 +8,7 @@ import math
 import numpy as np
 import torch
 
-from coterie.training.job import Job
-from coterie.training.stream import BatchStream
+from coterie.training.job import BatchStream, Job
 from reference.plain_training import Textbook, subset_loss, train
 
 

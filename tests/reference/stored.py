@@ -12,9 +12,9 @@ from coterie.diffusion.affinity import StepAffinity
 from coterie.diffusion.config import DiffusionConfig
 from coterie.diffusion.study import StepStudy
 from coterie.evaluation import Comparison
+from coterie.evaluation.halving import Halving, Rung, Standing
 from coterie.evaluation.intervals import Interval
 from coterie.evaluation.labels import LabelLosses
-from coterie.evaluation.rungs import Halving, Rung, Standing
 from coterie.grouping import Grouping
 from coterie.serving.saved import save_served
 from coterie.workload import Recipe, Task

@@ -8,7 +8,7 @@ from torch import nn
 from coterie.errors import ModelError
 from coterie.grouping import Grouping
 from coterie.serving import load
-from coterie.serving.probe import make_probe
+from coterie.serving.models import make_probe
 from coterie.serving.saved import save_served
 from coterie.workload import from_arrays
 

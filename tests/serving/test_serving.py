@@ -12,8 +12,8 @@ from coterie.errors import ModelError, SettingError, StoreError, StoreWarning, W
 from coterie.grouping import Grouping
 from coterie.serving import Predictor, export_adapters, load
 from coterie.serving.saved import save_served
+from coterie.store.arrays import read_pair, sealed_pair
 from coterie.store.files import digest
-from coterie.store.pair import read_pair, sealed_pair
 from coterie.workload import Task, from_arrays
 from coterie.workload.mlp import mlp_spec
 

@@ -14,6 +14,7 @@ from coterie._sealed import pack, unpack
 from coterie._units import Payload
 from coterie.errors import StoreError, StoreWarning
 from coterie.store import RunDirectory
+from coterie.store.arrays import read_pair, sealed_pair
 from coterie.store.files import (
     atomic_write,
     canonical,
@@ -23,7 +24,6 @@ from coterie.store.files import (
     to_plain,
     write_json,
 )
-from coterie.store.pair import read_pair, sealed_pair
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

@@ -28,10 +28,9 @@ from coterie.grouping import Grouping
 from coterie.report.html import render
 from coterie.serving import load
 from coterie.store import RunDirectory
-from coterie.store.arrays import decode, encode
+from coterie.store.arrays import decode, encode, read_pair, sealed_pair
 from coterie.store.files import read_json
 from coterie.store.manifest import read_manifest
-from coterie.store.pair import read_pair, sealed_pair
 from reference.damage import damage_bytes, damage_json, damage_tensors, damage_text
 from reference.stored import benchmark_result, comparison, gain_model, made_study, served, step_affinity
 from report.sample_result import sample_result

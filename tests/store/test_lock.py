@@ -11,15 +11,15 @@ import pytest
 import coterie
 from coterie.errors import FallbackWarning, StoreError
 from coterie.store import RunDirectory
-from coterie.store import lock as lock_module
+from coterie.store import run as lock_module
 from coterie.store.files import Place
-from coterie.store.lock import RunLock
+from coterie.store.run import RunLock
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(coterie.__file__).parents[1])}
 HOLD = """
 import sys, time
 from pathlib import Path
-from coterie.store.lock import RunLock
+from coterie.store.run import RunLock
 from coterie.store.files import Place
 lock = RunLock(Place(Path(sys.argv[1])))
 print("held", flush=True)
@@ -72,7 +72,7 @@ def test_a_forked_child_that_outlives_us_does_not_hold_the_lock(tmp_path):
     script = """
 import os, sys, time
 from pathlib import Path
-from coterie.store.lock import RunLock
+from coterie.store.run import RunLock
 from coterie.store.files import Place
 lock = RunLock(Place(Path(sys.argv[1])))
 child = os.fork()

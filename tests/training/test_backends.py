@@ -153,7 +153,7 @@ def test_chunks_of_members_do_not_change_results():
     workload = make("binary", missing=0.3)
     jobs = [Job((index % 4,), index) for index in range(7)]
     at_once = fit_population(workload, jobs)
-    from coterie.training.footprint import measure_footprint
+    from coterie.training.evaluate import measure_footprint
 
     few = fit_population(workload, jobs, memory=2 * measure_footprint(workload).member + 1)
     for a, b in zip(at_once, few, strict=True):

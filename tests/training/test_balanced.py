@@ -14,13 +14,10 @@ from coterie.balancing import Balancing, get_balancer, task_means
 from coterie.balancing.methods import AGGREGATIONS, WEIGHTINGS
 from coterie.errors import FallbackWarning, ModelError, SettingError
 from coterie.training import fit, measure_cost
-from coterie.training.balanced import trunk_names
 from coterie.training.evaluate import row_losses
-from coterie.training.job import Job
-from coterie.training.loop import batch_loss, fit_one, trainable
-from coterie.training.optimizer import make_optimizer
+from coterie.training.job import BatchStream, Job, derive
+from coterie.training.loop import batch_loss, fit_one, make_optimizer, trainable, trunk_names
 from coterie.training.population import fit_population
-from coterie.training.stream import BatchStream, derive
 from reference.training_workloads import make
 
 OPTIONS = {"marigold": {"every": 2}, "dwa": {"window": 3}}

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from coterie.training import measure_cost
-from coterie.training.footprint import measure_footprint
+from coterie.training.evaluate import measure_footprint
 from reference.training_workloads import make
 
 

@@ -24,10 +24,9 @@ from coterie.balancing import Balancing
 from coterie.errors import CoterieError, ModelError, NumericsWarning, SettingError, WorkerError
 from coterie.executors import LocalExecutor, SubmititExecutor
 from coterie.store import MemoryRun, RunDirectory
+from coterie.training import evaluate as footprint_module
 from coterie.training import fit
-from coterie.training import footprint as footprint_module
-from coterie.training.archive import pack_fits
-from coterie.training.job import Fit, Job
+from coterie.training.job import Fit, Job, pack_fits
 from coterie.training.units import FitUnit, fit_units
 from coterie.workload import Recipe, Workload, from_arrays, load_workload
 from coterie.workload.fingerprint import fingerprint

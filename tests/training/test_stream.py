@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coterie.errors import SettingError
-from coterie.training.stream import BatchStream, derive
-from coterie.training.windows import Windows
+from coterie.training.job import BatchStream, derive
+from coterie.training.loop import Windows
 
 sizes = st.tuples(st.integers(1, 40), st.integers(1, 12), st.integers(-5, 2**63))
 

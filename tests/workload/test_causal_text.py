@@ -12,7 +12,7 @@ from coterie.errors import ModelError, SettingError, WorkloadError
 from coterie.workload import Recipe
 from coterie.workload.causal import encode, from_causal
 from coterie.workload.causal.tokens import Tokens
-from coterie.workload.validate_data import check_data
+from coterie.workload.validate import check_data
 from reference.causal import sequence_log_odds, word_log_odds
 
 transformers = pytest.importorskip("transformers")

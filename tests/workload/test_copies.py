@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import coterie
-from coterie.serving.inputs import describe_inputs
 from coterie.serving.predictor import Predictor
+from coterie.serving.saved import describe_inputs
 from coterie.workload import Recipe, Workload, from_arrays
 
 

@@ -19,9 +19,9 @@ from coterie.features import FeatureOptions, RandomDirections, compute_features,
 from coterie.features.measure import TensorSizes
 from coterie.features.plan import plan_features
 from coterie.training import fit
-from coterie.training.cost import measure_cost
 from coterie.training.job import Job
-from coterie.training.stackable import is_stackable
+from coterie.training.stack import is_stackable
+from coterie.training.units import measure_cost
 from coterie.workload import Recipe, Workload, validate
 from coterie.workload.fingerprint import fingerprint
 from coterie.workload.graph import from_graph

@@ -357,7 +357,8 @@ class Net(nn.Module):
         return self.act(self.layer(x)) if "set" in {"a", "set"} else x
 x = np.random.default_rng(0).normal(size=(60, 5))
 work = coterie.from_arrays(x, x[:, :2] > 0, build_model=Net, forward=lambda m, b: m(b))
-print(coterie.workload.fingerprint.fingerprint(work))
+from coterie.workload.fingerprint import fingerprint
+print(fingerprint(work))
 """
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from coterie import from_arrays
 from coterie.errors import WorkloadError
 from coterie.workload import Task, validate
-from coterie.workload.outputs import by_name, join_outputs
+from coterie.workload.workload import by_name, join_outputs
 
 ROWS = 6
 TASKS = (Task("sick"), Task("stage", "multiclass", classes=3), Task("age", "regression"))

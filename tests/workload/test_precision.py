@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from coterie.errors import CoterieWarning, DataWarning
-from coterie.serving.inputs import describe_inputs, prepare
+from coterie.serving.saved import describe_inputs, prepare
 from coterie.workload import from_arrays, from_datasets, from_graph
-from coterie.workload.precision import scaled, standardised
+from coterie.workload.arrays import scaled, standardised
 
 RNG = np.random.default_rng(0)
 SMALL = RNG.uniform(0, 60, 90)
@@ -126,6 +126,6 @@ def test_rounding_errors_of_a_constant_are_not_blown_up(kind):
 def test_scaled_goes_in_parts(monkeypatch):
     x = torch.arange(30.0, dtype=torch.float64).reshape(10, 3) + 1e9
     whole = scaled(x, torch.tensor(1e9).double(), None)
-    monkeypatch.setattr("coterie.workload.precision._CHUNK", 6)
+    monkeypatch.setattr("coterie.workload.arrays._CHUNK", 6)
     torch.testing.assert_close(scaled(x, torch.tensor(1e9).double(), None), whole, rtol=0, atol=0)
     assert whole[:, 0].tolist() == [3.0 * row for row in range(10)]

@@ -9,7 +9,7 @@ import torch
 
 from coterie.errors import WorkloadError
 from coterie.workload import Split, from_arrays, from_datasets, from_graph
-from coterie.workload.frames import paired
+from coterie.workload.arrays import paired
 from coterie.workload.split import PARTS, by_position
 
 N = 90

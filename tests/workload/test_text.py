@@ -17,7 +17,7 @@ from coterie.features import FeatureOptions, RandomDirections, compute_features,
 from coterie.training import fit
 from coterie.training.evaluate import load_state, tensors_of
 from coterie.training.job import Job
-from coterie.training.stackable import is_stackable
+from coterie.training.stack import is_stackable
 from coterie.workload import Recipe, encode_text, from_text, validate
 from coterie.workload.fingerprint import fingerprint
 from coterie.workload.structure import find_structure

@@ -16,8 +16,8 @@ from coterie.adapters.attaching import attach, check_backbone
 from coterie.adapters.heads import head_from_dict, head_to_dict
 from coterie.adapters.identity import describe_backbone, differences
 from coterie.errors import SettingError, StoreError
+from coterie.store.arrays import read_pair, sealed_pair
 from coterie.store.files import atomic_write, make_directory, reading, whole
-from coterie.store.pair import read_pair, sealed_pair
 
 #: 1 had no checksum of the description and no list of what is frozen
 FORMAT = 2

@@ -10,8 +10,7 @@ import numpy as np
 from coterie.affinity.context import Prepared
 from coterie.affinity.costs import training_flops
 from coterie.affinity.digest import digest
-from coterie.training.archive import pack_fits, unpack_fits
-from coterie.training.job import Fit, Job
+from coterie.training.job import Fit, Job, pack_fits, unpack_fits
 from coterie.training.units import FitUnit, fit_units
 
 

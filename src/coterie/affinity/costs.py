@@ -9,8 +9,8 @@ from typing import Any
 
 from coterie._show import short_repr
 from coterie._units import Payload, UnitStore
-from coterie.training.cost import UnitCost
 from coterie.training.job import Fit
+from coterie.training.units import UnitCost
 from coterie.workload import Workload
 
 

@@ -22,8 +22,8 @@ from coterie.features import FeatureOptions, RandomDirections
 from coterie.features.directions import Directions
 from coterie.features.part import PartFeatures
 from coterie.features.shards import compute_shards
-from coterie.training.cost import UnitCost
 from coterie.training.job import Fit
+from coterie.training.units import UnitCost
 from coterie.workload import Workload
 
 if TYPE_CHECKING:

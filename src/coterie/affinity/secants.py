@@ -15,8 +15,8 @@ from coterie._progress import Progress
 from coterie.affinity.statistics import TaskBlock
 from coterie.features.heads import HeadFeatures, capture
 from coterie.features.pairs import Pairs, labelled_pairs
-from coterie.training.cost import UnitCost
 from coterie.training.evaluate import load_state
+from coterie.training.units import UnitCost
 from coterie.workload import Workload
 from coterie.workload.structure import Structure
 

@@ -21,10 +21,9 @@ from coterie.errors import SettingError
 from coterie.evaluation.halves import halve_validation
 from coterie.evaluation.intervals import t_interval
 from coterie.training import measure_cost
-from coterie.training.cost import UnitCost
 from coterie.training.evaluate import load_state
 from coterie.training.job import Fit, Job
-from coterie.training.units import FitUnit, fit_units
+from coterie.training.units import FitUnit, UnitCost, fit_units
 from coterie.workload import Split, Workload
 
 Floats = NDArray[np.float64]

@@ -12,8 +12,7 @@ from coterie._show import short_repr
 from coterie._surface import known_arguments
 from coterie.evaluation.bank import Runs, train_subsets
 from coterie.evaluation.bank_plan import BankPlan
-from coterie.evaluation.match import pair_matrix
-from coterie.evaluation.skill import gains
+from coterie.evaluation.skill import gains, pair_matrix
 from coterie.workload import Workload
 
 Floats = NDArray[np.float64]

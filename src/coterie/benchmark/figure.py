@@ -13,7 +13,7 @@ from coterie._files import user_path
 from coterie.benchmark.plot import LEAST, Json, Panel, panel
 from coterie.errors import SettingError, require
 from coterie.report.formats import shorten
-from coterie.report.palette import group_colour
+from coterie.report.heatmap import group_colour
 from coterie.store.files import atomic_write, make_directory
 
 ENDINGS = (".png", ".svg", ".pdf")

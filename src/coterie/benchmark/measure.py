@@ -14,9 +14,16 @@ from coterie.benchmark.bank import Bank
 from coterie.benchmark.entries import Entry
 from coterie.benchmark.references import SUBSETS, References
 from coterie.errors import CoterieError
-from coterie.evaluation.bootstrap import Figure
-from coterie.evaluation.match import match, pair_matrix
-from coterie.evaluation.skill import inside, mean_by_task, over_subsets, relative_distance, within_task
+from coterie.evaluation.intervals import Figure
+from coterie.evaluation.skill import (
+    inside,
+    match,
+    mean_by_task,
+    over_subsets,
+    pair_matrix,
+    relative_distance,
+    within_task,
+)
 
 Floats = NDArray[np.float64]
 

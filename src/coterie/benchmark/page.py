@@ -12,10 +12,9 @@ from coterie.benchmark.markdown import overview, result_table
 from coterie.benchmark.plot import Json, panel
 from coterie.benchmark.table import columns, explain, failure, headline, reference_rows, sorted_rows
 from coterie.errors import SettingError, StoreError
-from coterie.report import palette
+from coterie.report import heatmap as palette
 from coterie.report.formats import duration, percent
-from coterie.report.html import page_bytes
-from coterie.report.templates import page_template
+from coterie.report.html import page_bytes, page_template
 from coterie.store.files import atomic_write, make_directory, read_json, reading
 
 FORMAT = 1

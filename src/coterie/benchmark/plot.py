@@ -10,7 +10,7 @@ from typing import Any
 from coterie.affinity import METHODS
 from coterie.benchmark.table import decimal, sorted_rows
 from coterie.report.formats import percent
-from coterie.report.palette import GROUP_COLOURS
+from coterie.report.heatmap import GROUP_COLOURS
 
 Json = Mapping[str, Any]
 #: smallest share that is drawn at its place; what is cheaper, or free, stands at the left edge

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coterie.benchmark.bank import Bank
-from coterie.evaluation.bootstrap import Figure, resample
-from coterie.evaluation.reliability import ceiling, one_common_run, one_run
-from coterie.evaluation.skill import constant_distance, gains, over_subsets
+from coterie.evaluation.intervals import Figure, resample
+from coterie.evaluation.skill import ceiling, constant_distance, gains, one_common_run, one_run, over_subsets
 
 Floats = NDArray[np.float64]
 #: cost is quoted as a share of training so many subsets once

@@ -16,8 +16,7 @@ from coterie.diffusion.denoising import denoising_losses
 from coterie.diffusion.modes import evaluating
 from coterie.diffusion.schedule import NoiseSchedule
 from coterie.errors import SettingError
-from coterie.evaluation.bootstrap import Figure, resample, weighted_mean
-from coterie.evaluation.intervals import Interval, Noise, t_interval
+from coterie.evaluation.intervals import Figure, Interval, Noise, resample, t_interval, weighted_mean
 from coterie.grouping.intervals.programme import Intervals
 
 Floats = NDArray[np.float64]

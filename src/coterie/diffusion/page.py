@@ -13,11 +13,10 @@ import coterie
 from coterie._files import user_path
 from coterie.diffusion.figures import tiled
 from coterie.diffusion.plane import Plane
-from coterie.report import palette
+from coterie.report import heatmap as palette
 from coterie.report.formats import known, number, percent, plural
-from coterie.report.html import page_bytes
-from coterie.report.png import data_uri, png
-from coterie.report.templates import page_template
+from coterie.report.heatmap import data_uri, png
+from coterie.report.html import page_bytes, page_template
 from coterie.store.files import atomic_write, make_directory
 
 if TYPE_CHECKING:

@@ -22,18 +22,15 @@ from coterie.balancing.criterion import ROUNDING
 from coterie.errors import CoterieWarning, DataWarning, SettingError
 from coterie.evaluation.comparison import BASELINE, JOINT, Comparison
 from coterie.evaluation.entry import RaceEntries
-from coterie.evaluation.gains import Losses
 from coterie.evaluation.given import as_groupings, as_seeds
 from coterie.evaluation.halves import halve_validation
-from coterie.evaluation.halving import race, smallest_runs
-from coterie.evaluation.labels import LabelIndex
+from coterie.evaluation.halving import Halving, race, smallest_runs
+from coterie.evaluation.labels import LabelIndex, Losses
 from coterie.evaluation.run_outcomes import RunOutcomes
-from coterie.evaluation.rungs import Halving
 from coterie.evaluation.trainings import Subset, Trainings, subsets_of
 from coterie.grouping import Grouping
 from coterie.training import fit
-from coterie.training.archive import pack_fits, unpack_fits
-from coterie.training.job import Fit
+from coterie.training.job import Fit, pack_fits, unpack_fits
 from coterie.training.trainer import PARTS, Outcome, Trainer
 from coterie.workload import Workload
 

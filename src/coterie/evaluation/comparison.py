@@ -18,10 +18,9 @@ from coterie._sealed import pack, read_sealed
 from coterie._show import html_table, short_repr
 from coterie._surface import known_arguments
 from coterie.errors import SettingError, require
-from coterie.evaluation.gains import Losses, log_losses
+from coterie.evaluation.halving import Halving
 from coterie.evaluation.intervals import Interval, Spread
-from coterie.evaluation.labels import LabelLosses
-from coterie.evaluation.rungs import Halving
+from coterie.evaluation.labels import LabelLosses, Losses, log_losses
 from coterie.grouping import Grouping
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ class Comparison:
     def gains(self, part: str, against: str = BASELINE) -> NDArray[np.float64]:
         """Relative loss reductions (candidates, seeds, tasks) against a candidate, seed by seed; positive is good.
 
-        Losses that are mostly noise count as :func:`coterie.evaluation.gains.log_losses` says.
+        Losses that are mostly noise count as :func:`coterie.evaluation.labels.log_losses` says.
         """
         own = self.part(part)
         losses = log_losses(own.means, own.floor)

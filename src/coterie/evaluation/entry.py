@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from coterie.evaluation.halving import Prices
-from coterie.evaluation.rungs import Halving
+from coterie.evaluation.halving import Halving, Prices
 from coterie.evaluation.trainings import subsets_of
 from coterie.grouping import Grouping
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
-from coterie.evaluation import wording
+from coterie.evaluation import verdict as wording
 from coterie.evaluation.comparison import BASELINE, JOINT, Comparison
 from coterie.evaluation.verdict import NO, UNDECIDED, WORTHWHILE, DecisionRules, check_worthwhile
 

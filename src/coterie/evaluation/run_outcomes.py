@@ -13,8 +13,7 @@ from coterie._context import Context
 from coterie._surface import warn
 from coterie.balancing import Balancing
 from coterie.errors import DataWarning, ModelError, SettingError
-from coterie.evaluation.gains import Losses
-from coterie.evaluation.labels import LabelLosses
+from coterie.evaluation.labels import LabelLosses, Losses
 from coterie.grouping import Grouping
 from coterie.training.trainer import Outcome, Trainer, as_trainer, describe_run, make_run, train_runs
 

@@ -3,17 +3,21 @@
 Values of different tasks differ far more than values of one task in different subsets, so a figure that does not take
 out each task's mean says next to nothing: a constant for every task already has a small relative distance. All
 functions here take estimate and truth as (m, T) arrays, subset by task, NaN outside the subset, and weights (draws, m)
-as :func:`coterie.evaluation.bootstrap.resample` makes them; they return one number a draw.
+as :func:`coterie.evaluation.intervals.resample` makes them; they return one number a draw.
 """
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coterie.evaluation.bootstrap import weighted_mean
+from coterie._process_lock import process_lock
+from coterie.evaluation.intervals import Figure, resample, weighted_mean
 
 Floats = NDArray[np.float64]
 #: a task counts in the mean over tasks when at least so many different subsets hold it
@@ -163,3 +167,214 @@ def inside(estimate: Floats, error: Floats, truth: Floats, noise: Floats, quanti
     reach = quantile * np.sqrt(error**2 + noise**2)
     known = np.isfinite(estimate) & np.isfinite(truth) & np.isfinite(reach)
     return np.where(known, np.abs(estimate - truth) <= reach, np.nan)
+
+
+# Predicted and true gains are (T, T) arrays; rows are targets, columns sources, larger is better, NaN where not known.
+#: a target's ranking counts when at least so many of its partners are known
+PARTNERS = 3
+
+
+def pair_matrix(subsets: NDArray[np.bool_], gains: Floats) -> Floats:
+    """Gains of pairs as a matrix.
+
+    Args:
+        subsets: bool (m, T), two tasks each.
+        gains: (m, T) gain of each task in each pair.
+
+    Returns:
+        (T, T), entry [target, source] is the gain of the target; NaN where the pair is not there.
+
+    Example:
+        >>> pair_matrix(np.array([[True, True]]), np.array([[0.5, -0.25]]))
+        array([[  nan,  0.5 ],
+               [-0.25,   nan]])
+    """
+    size = subsets.shape[1]
+    found = np.full((size, size), np.nan)
+    for members, row in zip(subsets, gains, strict=True):
+        a, b = np.flatnonzero(members)
+        found[a, b], found[b, a] = row[a], row[b]
+    return found
+
+
+def match(predicted: Floats, true: Floats, *, resamples: int = 0, seed: int = 0) -> dict[str, Figure]:
+    """All measures of pairs.
+
+    Level 1, value: ``correlation`` (Pearson, over all ordered pairs) and ``by_target`` (mean over targets of the
+    correlation over their partners, which is not moved by some targets gaining from anything). Level 2, ranking of the
+    partners of a target, mean over the targets with at least 3 known partners: ``kendall`` (tau-b) and ``spearman``; a
+    target whose scores are all equal counts 0. Level 3, decision: ``hits`` (share of targets whose top-scored partner
+    is truly the best; tied ones share), ``chance`` (what a random choice would hit), ``regret`` (gain lost with the
+    top-scored partner; lower is better), ``chance_regret``, ``sign`` (share of pairs whose gain has the predicted
+    sign), ``majority`` (share of the more frequent true sign) and ``separation`` (chance that a helpful pair is scored
+    above a harmful one; needs no threshold, so it also suits scores whose zero means nothing).
+
+    Args:
+        predicted: (T, T) predicted gains or scores.
+        true: (T, T) true gains.
+        resamples: of pairs at level 1 and of signs, of targets elsewhere.
+        seed: of the drawing.
+
+    Source: the three levels follow the benchmark of affinity scores for pairs of tasks "It's a Match!" (arXiv
+    2301.02873); the exact measures are our own choice.
+    """
+    known = np.isfinite(predicted) & np.isfinite(true)
+    np.fill_diagonal(known, False)
+    first, second = np.nonzero(np.triu(known | known.T, 1))
+    weights = resample(len(first), resamples, seed)
+    drawn = np.concatenate([weights, weights], 1)  # both directions of a pair are drawn together
+    rows, columns = np.concatenate([first, second]), np.concatenate([second, first])
+    score, gain = (np.where(known, values, np.nan)[rows, columns] for values in (predicted, true))
+    agree = np.where(np.isfinite(score), np.sign(score) == np.sign(gain), np.nan).astype(np.float64)
+    positive = weighted_mean(np.where(np.isfinite(gain), gain > 0, np.nan).astype(np.float64), drawn)
+    found = {
+        "correlation": Figure(within_task(score[:, None], gain[:, None], drawn)),
+        "sign": Figure(weighted_mean(agree, drawn)),
+        "majority": Figure(np.maximum(positive, 1 - positive)),
+        "separation": Figure(_separation(score, gain, drawn)),
+    }
+    by_target = [_target(predicted[t, known[t]], true[t, known[t]]) for t in range(len(true))]
+    targets = resample(len(true), resamples, seed + 1)
+    for name in ("by_target", "kendall", "spearman", "hits", "chance", "regret", "chance_regret"):
+        values = np.array([row.get(name, np.nan) for row in by_target])
+        found[name] = Figure(weighted_mean(values, targets))
+    return found
+
+
+def _target(score: Floats, gain: Floats) -> dict[str, float]:
+    """Ranking and decision for one target."""
+    if len(score) < PARTNERS:
+        return {}
+    top, best = score == score.max(), gain == gain.max()
+    result = {
+        "hits": float(best[top].mean()),
+        "chance": float(best.mean()),
+        "regret": float(gain.max() - gain[top].mean()),
+        "chance_regret": float(gain.max() - gain.mean()),
+    }
+    if np.ptp(gain) > 0:
+        result.update(
+            _ranks(score, gain) if np.ptp(score) > 0 else dict.fromkeys(("by_target", "kendall", "spearman"), 0.0)
+        )
+    return result
+
+
+def _ranks(score: Floats, gain: Floats) -> dict[str, float]:
+    from scipy import stats
+
+    with process_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about tiny samples, of which no p-value is wanted
+        tau: Any = stats.kendalltau(score, gain)
+        rho: Any = stats.spearmanr(score, gain)
+    value = float(within_task(score[:, None], gain[:, None])[0])
+    return {"by_target": value, "kendall": float(tau.statistic), "spearman": float(rho.statistic)}
+
+
+def _separation(score: Floats, gain: Floats, weights: Floats) -> Floats:
+    """Share of (helpful, harmful) pairs of pairs that are scored in the right order; ties count half."""
+    known = np.isfinite(score) & np.isfinite(gain)
+    score, helpful, weights = score[known], gain[known] > 0, weights[:, known]
+    above = np.sign(score[helpful][:, None] - score[~helpful][None]) / 2 + 0.5
+    good, bad = weights[:, helpful], weights[:, ~helpful]
+    total = good.sum(1) * bad.sum(1)
+    right = np.einsum("bi,ij,bj->b", good, above, bad, optimize=True)
+    return np.divide(right, total, out=np.full(len(weights), np.nan), where=total > 0)
+
+
+SPLITS = 20
+
+
+def ceiling(
+    values: Floats, weights: Floats | None = None, *, per_task: bool = False, splits: int = SPLITS, seed: int = 0
+) -> Figure:
+    """Noise ceiling: the correlation that a perfect estimate would have with the truth, the mean over the replicates.
+
+    The replicates are split at random into halves, the means of both halves are correlated within tasks, the mean over
+    the splits is carried to all replicates by the formula of Spearman and Brown, and its square root is taken.
+    Resamples draw subsets and trainings; they use the correlations of pairs of different trainings, because a training
+    that is drawn twice would stand in both halves.
+
+    Args:
+        values: (replicates, m, T) independent trainings of each subset.
+        weights: (draws, m) of the subsets; None for the number alone.
+        per_task: mean over tasks of each task's ceiling instead of the pooled one.
+        splits: random splits.
+        seed: of the splits and of the drawing of trainings.
+
+    Returns:
+        The ceiling, 0 to 1; NaN with fewer than two replicates.
+    """
+    replicates, m = values.shape[:2]
+    weights = np.ones((1, m)) if weights is None else weights
+    if replicates < 2:
+        return Figure(np.full(len(weights), np.nan))
+    rng = np.random.default_rng(seed)
+    half = replicates // 2
+    found: list[Floats] = []
+    for _ in range(splits):
+        order = rng.permutation(replicates)
+        first, second = values[order[:half]].mean(0), values[order[half : 2 * half]].mean(0)
+        found.append(_correlate(first, second, weights[:1], per_task))
+    point = _lift(np.mean(found, 0), replicates / half)
+    if len(weights) == 1:
+        return Figure(point)
+    pairs = list(combinations(range(replicates), 2))
+    drawn = resample(replicates, len(weights) - 1, seed)
+    each = np.stack([_correlate(values[a], values[b], weights, per_task) for a, b in pairs], 1)  # (draws, pairs, ...)
+    often = np.stack([drawn[:, a] * drawn[:, b] for a, b in pairs], 1)
+    draws = _lift(weighted_mean(np.moveaxis(each, 1, -1), often[:, None]), replicates)
+    return Figure(np.concatenate([point, np.clip(draws[1:] - draws[0] + point[0], 0.0, 1.0)]))
+
+
+def _correlate(a: Floats, b: Floats, weights: Floats, per_task: bool) -> Floats:
+    """(draws, T), or (draws, 1) pooled."""
+    return by_task(a, b, weights) if per_task else within_task(a, b, weights)[:, None]
+
+
+def _lift(reliability: Floats, times: float) -> Floats:
+    """Square root of the reliability of a mean that is `times` as long, averaged over the last axis (tasks)."""
+    r = np.clip(reliability, 0.0, 1.0)
+    root = np.sqrt(times * r / (1 + (times - 1) * r))
+    return weighted_mean(root, np.ones_like(root))
+
+
+def one_run(values: Floats, weights: Floats | None = None, *, per_task: bool = False, seed: int = 0) -> Figure:
+    """R1: correlation of one real training of every subset with the mean of the other replicates; mean over replicates.
+
+    "As good as training every subset once" is the goal that means something. Resamples draw subsets and the training
+    that is the one.
+
+    Args:
+        values: (replicates, m, T) independent trainings of each subset; NaN with fewer than two replicates.
+        weights: (draws, m) of the subsets; None for the number alone.
+        per_task: mean over tasks of the correlation within each, instead of pooled.
+        seed: of the drawing of trainings.
+    """
+    if len(values) < 2:
+        return Figure(np.full(1 if weights is None else len(weights), np.nan))
+    others = (values.sum(0) - values) / (len(values) - 1)
+    return _mean_over_runs(values, others, weights, per_task, seed)
+
+
+def one_common_run(
+    common: Floats, truth: Floats, weights: Floats | None = None, *, per_task: bool = False, seed: int = 0
+) -> Figure:
+    """R1 where all subsets share initial parameters and order of rows: the same price, less noise between subsets.
+
+    Args:
+        common: (replicates, m, T) trainings with common random numbers.
+        truth: (m, T) mean of independent trainings.
+        weights: (draws, m) of the subsets; None for the number alone.
+        per_task: mean over tasks of the correlation within each, instead of pooled.
+        seed: of the drawing of trainings.
+    """
+    return _mean_over_runs(common, np.broadcast_to(truth, common.shape), weights, per_task, seed)
+
+
+def _mean_over_runs(runs: Floats, truths: Floats, weights: Floats | None, per_task: bool, seed: int) -> Figure:
+    weights = np.ones((1, runs.shape[1])) if weights is None else weights
+    if not len(runs):
+        return Figure(np.full(len(weights), np.nan))
+    each = [_correlate(run, truth, weights, per_task) for run, truth in zip(runs, truths, strict=True)]
+    means = np.stack([weighted_mean(found, np.ones_like(found)) for found in each], 1)
+    return Figure(weighted_mean(means, resample(len(runs), len(weights) - 1, seed)))

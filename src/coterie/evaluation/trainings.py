@@ -13,11 +13,9 @@ from coterie._context import Context
 from coterie._units import Payload, look
 from coterie.balancing import Balancing
 from coterie.balancing.choice import balancing_key
-from coterie.evaluation.gains import Losses
-from coterie.evaluation.labels import LabelIndex
+from coterie.evaluation.labels import LabelIndex, Losses
 from coterie.grouping import Grouping
-from coterie.training.archive import pack_fits, unpack_fits
-from coterie.training.job import Fit, Job
+from coterie.training.job import Fit, Job, pack_fits, unpack_fits
 from coterie.training.units import FitUnit, fit_units
 from coterie.workload import Workload
 

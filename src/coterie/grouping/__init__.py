@@ -1,14 +1,12 @@
 """Groups of tasks from their affinity: relaxation, rounding, local improvement, and the result."""
 
-from coterie.grouping.compare import adjusted_rand
 from coterie.grouping.cover.problem import Costs, Limit
 from coterie.grouping.cover.select import select_groups
-from coterie.grouping.group import group
-from coterie.grouping.grouping import Grouping
+from coterie.grouping.group import METHODS, group
+from coterie.grouping.grouping import Grouping, adjusted_rand
 from coterie.grouping.intervals.costs import affinity_costs
 from coterie.grouping.intervals.programme import Intervals, best_intervals
-from coterie.grouping.methods import METHODS
-from coterie.grouping.sdp.solution import SdpSolution
+from coterie.grouping.sdp.admm import SdpSolution
 from coterie.grouping.sdp.solve import solve_sdp
 from coterie.grouping.search.groups import search_groups
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from coterie.errors import SettingError
-from coterie.grouping.masks import submasks
-from coterie.grouping.matrix import FloatArray, IntArray
+from coterie.grouping.matrix import FloatArray, IntArray, submasks
 from coterie.grouping.objective import Objective
 
 #: largest number of tasks for which all partitions are searched

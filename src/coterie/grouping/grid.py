@@ -5,17 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from coterie._progress import Progress, silent
-from coterie.grouping.bound import bound_of_lifted
-from coterie.grouping.choose import Candidate, describe
-from coterie.grouping.density import as_labels, sum_of_densities
-from coterie.grouping.improve import improved
-from coterie.grouping.kmeans import cluster_rows
+from coterie.grouping.group import Candidate, describe
 from coterie.grouping.matrix import FloatArray, IntArray, centred, shift_of
+from coterie.grouping.objective import as_labels, bound_of_lifted, improved, sum_of_densities
 from coterie.grouping.rounding import round_solution
+from coterie.grouping.sdp.admm import SdpSolution
 from coterie.grouping.sdp.scaling import row_blocks
-from coterie.grouping.sdp.solution import SdpSolution
 from coterie.grouping.sdp.solve import solve_sdp
-from coterie.grouping.spectral import embed
+from coterie.grouping.spectral import cluster_rows, embed
 
 #: numbers of groups on the grid, at most; above, one group has a few tasks only
 MOST = 256

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,14 +12,285 @@ from coterie._check import choice
 from coterie._progress import Progress, silent
 from coterie._surface import known_arguments
 from coterie.errors import SettingError
-from coterie.grouping.choose import pick
-from coterie.grouping.density import sum_of_densities
+from coterie.grouping.exhaustive import exhaustive
 from coterie.grouping.grouping import Grouping
-from coterie.grouping.matrix import Problem, canonical_order, check_count, check_seed, largest, read_problem
-from coterie.grouping.methods import METHODS, ORDERED, RELAXED, Request
-from coterie.grouping.objective import DensityObjective, GainObjective
+from coterie.grouping.intervals.costs import affinity_costs
+from coterie.grouping.intervals.programme import every_k
+from coterie.grouping.matrix import (
+    FloatArray,
+    IntArray,
+    Problem,
+    canonical_order,
+    check_count,
+    check_seed,
+    largest,
+    on_grid,
+    read_problem,
+)
+from coterie.grouping.objective import DensityObjective, GainObjective, Objective, sum_of_densities
+from coterie.grouping.peers.agglomerative import cut, merge_tree
+from coterie.grouping.peers.constant import all_in_one_labels, single_task_labels
+from coterie.grouping.peers.leiden import leiden_partition
+from coterie.grouping.peers.random_groups import random_partition
+from coterie.grouping.rounding import round_solution
+from coterie.grouping.sdp.admm import SdpSolution
+from coterie.grouping.sdp.solve import solve_sdp
 from coterie.grouping.search.groups import search_groups
-from coterie.grouping.ties import on_grid
+from coterie.grouping.spectral import leading_pairs, spectral_labels
+
+# The sum of densities can be compared between different numbers of groups: that is the relaxation without a price
+# (penalty 0). What it prefers is decided by the DIAGONAL of the matrix. A group of size s has density (its diagonal +
+# its pairs) / s, so a task stays alone when its own diagonal entry is larger than what companions add: with all-zero
+# diagonals and gains as entries, tasks gather while the gains are positive; with accuracies, where every entry is about
+# 0.8, the choice hangs on whether the diagonal is above or below the others. Set it on purpose (`diagonal=`). Adding a
+# constant to ALL entries changes nothing.
+#
+# A gain model needs no such convention: its groupings are compared by the gain that it predicts, where a task alone
+# gains 0.
+
+#: above so many tasks the penalised relaxation has too high a rank
+PATH = 500
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A partition that a method proposes: (T,) labels, and what is worth knowing about it."""
+
+    labels: IntArray
+    details: dict[str, float | str] = field(default_factory=dict)
+
+    @property
+    def k(self) -> int:
+        """Number of groups."""
+        return len(np.unique(self.labels))
+
+
+def pick(objective: Objective, candidates: Sequence[Candidate]) -> tuple[Candidate, float]:
+    """The candidate that is worth most; fewer groups win among equals, because every group is a model to serve."""
+    scores = np.array([objective.score(candidate.labels) for candidate in candidates])
+    good = [index for index in range(len(scores)) if scores[index] >= scores.max() - objective.tolerance]
+    best = min(good, key=lambda index: candidates[index].k)
+    return candidates[best], float(scores[best])
+
+
+def penalty_path(
+    matrix: FloatArray, k_max: int, *, seed: int = 0, steps: int | None = None, progress: Progress | None = None
+) -> tuple[list[Candidate], float]:
+    """Round the penalised relaxation along a path of prices of a group.
+
+    The price runs from 0 in equal steps towards the largest eigenvalue of the matrix on the complement of e, where
+    one group is optimal; that is the authors' grid 0.1, 0.2, ..., made independent of the scale of the matrix. Each
+    solution starts from the one before and is rounded to its trace, downwards and upwards. The path ends when one
+    group is left. Above 500 tasks, :func:`coterie.grouping.grid.grid_of_k` takes its place.
+
+    Args:
+        matrix: (T, T) symmetric affinity, its diagonal set on purpose.
+        k_max: largest number of groups.
+        seed: of the rounding.
+        steps: prices to try; default 10 up to 60 tasks, 4 above.
+        progress: called after each price.
+
+    Returns:
+        Candidates, and a certified upper bound on the sum of densities of ANY partition, whatever its number of groups.
+
+    Cost:
+        One SDP for each step, most of them with a good start.
+    """
+    say, n = progress or silent, len(matrix)
+    if n > PATH:
+        from coterie.grouping.grid import grid_of_k
+
+        return grid_of_k(matrix, k_max, seed=seed, progress=say)
+    count = steps or (10 if n <= 60 else 4)
+    centre = matrix - matrix.mean(axis=0) - matrix.mean(axis=1)[:, None] + matrix.mean()
+    top = max(float(leading_pairs(centre, 1)[1][0]), 0.0)
+    tried, candidates, bound = set[int](), list[Candidate](), np.inf
+    solution: SdpSolution | None = None
+    for step in range(count):
+        say("grouping: penalty path", step, count)
+        price = top * step / count
+        solution = solve_sdp(matrix, penalty=price, start=solution)
+        bound = solution.bound if step == 0 else bound
+        for k in near(solution.trace, k_max) | ({1, k_max} if step == 0 else set[int]()):
+            labels = round_solution(solution.X, matrix, k, seed=seed, random_starts=0 if k in tried else 3)
+            candidates.append(Candidate(labels, describe(solution, price)))
+            tried.add(k)
+        if solution.trace < 1 + 1e-3:
+            break
+    say("grouping: penalty path", count, count)
+    return candidates, bound
+
+
+def near(trace: float, k_max: int) -> set[int]:
+    """Whole numbers of groups next to a fractional trace, within 1..k_max."""
+    ends = (np.floor(trace + 1e-3), np.ceil(trace - 1e-3))
+    return {min(max(int(end), 1), k_max) for end in ends}
+
+
+def penalty_for(matrix: FloatArray, k: int, *, limit: int = 12) -> tuple[SdpSolution, float]:
+    """The penalised solution whose trace is nearest to `k`, by bisection on the price, and that price.
+
+    The trace falls as the price rises. Prices below 0 are tried, too: they push the trace above that of the free
+    optimum. Each solution starts from the one before.
+    """
+    centre = matrix - matrix.mean()
+    high = float(leading_pairs(centre, 1)[1][0])
+    spread = max(high + float(leading_pairs(-centre, 1)[1][0]), 1e-300)
+    low, high = -spread, spread
+    tried: list[tuple[SdpSolution, float]] = []
+    for _ in range(limit):
+        price = (low + high) / 2
+        solution = solve_sdp(matrix, penalty=price, start=tried[-1][0] if tried else None)
+        tried.append((solution, price))
+        if abs(solution.trace - k) < 1e-2:
+            break
+        low, high = (price, high) if solution.trace > k else (low, price)
+    return min(tried, key=lambda one: abs(one[0].trace - k))
+
+
+def describe(solution: SdpSolution, price: float | None = None) -> dict[str, float | str]:
+    """What is worth knowing about the solution behind a partition."""
+    found: dict[str, float | str] = {
+        "sdp_status": solution.status,
+        "sdp_value": solution.value,
+        "sdp_bound": solution.bound,
+        "sdp_gap": solution.gap,
+        "sdp_trace": solution.trace,
+        "sdp_iterations": int(solution.iterations),
+    }
+    return found if price is None else {**found, "penalty": price}
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What a method is asked for: the matrix, its objective, and the numbers of groups that are allowed."""
+
+    matrix: FloatArray
+    objective: Objective
+    k: int | None
+    k_max: int
+    seed: int
+    penalty: float | None = None
+    progress: Progress = silent
+
+    @property
+    def n(self) -> int:
+        """Number of tasks."""
+        return len(self.matrix)
+
+    @property
+    def by_density(self) -> bool:
+        """Whether partitions are compared by their sum of densities."""
+        return isinstance(self.objective, DensityObjective)
+
+    @property
+    def ks(self) -> list[int]:
+        """Numbers of groups to try."""
+        return [self.k] if self.k is not None else list(range(1, self.k_max + 1))
+
+
+#: candidates, and an upper bound on the sum of densities of any partition that was allowed
+Proposals = tuple[list[Candidate], float | None]
+
+
+def trace_k(request: Request) -> Proposals:
+    """The trace-k relaxation, rounded and improved, at each k; a bare matrix without k goes along the penalty path."""
+    if request.k is None and request.by_density:
+        return penalty_path(request.matrix, request.k_max, seed=request.seed, progress=request.progress)
+    found: list[Candidate] = []
+    bound = -np.inf
+    solution: SdpSolution | None = None
+    for done, k in enumerate(request.ks):
+        request.progress("grouping: SDP", done, len(request.ks))
+        solution = solve_sdp(request.matrix, k, start=solution)
+        bound = max(bound, solution.bound)
+        labels = round_solution(solution.X, request.matrix, k, seed=request.seed)
+        found.append(Candidate(labels, describe(solution)))
+    request.progress("grouping: SDP", len(request.ks), len(request.ks))
+    return found, bound
+
+
+def penalised(request: Request) -> Proposals:
+    """The trace-penalised relaxation: at a given price, at the one that gives k groups, or along a path of prices."""
+    if request.penalty is None and request.k is None:
+        return penalty_path(request.matrix, request.k_max, seed=request.seed, progress=request.progress)
+    if request.penalty is not None:
+        solution = solve_sdp(request.matrix, penalty=request.penalty, progress=request.progress)
+        price = request.penalty
+    else:
+        solution, price = penalty_for(request.matrix, request.ks[0])
+    ks = {request.k} if request.k is not None else near(solution.trace, request.k_max)
+    labels = [round_solution(solution.X, request.matrix, k, seed=request.seed) for k in sorted(ks)]
+    # <A, X> <= penalised optimum + price * tr X for every X; without k, all numbers of groups up to k_max were allowed.
+    allowed = {request.k} if request.k is not None else {1, request.k_max}
+    bound = max(solution.bound + price * k for k in allowed)
+    return [Candidate(one, describe(solution, price)) for one in labels], bound
+
+
+def spectral(request: Request) -> Proposals:
+    """Spectral clustering at each k, as it comes: no improvement, so that it can be compared with."""
+    return [Candidate(spectral_labels(request.matrix, k, seed=request.seed)) for k in request.ks], None
+
+
+def agglomerative(request: Request) -> Proposals:
+    """Average linkage: one tree, cut at each k."""
+    tree = merge_tree(request.matrix)
+    return [Candidate(cut(tree, k)) for k in request.ks], None
+
+
+def by_leiden(request: Request) -> Proposals:
+    """Leiden: at its own resolution when k is free, otherwise at the one that gives k groups, or almost."""
+    found = leiden_partition(request.matrix, request.k, seed=request.seed)
+    if request.k is None and found.communities > request.k_max:
+        found = leiden_partition(request.matrix, request.k_max, seed=request.seed)
+    return [Candidate(found.labels, {"resolution": found.resolution, "communities": found.communities})], None
+
+
+def at_random(request: Request) -> Proposals:
+    """One random partition; its number of groups is drawn, too, when k is free."""
+    return [Candidate(random_partition(request.n, request.k, k_max=request.k_max, seed=request.seed))], None
+
+
+def intervals(request: Request) -> Proposals:
+    """Contiguous intervals of the tasks in the order in which they came: the best sum of densities, exactly."""
+    costs = affinity_costs(request.matrix)
+    found = every_k(costs, max(request.ks), tolerance=request.objective.tolerance if request.by_density else 0.0)
+    return [Candidate(one.labels) for one in found if one.k in request.ks], None
+
+
+def all_in_one(request: Request) -> Proposals:
+    """One group."""
+    return [Candidate(all_in_one_labels(request.n))], None
+
+
+def single_task(request: Request) -> Proposals:
+    """One group a task."""
+    return [Candidate(single_task_labels(request.n))], None
+
+
+def best_of_all(request: Request) -> Proposals:
+    """The best of all partitions, for a few tasks."""
+    found = exhaustive(request.objective, request.n, request.ks)
+    return [Candidate(labels) for labels in found.values()], None
+
+
+METHODS: dict[str, Callable[[Request], Proposals]] = {
+    "sdp": trace_k,
+    "sdp-penalty": penalised,
+    "spectral": spectral,
+    "agglomerative": agglomerative,
+    "leiden": by_leiden,
+    "intervals": intervals,
+    "random": at_random,
+    "all-in-one": all_in_one,
+    "single-task": single_task,
+    "exhaustive": best_of_all,
+}
+
+#: methods whose partition is where the search for the largest predicted gain starts, given a gain model
+RELAXED = frozenset({"sdp", "sdp-penalty"})
+#: methods for which the order of the tasks means something, such as time
+ORDERED = frozenset({"intervals"})
 
 
 @known_arguments
@@ -49,7 +322,7 @@ def group(
         seed: of k-means, random starts, Leiden and random groups.
         k_max: largest number of groups when `k` is None. Default: T for a matrix, at most 20 for a gain model.
         diagonal: ``"keep"``, ``"zero"`` or ``"mean"``: what a task is worth to itself. It decides how many groups are
-            chosen from a bare matrix (see :mod:`coterie.grouping.choose`).
+            chosen from a bare matrix (see :mod:`coterie.grouping.group`).
         penalty: price of a group for ``"sdp-penalty"``, in the units of the matrix; None finds it.
         progress: called as ``progress(stage, done, total)``.
 

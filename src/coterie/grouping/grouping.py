@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,16 +12,51 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from coterie._json import read_json, reading, real, text, whole, write_json
-from coterie._read import by_task
+from coterie._read import by_task, is_frame, read_matrix
 from coterie._show import brief, names
 from coterie._surface import known_arguments
 from coterie.errors import SettingError, require
-from coterie.grouping.compare import adjusted_rand
-from coterie.grouping.density import as_labels
 from coterie.grouping.matrix import BoolArray, IntArray
+from coterie.grouping.objective import as_labels
 
 if TYPE_CHECKING:
     import pandas
+
+
+def adjusted_rand(first: Sequence[int], second: Sequence[int]) -> float:
+    """Adjusted Rand index of two labelings: 1 for the same partition, 0 in the mean over chance, below 0 for less.
+
+    Args:
+        first: (n,) labels; their names do not matter.
+        second: (n,) labels of the same items.
+
+    Source:
+        Hubert and Arabie, Journal of Classification 2 (1985).
+
+    Example:
+        >>> adjusted_rand([0, 0, 1, 1], [1, 1, 0, 0])
+        1.0
+    """
+    if len(first) != len(second) or not len(first):
+        raise SettingError(
+            f"Two labelings should have the same length, at least 1. Found {len(first)} and {len(second)}."
+        )
+    _, rows = np.unique(np.asarray(first), return_inverse=True)
+    _, columns = np.unique(np.asarray(second), return_inverse=True)
+    table = np.zeros((int(rows.max()) + 1, int(columns.max()) + 1))
+    np.add.at(table, (rows, columns), 1.0)
+    together = float(_pairs(table).sum())
+    in_first, in_second = float(_pairs(table.sum(axis=1)).sum()), float(_pairs(table.sum(axis=0)).sum())
+    total = len(first) * (len(first) - 1) / 2
+    chance = in_first * in_second / total if total else 0.0
+    largest = (in_first + in_second) / 2
+    # Both all in one group, or both all apart: the same partition, and 0 / 0 in the formula.
+    return 1.0 if largest == chance else float((together - chance) / (largest - chance))
+
+
+def _pairs(counts: np.ndarray) -> np.ndarray:
+    """Number of pairs within each count."""
+    return counts * (counts - 1) / 2
 
 
 @known_arguments
@@ -227,14 +263,10 @@ class Grouping:
 
     def plot(self, affinity: Any = None, ax: Any = None) -> Any:
         """Heat map of the affinity ordered by groups, or of who is in which group; returns the matplotlib axes."""
-        from coterie.grouping.show import draw
-
         return draw(self, affinity, ax)
 
     def _repr_html_(self) -> str:
         """A table for notebooks."""
-        from coterie.grouping.show import as_html
-
         return as_html(self)
 
 
@@ -254,3 +286,76 @@ def _what_is_wrong(data: object) -> str:
 def _json_number(value: float | str | None) -> float | str | None:
     """JSON has no NaN and no infinity."""
     return value if value is None or isinstance(value, str) or np.isfinite(value) else None
+
+
+def as_html(grouping: Grouping) -> str:
+    """A table of the groups; all names are escaped."""
+    rows: list[str] = []
+    for index, members in enumerate(grouping.groups):
+        cells = ", ".join(_name(grouping, index, task) for task in members)
+        rows.append(f"<tr><td>{index}</td><td>{len(members)}</td><td style='text-align:left'>{cells}</td></tr>")
+    notes = [f"method {html.escape(grouping.method)}"]
+    if grouping.objective is not None:
+        notes.append(f"objective {grouping.objective:.6g}")
+    if grouping.bound is not None:
+        notes.append(f"no grouping reaches more than {grouping.bound:.6g}")
+    if grouping.overlaps:
+        notes.append("a task in grey is trained here and served by another group")
+    return (
+        "<table><thead><tr><th>group</th><th>tasks</th><th>names</th></tr></thead><tbody>"
+        + "".join(rows)
+        + f"</tbody><caption style='caption-side:bottom;text-align:left'>{'; '.join(notes)}</caption></table>"
+    )
+
+
+def draw(grouping: Grouping, affinity: Any = None, ax: Any = None) -> Any:
+    """Heat map on `ax` (or on a new figure) with lines between the groups; returns the axes."""
+    order = [
+        task
+        for index in range(grouping.n_groups)
+        for task in range(len(grouping.tasks))
+        if grouping.serves[task] == index
+    ]
+    if ax is None:
+        figures: Any = require("matplotlib.figure", extra="plot", purpose="Grouping.plot()")
+        side = 2.5 + 0.22 * len(order)
+        ax = figures.Figure(figsize=(side, side), layout="constrained").subplots()
+    names = [grouping.tasks[task] for task in order]
+    if affinity is None:
+        image = grouping.subsets[:, order].T.astype(float)
+        ax.imshow(image, cmap="Greys", vmin=0, vmax=1.6, aspect="auto")
+        ax.set_xticks(range(grouping.n_groups))
+        ax.set_xlabel("group")
+    else:
+        named = tuple(getattr(affinity, "tasks", ())) if not is_frame(affinity) else ()
+        values = read_matrix(affinity.values if named else affinity, named or grouping.tasks, "affinity")
+        if named != grouping.tasks and set(named) == set(grouping.tasks):
+            place = [named.index(task) for task in grouping.tasks]
+            values = values[np.ix_(place, place)]
+        if values.shape != (len(order), len(order)):
+            raise SettingError(
+                f"Parameter `affinity` should be {len(order)} x {len(order)}. Found shape {values.shape}."
+            )
+        off = values[~np.eye(len(values), dtype=bool)]
+        limit = float(np.nanmax(np.abs(off))) if np.isfinite(off).any() else 1.0
+        # The diagonal is on another scale in many methods; the colours are for the pairs.
+        image = ax.imshow(values[np.ix_(order, order)], cmap="RdBu", vmin=-(limit or 1.0), vmax=limit or 1.0)
+        ax.figure.colorbar(image, ax=ax, shrink=0.7, label="affinity (blue helps)")
+        ax.set_xticks(range(len(names)), names, rotation=90)
+        ax.set_xlabel("source")
+        ax.set_ylabel("target")
+    ax.set_yticks(range(len(names)), names)
+    for label in [*ax.get_yticklabels(), *ax.get_xticklabels()]:
+        label.set_parse_math(False)  # a name with dollar signs is a name
+    edges = np.cumsum([grouping.serves.count(index) for index in range(grouping.n_groups)])[:-1]
+    for edge in edges:
+        ax.axhline(edge - 0.5, color="black", linewidth=1)
+        if affinity is not None:
+            ax.axvline(edge - 0.5, color="black", linewidth=1)
+    return ax
+
+
+def _name(grouping: Grouping, index: int, task: int) -> str:
+    """A task's name, grey where another group serves it."""
+    name = html.escape(grouping.tasks[task])
+    return name if grouping.serves[task] == index else f"<span style='color:#888'>{name}</span>"

@@ -21,7 +21,7 @@ from coterie.affinity.stopped import SAMPLE
 from coterie.grouping import Grouping
 from coterie.pipeline.candidates import candidate_groupings, subset_count
 from coterie.pipeline.planning_time import Timing, timed
-from coterie.training.cost import UnitCost
+from coterie.training.units import UnitCost
 from coterie.workload import Split, Workload
 
 #: examples of the rehearsal, and of a second one with a part of them, which tells what does not grow with examples

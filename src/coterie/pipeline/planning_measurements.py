@@ -24,9 +24,8 @@ from coterie.pipeline.planning_memory import Sizes, resident
 from coterie.pipeline.planning_page import PageCost, rehearse_page
 from coterie.pipeline.planning_split import TrainingCounts, check_memory, count_trainings, fixed_bases, process_seconds
 from coterie.pipeline.planning_time import Pilot, StepCost, Timing, corrected, measure_step_cost, run_pilot, timed
-from coterie.training.footprint import Footprint, measure_footprint
-from coterie.training.job import Fit, Job, Schedule
-from coterie.training.stream import derive
+from coterie.training.evaluate import Footprint, measure_footprint
+from coterie.training.job import Fit, Job, Schedule, derive
 from coterie.workload import Workload
 
 #: usual subsets that the pilot trains, where the method has no number of its own

@@ -111,9 +111,8 @@ def write_seconds() -> float:
     """Seconds of the processor to copy, encode and checksum a byte of a unit."""
     from coterie._units import Payload
     from coterie.pipeline.planning_time import timed
-    from coterie.store.arrays import encode
+    from coterie.store.arrays import encode, settle
     from coterie.store.files import digest
-    from coterie.store.memory import settle
 
     payload = Payload({"x": np.zeros(2**19)})
     _, timing = timed(lambda: digest(encode(settle(payload).arrays)))

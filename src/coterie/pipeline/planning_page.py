@@ -17,7 +17,7 @@ from coterie.evaluation.labels import LabelIndex, LabelLosses
 from coterie.grouping import Grouping
 from coterie.pipeline.planning_time import Timing, timed
 from coterie.pipeline.results import Findings, describe
-from coterie.training.cost import UnitCost
+from coterie.training.units import UnitCost
 from coterie.workload import Workload
 
 #: losses (candidates x seeds x labels) that are made up at most

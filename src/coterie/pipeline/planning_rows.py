@@ -18,7 +18,7 @@ from coterie.pipeline.planning_measurements import Measurements
 from coterie.pipeline.planning_memory import COPIES, FIXED, resident, trainings_unit, write_seconds
 from coterie.pipeline.planning_split import reference_size
 from coterie.pipeline.planning_time import Timing
-from coterie.training.stackable import is_stackable
+from coterie.training.stack import is_stackable
 
 Row = dict[str, Any]
 #: seconds of imports below which these are the noise of the clock

@@ -19,8 +19,7 @@ from coterie.affinity.surrogates.process import fit_process
 from coterie.affinity.surrogates.real_runs import RealRuns, balanced_subsets
 from coterie.features.plan import plan_features
 from coterie.pipeline.planning_time import Pilot, Timing, timed
-from coterie.training.archive import pack_fits
-from coterie.training.job import Fit
+from coterie.training.job import Fit, pack_fits
 
 #: observations with which the process is fitted for its time; more are scaled with the cube
 OBSERVED = 400

@@ -12,10 +12,10 @@ import numpy as np
 from coterie._context import Context
 from coterie.errors import CoterieError
 from coterie.training import fit
-from coterie.training.footprint import measure_footprint
+from coterie.training.evaluate import measure_footprint
 from coterie.training.job import Fit, Job, Schedule
 from coterie.training.population import members_at_once
-from coterie.training.stackable import is_stackable
+from coterie.training.stack import is_stackable
 from coterie.workload import Workload
 
 #: seconds that the pilot aims at (no round begins that would end after twice as many), and of each timing of steps

@@ -25,7 +25,7 @@ from coterie.balancing.choice import as_balancing, balancing_key
 from coterie.errors import CoterieWarning, SettingError
 from coterie.evaluation import Comparison, Recommendation, TrainedComparison, compare
 from coterie.evaluation.compare import affordable
-from coterie.evaluation.conclude import conclude
+from coterie.evaluation.mix import conclude
 from coterie.evaluation.verdict import WORTHWHILE, check_worthwhile
 from coterie.grouping import Grouping
 from coterie.pipeline.accounts import COMPARISON, ESTIMATE, READING, REPORT, Accounts

@@ -12,7 +12,7 @@ import numpy as np
 
 from coterie._read import read_matrix
 from coterie.errors import SettingError, require
-from coterie.report import palette
+from coterie.report import heatmap as palette
 from coterie.report.data import AffinityData, Floats, Groups, ReportedInterval
 from coterie.report.formats import clean, shorten
 from coterie.report.heatmap import CELLS, order, scale

@@ -9,17 +9,114 @@ from __future__ import annotations
 
 import base64
 import math
+import struct
 import unicodedata
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup, escape
 
-from coterie.report import palette
+from coterie.report import heatmap as palette
 from coterie.report.data import AffinityData, Floats, Groups
 from coterie.report.formats import number, percent, plural, shorten
-from coterie.report.png import data_uri, png
+
+# Blue helps, orange harms: a pair that stays apart under the common colour blindnesses. The neutral middle is close to
+# the page's own background in both modes, so that strong values stand out and "nothing" recedes.
+
+Rgb = tuple[int, int, int]
+
+#: steps on each side of the neutral middle, for cells drawn one by one
+STEPS = 12
+#: number of group colours before they repeat; groups are always numbered too
+GROUP_COLOURS = 8
+
+_ENDS: dict[str, dict[str, tuple[str, str, str]]] = {
+    "light": {"p": ("f3f3f0", "7fb2d9", "0b4a86"), "n": ("f3f3f0", "f0a566", "9a3a04")},
+    "dark": {"p": ("25282e", "2f6da6", "a6d5ff"), "n": ("25282e", "a5561b", "ffc18c")},
+}
+_GROUPS: dict[str, tuple[str, ...]] = {
+    "light": ("33689c", "b5485f", "2c7d42", "96700a", "73509a", "157a85", "8c4a2f", "5c6470"),
+    "dark": ("7fb3e6", "f08fa2", "7fcf95", "e0bf5a", "bfa0e6", "66cbd6", "e0a283", "b3bcc9"),
+}
+
+
+def _rgb(code: str) -> Rgb:
+    return int(code[0:2], 16), int(code[2:4], 16), int(code[4:6], 16)
+
+
+def colour(mode: str, level: float) -> Rgb:
+    """Colour of a level in [-1, 1] (0 is the neutral middle) in ``mode`` "light" or "dark"."""
+    anchors = np.array([_rgb(code) for code in _ENDS[mode]["p" if level >= 0 else "n"]], dtype=np.float64)
+    size = min(abs(level), 1.0) * 2.0
+    base = min(int(size), 1)
+    mixed = anchors[base] + (anchors[base + 1] - anchors[base]) * (size - base)
+    red, green, blue = (round(float(v)) for v in mixed)
+    return red, green, blue
+
+
+def group_colour(mode: str, group: int) -> str:
+    """Colour of a group as ``#rrggbb``; group -1 (no group) is grey."""
+    return "#888888" if group < 0 else "#" + _GROUPS[mode][group % GROUP_COLOURS]
+
+
+def levels(values: Floats, centre: float, limit: float, steps: int) -> np.ndarray:
+    """Signed step of each value, in -steps..steps; NaN becomes 0 (callers mark missing values themselves)."""
+    scaled = np.clip((np.nan_to_num(values, nan=centre) - centre) / limit, -1.0, 1.0)
+    return np.rint(scaled * steps).astype(np.int64)
+
+
+def level_class(step: int) -> str:
+    """CSS class of a step: ``z``, ``p1`` ..., ``n1`` ..."""
+    return "z" if step == 0 else f"{'p' if step > 0 else 'n'}{abs(step)}"
+
+
+def css(mode: str) -> str:
+    """The colours of a mode as CSS custom properties."""
+    rules = [f"--{level_class(s)}:rgb{colour(mode, s / STEPS)}".replace(" ", "") for s in range(-STEPS, STEPS + 1)]
+    rules += [f"--g{g}:{group_colour(mode, g)}" for g in range(GROUP_COLOURS)]
+    return ";".join(rules)
+
+
+def css_classes() -> str:
+    """Rules that give the classes their colours."""
+    rules = [f".{level_class(s)}{{fill:var(--{level_class(s)})}}" for s in range(-STEPS, STEPS + 1)]
+    rules += [f".g{g}{{--own:var(--g{g})}}" for g in range(GROUP_COLOURS)]
+    return "".join(rules)
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(indices: np.ndarray, colours: Sequence[Rgb], transparent: int | None = None) -> bytes:
+    """Encode an indexed picture.
+
+    Args:
+        indices: (height, width), numbers of ``colours``.
+        colours: at most 256 colours.
+        transparent: the index that is not painted, if any.
+    """
+    height, width = indices.shape
+    header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
+    lines = np.zeros((height, width + 1), dtype=np.uint8)  # a leading 0 a line: no filter
+    lines[:, 1:] = indices
+    alpha = bytes(0 if i == transparent else 255 for i in range(len(colours)))
+    chunks = (
+        _chunk(b"IHDR", header),
+        _chunk(b"PLTE", bytes(v for rgb in colours for v in rgb)),
+        _chunk(b"tRNS", alpha),
+        _chunk(b"IDAT", zlib.compress(lines.tobytes(), 9)),
+        _chunk(b"IEND", b""),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def data_uri(picture: bytes) -> str:
+    """A picture as a ``data:`` address, so that a page needs no second file."""
+    return "data:image/png;base64," + base64.b64encode(picture).decode("ascii")
+
 
 #: most tasks that are drawn entry by entry
 CELLS = 60

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
 from coterie._files import user_path
-from coterie.report import palette, tables, text
+from coterie.report import heatmap as palette
+from coterie.report import tables, text
 from coterie.report.data import Groups, Json, ReportData, parse
-from coterie.report.formats import DASH, plural
+from coterie.report.formats import DASH, plural, shorten
 from coterie.report.heatmap import heatmap
-from coterie.report.templates import page_template
 from coterie.store.files import atomic_write, make_directory, reading
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+
+@cache
+def page_template(name: str, *packages: str) -> Template:
+    """A template that stands in one of these packages; it may include those of the report."""
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
+    homes = [PackageLoader(package, package_path=".") for package in (*packages, "coterie.report")]
+    environment = Environment(
+        loader=ChoiceLoader(homes), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["shorten"] = shorten
+    return environment.get_template(name)
 
 
 def _same(a: Groups | None, b: Groups | None) -> bool:

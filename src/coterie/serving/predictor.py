@@ -18,10 +18,8 @@ from coterie._check import whole_number
 from coterie._files import user_path
 from coterie._surface import known_arguments
 from coterie.errors import ModelError, SettingError, StoreError, require
-from coterie.serving.inputs import no_rows, prepare
-from coterie.serving.models import build_with, find_source
-from coterie.serving.probe import check_probe
-from coterie.serving.saved import Saved, read_served
+from coterie.serving.models import build_with, check_probe, find_source
+from coterie.serving.saved import Saved, no_rows, prepare, read_served
 from coterie.workload import Split, Task, Workload
 from coterie.workload.arrays import Inputs
 from coterie.workload.build import n_rows

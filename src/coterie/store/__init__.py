@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from coterie._lazy import load_on_first_use
 
 if TYPE_CHECKING:
-    from coterie.store.memory import MemoryRun
+    from coterie.store.arrays import MemoryRun
     from coterie.store.run import RunDirectory, open_run
 
 _HOMES = {
-    "MemoryRun": "coterie.store.memory",
+    "MemoryRun": "coterie.store.arrays",
     "RunDirectory": "coterie.store.run",
     "open_run": "coterie.store.run",
 }

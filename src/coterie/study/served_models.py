@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coterie.errors import SettingError
-from coterie.grouping.cover.exact import EXACT, Partitions
+from coterie.grouping.cover.exact import EXACT, Partitions, disjoint_pairs
 from coterie.grouping.cover.problem import SLACK
-from coterie.grouping.cover.ternary import disjoint_pairs
 from coterie.study.results import Floats, Mask
 
 #: a further model has to lower the total by more than this share of the spread of the values

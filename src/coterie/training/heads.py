@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from coterie._random import random_numbers
-from coterie.training.stream import derive
-from coterie.workload.dependents import dependents
+from coterie.training.job import derive
+from coterie.workload.validate_model import dependents
 from coterie.workload.workload import Batch, Workload
 
 _PROBE_ROWS = 32

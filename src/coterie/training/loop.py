@@ -2,22 +2,197 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Sequence
+from weakref import WeakKeyDictionary
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from coterie._progress import Progress, silent
 from coterie._random import random_numbers, seed_numbers
+from coterie.balancing import Balancing, task_means
 from coterie.errors import ModelError
-from coterie.training.balanced import BalancedStep
 from coterie.training.evaluate import load_state, row_losses, rows_losses, tensors_of
 from coterie.training.heads import OtherHeads
-from coterie.training.job import Fit, Job, Schedule, State, diverged
-from coterie.training.optimizer import make_optimizer
-from coterie.training.stream import derive
-from coterie.training.tracker import Tracker
-from coterie.workload.kept import check_kept
+from coterie.training.job import BatchStream, Fit, Job, Schedule, State, derive, diverged
+from coterie.workload.initial import check_kept
+from coterie.workload.recipe import Recipe
+from coterie.workload.structure import find_structure
 from coterie.workload.workload import Workload
+
+
+def make_optimizer(recipe: Recipe, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+    """The recipe's torch optimiser, in its fused form where there is one (CPU and CUDA)."""
+    parameters = list(parameters)
+    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+    rate, decay = recipe.learning_rate, recipe.weight_decay
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=fused)
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=fused)
+    return torch.optim.SGD(parameters, lr=rate, momentum=recipe.momentum, weight_decay=decay, fused=fused)
+
+
+class Tracker:
+    """Follows the validation loss of one job.
+
+    Args:
+        schedule: the job with its number of steps.
+        patience: checks without improvement before stopping; None trains to the end.
+    """
+
+    def __init__(self, schedule: Schedule, patience: int | None) -> None:
+        self._job = schedule.job
+        self._max_steps = schedule.max_steps
+        self._patience = patience
+        self._best = math.inf
+        self._waited = 0
+        self.best_step = 0
+        self.finished = False
+        self.history: list[tuple[int, float]] = []
+
+    def observe(self, step: int, loss: float) -> bool:
+        """Take the validation loss of a check into account; True when this checkpoint is to be kept."""
+        self.history.append((step, loss))
+        ended = step >= self._max_steps
+        if self._job.stop_below is not None and loss <= self._job.stop_below:
+            keep = self.finished = True
+        elif not self._job.early_stopping:
+            keep = self.finished = ended
+        else:
+            keep = loss < self._best
+            self._waited = 0 if keep else self._waited + 1
+            self.finished = ended or (self._patience is not None and self._waited >= self._patience)
+        if keep:
+            self._best, self.best_step = loss, step
+        return keep
+
+    def reach(self, step: int) -> bool:
+        """Take note of a step at which nothing was checked; True when this is the last one, which is kept."""
+        self.finished = step >= self._max_steps
+        if self.finished:
+            self.best_step = step
+        return self.finished
+
+
+# row numbers that are held at once, at most
+_ENTRIES = 2**20
+
+
+class Windows:
+    """The rows of each step for the members of a population.
+
+    Streams that yield the same batches are found and drawn once. While all members share one stream, a single list of
+    rows stands for all of them, so that their inputs need not be repeated.
+
+    Args:
+        streams: one a member.
+        device: where the row numbers are needed.
+    """
+
+    def __init__(self, streams: Sequence[BatchStream], device: torch.device) -> None:
+        numbers: dict[object, int] = {}
+        self._number = np.array([numbers.setdefault(stream.key, len(numbers)) for stream in streams])
+        self._streams = [streams[int(np.flatnonzero(self._number == number)[0])] for number in range(len(numbers))]
+        self._device = device
+        self._start = self._stop = 0
+        self._ids = np.zeros(0, int)
+
+    def rows(self, step: int, ids: np.ndarray) -> tuple[Tensor, bool]:
+        """Rows of a step (counted from 0) for some members, and whether entries of -1 are among them.
+
+        Returns:
+            (rows,) when these members share one stream, never padded; else (members, rows).
+        """
+        if step >= self._stop or len(ids) != len(self._ids):
+            self._draw(step, ids)
+        offset = step - self._start
+        length = self._lengths[:, offset]
+        if len(length) == 1:
+            return self._window[0, offset, : length[0]], False
+        longest = length.max()
+        return self._window[self._place, offset, :longest], bool((length < longest).any())
+
+    def _draw(self, step: int, ids: np.ndarray) -> None:
+        used, place = np.unique(self._number[ids], return_inverse=True)
+        streams = [self._streams[number] for number in used]
+        width = max(stream.width for stream in streams)
+        count = max(1, min(64, _ENTRIES // (width * len(streams))))
+        window = torch.stack([stream.window(step, step + count, width) for stream in streams])
+        self._lengths = (window >= 0).sum(-1).numpy()
+        self._window = window.to(self._device)
+        self._place = torch.from_numpy(place).to(self._device)
+        self._start, self._stop, self._ids = step, step + count, ids
+
+
+_CACHE: WeakKeyDictionary[Workload, tuple[str, ...]] = WeakKeyDictionary()
+
+
+class BalancedStep:
+    """Takes the place of backward pass and optimiser step where a job has a balancing.
+
+    Only the parameters that tasks share are balanced. Methods that weight losses get one loss a task of the workload,
+    NaN for those outside the subset, so that they do what they do for a member of a population. Methods that combine
+    gradients get the tasks of the subset only.
+
+    Args:
+        workload: tasks and data.
+        schedule: of the job.
+        balancing: the job's.
+        model: in training mode.
+        optimizer: of the model's parameters.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        schedule: Schedule,
+        balancing: Balancing,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        self._workload, self._job, self._model, self._optimizer = workload, schedule.job, model, optimizer
+        self._columns = list(range(workload.n_tasks)) if balancing.stackable else schedule.tasks
+        self._inside = torch.zeros(workload.n_tasks, dtype=torch.bool, device=workload.labels.device)
+        self._inside[schedule.tasks] = True
+        #: the balancer, with its state
+        self.balancer = balancing.make(
+            len(self._columns), seeds=[schedule.job.seed], windows=[schedule.stream.steps_per_epoch]
+        )
+        named = dict(model.named_parameters())
+        self._shared = [named[name] for name in trunk_names(workload)]
+
+    def __call__(self, step: int, rows: Tensor) -> None:
+        """One step on these rows.
+
+        Raises:
+            ModelError: when a loss is NaN or infinite.
+        """
+
+        def losses() -> Tensor:
+            values, observed = row_losses(self._workload, self._model, rows)
+            observed = observed & self._inside
+            first = torch.is_grad_enabled()  # later calls look at losses that the balancer checks itself
+            if first and not bool(torch.where(observed, values, 0.0).isfinite().all()):
+                raise diverged(self._workload, self._job, step, "training loss")
+            return task_means(values[:, self._columns], observed[:, self._columns])
+
+        self.balancer.step(losses, self._optimizer, model=self._model, shared=self._shared)
+
+
+def trunk_names(workload: Workload) -> tuple[str, ...]:
+    """Names of the parameters that tasks share, remembered for each workload.
+
+    Raises:
+        WorkloadError: when they share none.
+    """
+    if workload not in _CACHE:
+        device = workload.labels.device
+        with random_numbers(device):
+            _CACHE[workload] = find_structure(workload, workload.build_model(0).to(device)).trunk
+    return _CACHE[workload]
 
 
 def fit_one(workload: Workload, job: Job, *, progress: Progress | None = None, keep_states: bool = True) -> Fit:

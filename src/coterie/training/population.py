@@ -18,18 +18,12 @@ from torch import Tensor
 from coterie._progress import Progress, silent
 from coterie.balancing import Balancer, Balancing, Weighting, task_means
 from coterie.errors import ModelError, ResourceError, SettingError
-from coterie.training.balanced import trunk_names
-from coterie.training.evaluate import load_state
-from coterie.training.footprint import Footprint, measure_footprint
+from coterie.training.evaluate import Footprint, load_state, measure_footprint
 from coterie.training.heads import OtherHeads
 from coterie.training.job import Fit, Job, Schedule, diverged
-from coterie.training.loop import build
-from coterie.training.optimizer import make_optimizer
-from coterie.training.stack import Architecture, Values
-from coterie.training.stack_losses import PartLosses, masked_losses
-from coterie.training.tracker import Tracker
-from coterie.training.windows import Windows
-from coterie.workload.kept import check_kept
+from coterie.training.loop import Tracker, Windows, build, make_optimizer, trunk_names
+from coterie.training.stack import Architecture, PartLosses, Values, masked_losses
+from coterie.workload.initial import check_kept
 from coterie.workload.workload import Workload
 
 _FINISHED_SHARE = 0.1
@@ -47,7 +41,7 @@ def fit_population(
 ) -> list[Fit]:
     """Train many models of one architecture at once.
 
-    The model must be stackable (:func:`coterie.training.stackable.is_stackable`). Members are trained in chunks that
+    The model must be stackable (:func:`coterie.training.stack.is_stackable`). Members are trained in chunks that
     fit the memory; finished members leave the stack. Results equal those of :func:`coterie.training.loop.fit_one` up
     to rounding, whatever else is trained beside them, and are the same bit for bit when the same call is repeated.
 

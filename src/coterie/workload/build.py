@@ -16,18 +16,26 @@ from coterie._check import whole_number
 from coterie._read import read_array
 from coterie._surface import known_arguments
 from coterie.errors import SettingError, WorkloadError
-from coterie.workload.arrays import Inputs, as_inputs, as_labels
+from coterie.workload.arrays import (
+    Inputs,
+    aligned,
+    as_inputs,
+    as_labels,
+    input_names,
+    paired,
+    row_labels,
+    standardised,
+    warn_rounded,
+)
 from coterie.workload.builders import fresh_copies, seeded
 from coterie.workload.checks import as_groups, as_name, as_recipe, as_widths
-from coterie.workload.frames import aligned, input_names, paired, row_labels
 from coterie.workload.infer import TasksLike, columns_as_named, in_training_units, infer_tasks
-from coterie.workload.leaks import warn_labels_among_inputs
 from coterie.workload.mlp import build_from_spec, mlp_spec
-from coterie.workload.precision import standardised, warn_rounded
 from coterie.workload.recipe import Recipe
 from coterie.workload.split import PARTS, SplitLike, by_position, make_split
 from coterie.workload.task import Task
-from coterie.workload.validate_data import check_data
+from coterie.workload.validate import check_data
+from coterie.workload.validate_model import warn_labels_among_inputs
 from coterie.workload.workload import BuildModel, Forward, OnDevice, Split, Workload
 
 FRACTIONS = (0.6, 0.2, 0.2)

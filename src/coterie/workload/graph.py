@@ -15,16 +15,15 @@ from coterie._read import read_array
 from coterie._show import short_repr
 from coterie._surface import known_arguments
 from coterie.errors import SettingError, WorkloadError
-from coterie.workload.arrays import as_inputs, as_labels
+from coterie.workload.arrays import as_inputs, as_labels, input_names, paired, row_labels
 from coterie.workload.build import FRACTIONS, from_arrays
 from coterie.workload.builders import fresh_copies, seeded
 from coterie.workload.checks import as_widths
-from coterie.workload.frames import input_names, paired, row_labels
 from coterie.workload.graph_net import GraphModel, GraphNet, takes_rows
 from coterie.workload.infer import TasksLike, columns_as_named, infer_tasks
-from coterie.workload.leaks import warn_labels_among_inputs
 from coterie.workload.recipe import Recipe
 from coterie.workload.split import SplitLike, by_position
+from coterie.workload.validate_model import warn_labels_among_inputs
 from coterie.workload.workload import BuildModel, Workload
 
 

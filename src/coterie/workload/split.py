@@ -13,7 +13,7 @@ from torch import Tensor
 
 from coterie._read import is_frame, read_array
 from coterie.errors import WorkloadError
-from coterie.workload.frames import merely_numbered
+from coterie.workload.arrays import merely_numbered
 from coterie.workload.workload import Split
 
 PARTS = ("train", "validation", "test")

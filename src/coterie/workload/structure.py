@@ -18,8 +18,8 @@ from coterie._process_lock import process_lock
 from coterie._show import short_repr
 from coterie._surface import known_arguments
 from coterie.errors import ModelError, WorkloadError
-from coterie.workload.dependents import Slices, dependents
 from coterie.workload.initial import copied
+from coterie.workload.validate_model import Slices, dependents
 from coterie.workload.workload import Workload
 
 #: rows that are looked at unless the caller says which

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from coterie._random import random_numbers
 from coterie._surface import warn
 from coterie.errors import DataWarning, ModelError, NonDeterministicModelError, WorkloadError
+from coterie.workload.arrays import Inputs
 from coterie.workload.builders import refuse_meta
-from coterie.workload.kept import check_kept
+from coterie.workload.initial import check_kept
+from coterie.workload.task import Task
 from coterie.workload.workload import Batch, Workload
 
 #: rows that the model is tried on
@@ -224,3 +229,105 @@ def _same(first: Any, second: Any) -> bool:
     if not (isinstance(first, Tensor) and isinstance(second, Tensor)):
         return True  # extra state of a module; its business
     return first.shape == second.shape and first.dtype == second.dtype and torch.equal(first, second)
+
+
+#: a parameter's name, a dimension of it, and positions along it (None: all of them)
+Slices = tuple[str, int, Tensor | None]
+
+
+@torch.no_grad()
+def dependents(workload: Workload, model: nn.Module, batch: Batch, slices: Sequence[Slices]) -> np.ndarray:
+    """Tasks whose outputs are computed from some slices of the parameters, as a (tasks,) bool array.
+
+    NaN in the slices spreads to whatever is computed from them: through dead units, weights of 0 and inputs of 0, where
+    gradients are 0. It does not spread through what is picked by an index, such as the experts of a hard gate; there
+    the answer holds for the given rows only. A model that refuses NaN counts as using the slices for every task.
+
+    Args:
+        workload: tasks, and the way to call the model.
+        model: in evaluation mode; left as it was.
+        batch: a few rows.
+        slices: what is made NaN, all at once.
+
+    Cost: a forward pass.
+
+    Example:
+        >>> from coterie.workload import Split, Task
+        >>> n = torch.arange(4)
+        >>> net = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2))
+        >>> tasks, x, y = (Task("a"), Task("b")), torch.zeros(4, 3), torch.ones(4, 2)
+        >>> work = Workload("w", tasks, x, y, Split(n, n, n), lambda seed: net)
+        >>> dependents(work, net.eval(), work.batch(n), [("0.weight", 0, None)]).tolist()
+        [True, True]
+        >>> dependents(work, net, work.batch(n), [("2.weight", 0, torch.tensor([1]))]).tolist()
+        [False, True]
+    """
+    everyone = np.ones(workload.n_tasks, bool)
+    kept = {name: model.get_parameter(name).clone() for name, _, _ in slices}
+    try:
+        for name, dimension, positions in slices:
+            parameter = model.get_parameter(name)
+            if positions is None:
+                parameter.fill_(torch.nan)
+            else:
+                parameter.index_fill_(dimension, positions.to(parameter.device), torch.nan)
+        lost = torch.isnan(workload.outputs(model, batch)).any(0).cpu().numpy()
+    except Exception:  # a check of the model's own, that its numbers are finite
+        return everyone
+    finally:
+        for name, value in kept.items():
+            model.get_parameter(name).copy_(value)
+    return np.array([lost[columns].any() for columns in workload.columns])
+
+
+#: rows that are compared first; columns that agree there are compared as a whole
+_PROBE = 64
+#: with fewer labels, two columns may well agree by chance
+_FEWEST = 10
+
+
+def warn_labels_among_inputs(
+    inputs: Inputs, labels: NDArray[np.float64], tasks: tuple[Task, ...], names: tuple[str, ...] | None
+) -> None:
+    """Warn (DataWarning) when a column of inputs is a column of labels wherever there is a label, whatever its name.
+
+    Args:
+        inputs: as given, before they are standardised; arrays of more than two dimensions are not looked at.
+        labels: (rows, tasks) as given, NaN where missing.
+        tasks: of the columns.
+        names: of the columns of inputs, where there are some.
+
+    Cost: a comparison of 64 rows of each pair of columns.
+    """
+    found: list[str] = []
+    for name, part in (inputs if isinstance(inputs, dict) else {"": inputs}).items():
+        columns = part[:, None] if part.dim() == 1 else part
+        if columns.dim() != 2:
+            continue
+        for index, task in enumerate(tasks):
+            for column in _copies(columns, labels[:, index]):
+                shown = repr(name) if name else f"column {column}" if names is None else repr(names[column])
+                found.append(f"{shown} is the label of {task.name!r}")
+    if found:
+        more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
+        warn(
+            f"Parameter `x` holds labels: {'; '.join(found[:5])}{more}. A model reads the answer there, and no task "
+            "can help. Drop these columns from the inputs, for example with x.drop(columns=[...]).",
+            DataWarning,
+        )
+
+
+def _copies(columns: Tensor, labels: NDArray[np.float64]) -> list[int]:
+    """Columns that are equal to the labels, to the precision of float32, in all rows with a label."""
+    known = np.flatnonzero(np.isfinite(labels))
+    if len(known) < _FEWEST or labels[known].min() == labels[known].max():
+        return []
+    probe = known[np.linspace(0, len(known) - 1, min(_PROBE, len(known))).astype(int)]
+    fit = torch.arange(columns.shape[1], device=columns.device)
+    for rows in (probe, known):
+        wanted = torch.from_numpy(labels[rows].astype(np.float32)).to(columns.device)
+        part = columns[torch.from_numpy(rows).to(columns.device)][:, fit].float()
+        fit = fit[(part == wanted[:, None]).all(0)]
+        if not len(fit):
+            break
+    return fit.tolist()

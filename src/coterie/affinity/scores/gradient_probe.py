@@ -19,11 +19,9 @@ from torch.func import functional_call, vmap
 from coterie._random import random_numbers
 from coterie._surface import warn
 from coterie.errors import FallbackWarning, ResourceError
-from coterie.training.evaluate import row_losses
-from coterie.training.footprint import measure_footprint
-from coterie.training.kernels import open_kernels
-from coterie.training.optimizer import make_optimizer
-from coterie.training.stack import Outputs
+from coterie.training.evaluate import measure_footprint, row_losses
+from coterie.training.loop import make_optimizer
+from coterie.training.stack import Outputs, open_kernels
 from coterie.workload import Workload
 from coterie.workload.recipe import Recipe
 

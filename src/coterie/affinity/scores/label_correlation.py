@@ -16,7 +16,7 @@ from coterie.affinity.costs import Costs
 from coterie.affinity.estimator import Estimate, Estimator
 from coterie.affinity.scores.single_tasks import as_estimate
 from coterie.errors import DataWarning, SettingError
-from coterie.training.cost import UnitCost
+from coterie.training.units import UnitCost
 from coterie.workload import Workload
 
 STAGE = "correlation of labels"

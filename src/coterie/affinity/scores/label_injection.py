@@ -19,9 +19,7 @@ from coterie.affinity.costs import training_flops
 from coterie.affinity.estimator import Estimate, Estimator
 from coterie.affinity.scores.single_tasks import as_estimate, floating_inputs
 from coterie.errors import SettingError
-from coterie.training.archive import pack_fits, unpack_fits
-from coterie.training.job import Job
-from coterie.training.stream import derive
+from coterie.training.job import Job, derive, pack_fits, unpack_fits
 from coterie.training.units import FitUnit, fit_units
 from coterie.workload import Workload
 from coterie.workload.workload import Batch

@@ -15,11 +15,8 @@ from coterie._random import random_numbers, seed_numbers
 from coterie.affinity.scores.gradient_probe import GradientProbe
 from coterie.errors import ModelError
 from coterie.training.evaluate import rows_losses, tensors_of
-from coterie.training.job import Fit, Job, Schedule, diverged
-from coterie.training.loop import batch_loss, build, trainable
-from coterie.training.optimizer import make_optimizer
-from coterie.training.stream import derive
-from coterie.training.tracker import Tracker
+from coterie.training.job import Fit, Job, Schedule, derive, diverged
+from coterie.training.loop import Tracker, batch_loss, build, make_optimizer, trainable
 from coterie.workload import Workload
 
 

@@ -24,8 +24,7 @@ from coterie.affinity.estimator import Estimate, Estimator
 from coterie.affinity.pairwise import PairwiseGainModel
 from coterie.affinity.scores.gradient_probe import SUMS, WORK
 from coterie.affinity.scores.probe import Probe, ProbeRun, run_probe
-from coterie.training.archive import pack_fits, unpack_fits
-from coterie.training.job import Job
+from coterie.training.job import Job, pack_fits, unpack_fits
 from coterie.workload import Workload
 
 AVERAGES = ("ratios", "pooled")

@@ -16,8 +16,7 @@ from coterie.affinity.costs import Costs
 from coterie.affinity.estimator import Estimate
 from coterie.affinity.pairwise import PairwiseGainModel
 from coterie.errors import ModelError, WorkloadError
-from coterie.training.job import Fit, Job
-from coterie.training.stream import derive
+from coterie.training.job import Fit, Job, derive
 from coterie.workload import Workload
 from coterie.workload.structure import Structure
 

@@ -34,7 +34,7 @@ from coterie.affinity.surrogates.real_runs import (
     real_runs,
 )
 from coterie.errors import DataWarning, ResourceError, SettingError
-from coterie.training.stream import derive
+from coterie.training.job import derive
 from coterie.workload import Workload
 
 #: sizes of the reference subsets, around that of a usual subset

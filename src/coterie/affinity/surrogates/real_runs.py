@@ -14,11 +14,9 @@ from coterie._units import Payload
 from coterie.affinity.context import Prepared, prepare
 from coterie.affinity.costs import Costs, training_flops
 from coterie.errors import SettingError
-from coterie.training.cost import UnitCost
-from coterie.training.job import Fit, Job
-from coterie.training.stream import derive
+from coterie.training.job import Fit, Job, derive
 from coterie.training.trainer import Trainer, make_run, names_of, train_runs
-from coterie.training.units import FitUnit, fit_units
+from coterie.training.units import FitUnit, UnitCost, fit_units
 from coterie.workload import Workload
 
 #: subsets in a unit of work; a killed estimate loses at most one unit

@@ -9,8 +9,7 @@ import numpy as np
 
 from coterie._read import by_task, is_frame, read_array
 from coterie.errors import SettingError
-from coterie.grouping.cover.problem import Costs, CoverProblem, Limit
-from coterie.grouping.cover.scores import GroupScores, MatrixScores, ModelScores
+from coterie.grouping.cover.problem import Costs, CoverProblem, GroupScores, Limit, MatrixScores, ModelScores
 from coterie.grouping.matrix import FloatArray, GainModelLike, as_square, read_problem
 
 SINGLETONS = ("forbidden", "zero", "diagonal")

@@ -14,8 +14,7 @@ from coterie._read import is_frame
 from coterie._surface import known_arguments, warn
 from coterie.errors import DataWarning, SettingError
 from coterie.grouping.cover.bound import upper_bound
-from coterie.grouping.cover.costed import best_costed_cover
-from coterie.grouping.cover.exact import EXACT, best_cover
+from coterie.grouping.cover.exact import EXACT, best_costed_cover, best_cover
 from coterie.grouping.cover.large import search_cover
 from coterie.grouping.cover.problem import CoverProblem
 from coterie.grouping.cover.read import read_cover

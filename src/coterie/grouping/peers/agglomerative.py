@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from coterie.grouping.density import as_labels
-from coterie.grouping.matrix import IntArray, as_square, symmetrise
-from coterie.grouping.ties import on_grid
+from coterie.grouping.matrix import IntArray, as_square, on_grid, symmetrise
+from coterie.grouping.objective import as_labels
 
 
 def agglomerative_labels(matrix: ArrayLike, k: int) -> IntArray:

@@ -11,11 +11,10 @@ from numpy.typing import ArrayLike
 from coterie._show import short_repr
 from coterie._surface import known_arguments
 from coterie.errors import require
-from coterie.grouping.density import as_labels, membership, sum_of_densities
-from coterie.grouping.matrix import FloatArray, IntArray, as_square, symmetrise
+from coterie.grouping.matrix import FloatArray, IntArray, as_square, on_grid, symmetrise
+from coterie.grouping.objective import as_labels, membership, sum_of_densities
 from coterie.grouping.peers.constant import all_in_one_labels, single_task_labels
-from coterie.grouping.resize import to_k_groups
-from coterie.grouping.ties import on_grid
+from coterie.grouping.rounding import to_k_groups
 
 #: steps of the bisection for k groups; every affinity of 64-bit numbers is told apart long before
 _STEPS = 30

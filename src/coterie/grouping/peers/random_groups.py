@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from coterie._surface import known_arguments
-from coterie.grouping.density import as_labels
-from coterie.grouping.improve import random_labels
 from coterie.grouping.matrix import IntArray
+from coterie.grouping.objective import as_labels, random_labels
 
 
 @known_arguments

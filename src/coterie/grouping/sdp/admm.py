@@ -7,17 +7,119 @@ step projects |W| + A/rho on the spectral set (one eigendecomposition) and moves
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from coterie._show import short_repr
 from coterie.grouping.matrix import FloatArray
 from coterie.grouping.sdp.eigen import BlockEigenStep, DenseEigenStep, EigenStep, centre, orthonormal
-from coterie.grouping.sdp.fantope import weights
 from coterie.grouping.sdp.scaling import Scaled, row_blocks
-from coterie.grouping.sdp.solution import WarmStart
+
+# X = ee'/T + Y is feasible up to its signs when Y e = 0, 0 <= Y <= I and, in the trace form, tr Y = k - 1. The nearest
+# such Y to a matrix with eigenvalues g on the complement of e has the same eigenvectors and eigenvalues
+# clip(g - theta, 0, 1); the trace, or the price of a group, sets theta.
+
+#: eigenvalues of Y below this are left out
+SMALLEST = 1e-12
+
+
+def threshold(values: FloatArray, trace: float) -> float:
+    """The theta with sum(clip(values - theta, 0, 1)) = trace.
+
+    Args:
+        values: (b,) eigenvalues in any order, b >= trace.
+        trace: at least 0.
+
+    Source:
+        Vu et al., "Fantope projection and selection" (NIPS 2013), lemma 4.1; found on the sorted breakpoints.
+
+    Example:
+        >>> threshold(np.array([3.0, 0.5, 0.5, -1.0]), 2.0)
+        0.0
+    """
+    points = np.sort(np.concatenate([values, values - 1]))
+    low, high = 0, len(points) - 1  # the sum falls from b to 0 along the breakpoints
+    while high - low > 1:
+        middle = (low + high) // 2
+        if np.clip(values - points[middle], 0, 1).sum() >= trace:
+            low = middle
+        else:
+            high = middle
+    left, right = (float(np.clip(values - points[at], 0, 1).sum()) for at in (low, high))
+    share = (left - trace) / (left - right) if left > right else 0.0
+    return float(points[low] + share * (points[high] - points[low]))
+
+
+def weights(values: FloatArray, k: int | None, price: float) -> tuple[FloatArray, float]:
+    """(b,) eigenvalues of Y for eigenvalues `values` of the matrix to project, and theta.
+
+    Args:
+        values: (b,) the leading eigenvalues on the complement of e.
+        k: number of groups; None in the penalised form, where theta is `price`.
+        price: price of a group, in the units of the matrix to project.
+    """
+    theta = price if k is None else threshold(values, k - 1.0)
+    found = np.clip(values - theta, 0.0, 1.0)
+    return np.where(found > SMALLEST, found, 0.0), theta
+
+
+@short_repr
+@dataclass(frozen=True, eq=False)
+class WarmStart:
+    """Where the solver stopped, for another number of groups or another price on the same tasks.
+
+    Attributes:
+        state: (T, T) W of the iteration, float32 or float64: its positive part is near X, its negative part is the
+            multiplier.
+        weight: the multiplier N is -weight * min(W, 0), in the units of the matrix.
+        basis: (b, T) rows that span the leading eigenvectors.
+    """
+
+    state: NDArray[Any]
+    weight: float
+    basis: NDArray[Any]
+
+
+@short_repr
+@dataclass(frozen=True, eq=False)
+class SdpSolution:
+    """A feasible solution of the relaxation and a bound on all solutions.
+
+    Attributes:
+        X: (T, T) symmetric float64; near 1/size between tasks of the same group. It is feasible: all constraints hold
+            up to the rounding of float64.
+        value: <A, X>, less penalty * tr X in the penalised form; in the units of the matrix, higher is better.
+        status: ``"optimal"`` (`gap` is as small as was asked for), ``"optimal_inaccurate"`` (it is not) or
+            ``"closed form"`` (k = 1, k = T, or a matrix that makes no difference).
+        bound: certified upper bound on the relaxation and thus on every partition; rounding errors are included.
+        trace: tr X, the (fractional) number of groups.
+        iterations: steps of the solver.
+        range: `bound` less the value of the solution that treats all tasks alike (with the same trace). What a
+            solver can gain at most; constants in the matrix do not enter.
+        gap: (bound - value) / range, before a constant in the matrix takes digits: 0 is optimal, 1 no better than
+            treating all tasks alike. 0 for closed forms.
+        start: for ``solve_sdp(..., start=solution)``; None for closed forms.
+    """
+
+    X: FloatArray
+    value: float
+    status: str
+    bound: float
+    trace: float
+    iterations: int = 0
+    range: float = 0.0
+    gap: float = 0.0
+    start: WarmStart | None = field(default=None, repr=False)
+
+    @property
+    def infeasibility(self) -> float:
+        """Largest violation of X e = e, X >= 0 and X PSD. Costs an eigendecomposition."""
+        rows = float(np.abs(self.X.sum(axis=1) - 1).max())
+        return max(rows, -float(self.X.min()), -float(np.linalg.eigvalsh(self.X)[0]))
+
 
 Rows = NDArray[Any]
 #: over-relaxation

@@ -12,11 +12,9 @@ from numpy.typing import ArrayLike
 from coterie._progress import Progress, silent
 from coterie._surface import known_arguments
 from coterie.errors import SettingError
-from coterie.grouping.density import as_labels
 from coterie.grouping.grouping import Grouping
-from coterie.grouping.improve import random_labels
 from coterie.grouping.matrix import BoolArray, GainModelLike, IntArray, check_count, check_seed
-from coterie.grouping.objective import GainObjective
+from coterie.grouping.objective import GainObjective, as_labels, random_labels
 from coterie.grouping.search.confidence import Cautious, confidence
 from coterie.grouping.search.moves import Limits, Partition, never
 from coterie.grouping.search.reshape import Reshaper, ascend

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from coterie._progress import Progress, silent
 from coterie._surface import known_arguments
-from coterie.grouping.density import as_labels, membership
 from coterie.grouping.matrix import IntArray
-from coterie.grouping.objective import Objective
+from coterie.grouping.objective import Objective, as_labels, membership
 from coterie.grouping.search.moves import Limits, Partition, climb
 
 

@@ -15,13 +15,13 @@ from coterie._check import whole_number
 from coterie._random import random_numbers
 from coterie._surface import known_arguments
 from coterie.errors import SettingError, WorkloadError
+from coterie.workload.arrays import paired, row_labels
 from coterie.workload.build import FRACTIONS, from_datasets, split_each
 from coterie.workload.causal.base import check_base, check_rows, shared_copy
 from coterie.workload.causal.rows import Row, fit_rows, pack
 from coterie.workload.causal.scorer import CausalScorer, OutputColumns
 from coterie.workload.causal.tokens import Template, Tokens
 from coterie.workload.causal.words import class_numbers, word_tokens, words_in_order
-from coterie.workload.frames import paired, row_labels
 from coterie.workload.recipe import Recipe
 from coterie.workload.split import SplitLike
 from coterie.workload.task import Task

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from coterie._random import random_numbers
 from coterie._surface import known_arguments
 from coterie.errors import SettingError, WorkloadError
-from coterie.workload.arrays import as_labels
+from coterie.workload.arrays import as_labels, paired, row_labels
 from coterie.workload.build import FRACTIONS, from_arrays, from_datasets, split_each
-from coterie.workload.frames import paired, row_labels
 from coterie.workload.infer import TasksLike, columns_as_named, infer_tasks
 from coterie.workload.recipe import Recipe
 from coterie.workload.split import SplitLike, by_position
