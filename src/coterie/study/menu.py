@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coterie.study.results import Floats, Mask, Posterior, Results
 from coterie.study.served_models import ServedModels, ServingLimits, choose_models
@@ -46,6 +47,10 @@ class ModelMenu:
         """The models with the lowest total; weights (targets,)."""
         return choose_models(self.values * weights, self.costs, limits, search=search)
 
+    def first(self, most: int) -> ModelMenu:
+        """The first rows."""
+        return self.only(np.arange(min(most, len(self.costs))))
+
     def together(self, other: ModelMenu) -> ModelMenu:
         """Both menus as one."""
         return ModelMenu(
@@ -56,9 +61,10 @@ class ModelMenu:
             np.concatenate([self.errors, other.errors]),
         )
 
-    def only(self, kept: Mask) -> ModelMenu:
-        """Some of the rows."""
-        variants = tuple(name for name, keep in zip(self.variants, kept, strict=True) if keep)
+    def only(self, rows: Mask | NDArray[np.int64]) -> ModelMenu:
+        """Some of the rows, by their numbers or by whether they are kept."""
+        kept = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
+        variants = tuple(self.variants[int(row)] for row in kept)
         return ModelMenu(self.trained[kept], variants, self.values[kept], self.costs[kept], self.errors[kept])
 
 

@@ -162,7 +162,7 @@ class StudyView:
         """(plans, draws) joint draws of the mean gain over one model."""
         everything = (all_in_one(self.results), *plans)
         menu = self.listed(everything)
-        found = draws_of_menu(menu, self._posterior, count, seed=0)
+        found = draws_of_menu(menu, self.posterior_or_raise, count, seed=0)
         losses = [plan.losses(self.results.sources, menu, found) for plan in everything]
         return np.stack([(losses[0] - one) @ self.total.shares for one in losses[1:]])
 
@@ -188,23 +188,22 @@ class StudyView:
         return float(sum(run_costs(self.results, subset[None], variant)[0] for subset, variant in pairs))
 
     def leading(self) -> ModelMenu:
-        """The models that were measured, the best ones, and those that may be best for all that is known."""
-        rng = np.random.default_rng(0)
-        rows = set(self.chosen.models)
+        """The best models, and those that may be best for all that is known: those that come up most often first.
+
+        They are found by choices from values with errors added, as if errors were independent.
+        """
+        rng, counts = np.random.default_rng(0), np.zeros(len(self.menu.costs))
+        counts[list(self.chosen.models)] += _GUESSES
         for _ in range(_GUESSES):
             noise = rng.standard_normal(self.menu.values.shape) * self.menu.errors
             moved = replace(self.menu, values=self.menu.values + noise)
-            rows.update(moved.choose(self.total.weights, self.aim.limits, search=True).models)
-        measured = measured_menu(self.results)
-        for trained, variant in zip(measured.trained, measured.variants, strict=True):
-            row = self.menu.row(trained, variant)
-            rows.update([] if row is None else [row])
-        kept = np.zeros(len(self.menu.costs), dtype=bool)
-        kept[list(rows)] = True
-        return self.menu.only(kept)
+            counts[list(moved.choose(self.total.weights, self.aim.limits, search=True).models)] += 1
+        order = np.argsort(-counts, kind="stable")
+        return self.menu.only(order[counts[order] > 0])
 
     @property
-    def _posterior(self) -> Posterior:
+    def posterior_or_raise(self) -> Posterior:
+        """The posterior of the predictor."""
         if self.posterior is None:
             raise SettingError("Values that were observed have no joint distribution. Use values='posterior'.")
         return self.posterior
@@ -213,7 +212,7 @@ class StudyView:
         """(draws,) mean gain over one model of the best models of a menu, in joint draws of its values."""
         one = all_in_one(self.results)
         rest = self.listed([one])
-        found = draws_of_menu(menu.together(rest), self._posterior, count, seed=1)
+        found = draws_of_menu(menu.together(rest), self.posterior_or_raise, count, seed=1)
         values, reference = found[:, : len(menu.costs)], found[:, -1]
         gains: list[float] = []
         for drawn, losses in zip(values, reference, strict=True):
