@@ -23,8 +23,8 @@ from coterie.study.subset_rules import SubsetRules, all_subsets, run_costs, serv
 _CANDIDATES, _OTHERS = 300, 30
 #: of the additive model behind the first design: variance of a source's effect, that of the noise being 1
 _EFFECT = 1.0
-#: share of the gain so far that more runs have to promise; below, the choice is confirmed
-_SMALL = 0.2
+#: share of the gain that matters: an expected miss below it is worth no further run
+_SMALL = 0.25
 #: so many runs of a subset that did not come back, and it is not asked for again
 _LOST = 2
 
@@ -35,7 +35,7 @@ class Proposal:
     """What to run next.
 
     Attributes:
-        runs: the runs, most useful first; none where there are enough.
+        runs: the runs, most useful first; where there are enough, for whoever goes on.
         enough: whether more runs are not expected to be worth it.
         reason: why, in one sentence.
         confirmation: the choice that runs with fresh seeds judge; keep it for the next call of `recommend`.
@@ -70,9 +70,9 @@ def next_runs(
     expected of them.
 
     The regret is what is expected to be missed by deciding now; no number of further runs is worth more. When it is
-    below half of the gain that matters, or a fifth of the gain of the choice, runs with fresh seeds confirm the choice,
-    see :func:`coterie.study.recommend.recommend`. There are enough runs when the choice is confirmed, or when it is one
-    model and the regret is below half of the gain that matters.
+    below a quarter of the gain that matters, runs with fresh seeds confirm the choice, see
+    :func:`coterie.study.recommend.recommend`. There are enough when it is confirmed, or when it is not expected to gain
+    what matters.
 
     Args:
         results: runs so far; there may be none.
@@ -240,19 +240,19 @@ def _after_design(
 ) -> Proposal:
     """Confirm, explore, or stop."""
     written = written_choice(view, confirmation)
-    regret, matters, gain = draws.regret(), view.aim.matters, view.gain(view.plan)
-    small = regret < max(matters / 2, _SMALL * gain)
+    regret, matters = draws.regret(), view.aim.matters
+    small = regret < matters * _SMALL
     missed = f"deciding now is expected to miss a gain of {100 * regret:.1f} %"
     if written is not None and small:
         if written.is_better(view.results) and written.interval(view.results).mean >= matters:
             reason = f"Enough: the choice is confirmed, and {missed} beyond it."
-            return Proposal((), True, reason, written, regret)
+            return Proposal(_explore(view, draws, book, count), True, reason, written, regret)
         if not (written.plan == view.plan and is_excluded(view, written)):
             runs = written.wanted(view.results, book.under_way)[:count]
             return Proposal(runs, False, f"Confirm the choice with fresh seeds: {missed}.", written, regret)
-    if regret < matters / 2:
+    if small:
         reason = f"Enough: {missed}, and more than one model is not expected to gain what matters."
-        return Proposal((), True, reason, written, regret)
+        return Proposal(_explore(view, draws, book, count), True, reason, written, regret)
     return Proposal(_explore(view, draws, book, count), False, f"Explore: {missed}.", written, regret)
 
 
