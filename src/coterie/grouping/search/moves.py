@@ -1,41 +1,29 @@
-"""A partition under change: what its moves gain, asked for again only where it may matter."""
+"""A partition under change: guesses of what many moves gain together, asked for where they may matter."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from coterie.grouping.matrix import BoolArray, FloatArray, IntArray
 from coterie.grouping.objective import Objective
 from coterie.grouping.search.guesses import Guesses
+from coterie.grouping.search.moving import PAIRS, Limits, MovingTasks, largest_gains
 
-#: moves whose gains are brought up to date at a time, most promising first
-BATCH = 32
 #: with more tasks all moves of a changed group are asked for together: models fit neighbours of a group at once
 WHOLE = 96
 #: ways of several moves that are valued at a time, most promising first
 CHAINS = 12
-#: exchanges that are valued at a time, most promising first
-PAIRS = 64
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Least and largest number of groups."""
+class Partition(MovingTasks):
+    """Disjoint groups, what they are worth, and what it gains to move a task, or several.
 
-    least: int
-    most: int
-
-
-class Partition:
-    """Disjoint groups, what they are worth, and what it gains to move a task.
-
-    The gain of a move is what the old group gains by the leaving plus what the new group gains by the joining. When a
-    group is asked for, each task's own value in it tells how the task that came or went acts on each of the others.
-    From these effects follows what a move gains after other moves: exactly to first order, and to second order as if
-    effects were the same in every group. Such guesses say which moves are asked for next, and which are tried together.
+    When a group is asked for, each task's own value in it tells how the task that came or went acts on each of the
+    others. From these effects follows what a move gains after other moves: exactly to first order, and to second order
+    as if effects were the same in every group. Such guesses say which moves are asked for next, and which are tried
+    together.
 
     Args:
         objective: what groups are worth.
@@ -43,63 +31,26 @@ class Partition:
     """
 
     def __init__(self, objective: Objective, groups: BoolArray) -> None:
-        self.objective = objective
-        self.groups = groups.copy()
-        k, n = groups.shape
         values = objective.values(groups)
-        self.totals: FloatArray = values.sum(1)
-        self.alone: FloatArray = objective.totals(np.eye(n, dtype=bool))
+        super().__init__(objective, groups, values)
+        k, n = groups.shape
         #: [t, s] what the company of t adds to the value of s
         self._effects = np.zeros((n, n))
         #: (T, K) value of each task in each group, itself included, and what its company adds to the others there
         self._own, self._adds = np.where(groups, values, self.alone).T.copy(), np.zeros((n, k))
-        self._left, self._joined = np.zeros(n, dtype=bool), np.zeros((n, k), dtype=bool)
-        self._guessed = False
+        self._asked = False
 
-    @property
-    def worth(self) -> float:
-        """Sum of the groups' totals."""
-        return float(self.totals.sum())
-
-    @property
-    def labels(self) -> IntArray:
-        """(T,) group of each task, -1 for a task in none."""
-        return np.where(self.groups.any(0), self.groups.argmax(0), -1).astype(np.int64)
-
-    def gains(self, limits: Limits) -> tuple[FloatArray, BoolArray]:
-        """(T, K + 1) gains of moving a task into a group, last a new one; -inf where not allowed; which are known."""
-        (k, n), labels = self.groups.shape, self.labels
-        single = self.groups.sum(1)[labels] == 1
+    def _guessed_gains(self) -> tuple[FloatArray, FloatArray]:
         joining = self._own + self._adds
-        gain = np.hstack([joining, self.alone[:, None]]) - joining[np.arange(n), labels][:, None]
-        gain[np.arange(n), labels] = -np.inf
-        gain[labels < 0] = -np.inf
-        if k <= limits.least:
-            gain[single] = -np.inf
-        gain[single, k] = -np.inf
-        if k >= limits.most:
-            gain[:, k] = -np.inf
-        known = np.hstack([self._joined, np.ones((n, 1), dtype=bool)]) & self._left[:, None]
-        return gain, known
+        return joining, -joining[np.arange(len(joining)), self.labels]
 
-    def refresh(self, tasks: IntArray, targets: IntArray) -> None:
-        """Bring the gains of moves tasks[i] -> targets[i] up to date."""
-        leaving = np.unique(tasks[~self._left[tasks]])
-        old = targets < len(self.groups)
-        pairs = np.unique(np.column_stack([tasks[old], targets[old]]), axis=0)
-        pairs = pairs[~self._joined[pairs[:, 0], pairs[:, 1]]]
-        task, target = pairs[:, 0], pairs[:, 1]
-        labels = self.labels
-        without, joined = self.groups[labels[leaving]], self.groups[target]
-        without[np.arange(len(leaving)), leaving] = False
-        joined[np.arange(len(task)), task] = True
-        values = self.objective.values(np.concatenate([without, joined]))
-        self._learn(leaving, labels[leaving], values[: len(leaving)], -1.0)
-        self._learn(task, target, values[len(leaving) :], 1.0)
+    def _learn(self, leaving: IntArray, joining: tuple[IntArray, IntArray], values: FloatArray) -> None:
+        task, target = joining
+        self._learn_effects(leaving, self.labels[leaving], values[: len(leaving)], -1.0)
+        self._learn_effects(task, target, values[len(leaving) :], 1.0)
         self._own[task, target] = values[len(leaving) + np.arange(len(task)), task]
-        self._left[leaving], self._joined[task, target] = True, True
 
-    def _learn(self, tasks: IntArray, groups: IntArray, values: FloatArray, sign: float) -> None:
+    def _learn_effects(self, tasks: IntArray, groups: IntArray, values: FloatArray, sign: float) -> None:
         """Effects of tasks[i] on the others of groups[i], from their values (m, T) after it came (1) or went (-1)."""
         for task, group, found in zip(tasks, groups, values, strict=True):
             others = self.groups[group].copy()
@@ -108,35 +59,13 @@ class Partition:
             self._effects[task, others] = effects
             self._adds[task, group] = effects.sum()
 
-    def promising(self, limits: Limits, count: int) -> tuple[IntArray, IntArray, FloatArray]:
-        """The moves with the largest gains, as far as guesses tell, up to date: tasks, targets, gains (falling)."""
-        if not self._guessed or len(self.labels) > WHOLE:  # nothing to guess from yet
-            gain, _ = self.gains(limits)
-            self.refresh(*np.nonzero(np.isfinite(gain)))
-            self._guessed = True
-        gain, _ = self.gains(limits)
-        tasks, targets = largest_gains(gain, count)
-        self.refresh(tasks, targets)
-        gain, _ = self.gains(limits)
-        order = np.argsort(-gain[tasks, targets], kind="stable")
-        return tasks[order], targets[order], gain[tasks, targets][order]
+    def _ask_all(self) -> bool:
+        first, self._asked = not self._asked, True  # there is nothing to guess from at first
+        return first or len(self.labels) > WHOLE
 
-    def best_move(self, limits: Limits, *, thorough: bool = True) -> bool:
-        """Make the best of the most promising moves, or several at once, if that gains anything; False where none does.
-
-        Where it is `thorough`, False means that every allowed move was asked for.
-        """
-        count = BATCH
-        while True:
-            tasks, targets, gain = self.promising(limits, count)
-            if len(gain) and gain[0] > self.objective.tolerance:
-                if not self._several(float(gain[0])):
-                    self.move(int(tasks[0]), int(targets[0]))
-                return True
-            value, known = self.gains(limits)
-            if not thorough or not (np.isfinite(value) & ~known).any():
-                return False
-            count *= 4
+    def _make(self, task: int, target: int, gain: float) -> None:
+        if not self._several(gain):
+            self.move(task, target)
 
     def _several(self, least: float) -> bool:
         """Make the first of a way of guessed moves, as many as are worth most, if that gains more than `least`."""
@@ -176,7 +105,7 @@ class Partition:
         It ends sooner where a pair would have to be better than its guess by more than guesses were ever off.
         """
         labels, value = self.labels, self._own + self._adds
-        first, second = np.nonzero(np.triu((labels[:, None] != labels) & (labels >= 0) & (labels[:, None] >= 0)))
+        first, second = self.pairs_apart()
         if not len(first):
             return False
         moved = value[:, labels] - value[np.arange(len(labels)), labels][:, None]
@@ -187,7 +116,7 @@ class Partition:
             pairs = order[start : start + PAIRS]
             if guess[pairs[0]] < -off:
                 return False
-            gain, changed = self._exchanged(first[pairs], second[pairs])
+            gain, changed = self.exchanged(first[pairs], second[pairs])
             best = int(np.argmax(gain))
             if gain[best] > self.objective.tolerance:
                 i, j = first[pairs[best]], second[pairs[best]]
@@ -196,49 +125,20 @@ class Partition:
             off = max(off if start else 0.0, float(np.abs(gain - guess[pairs]).max()))
         return False
 
-    def _exchanged(self, first: IntArray, second: IntArray) -> tuple[FloatArray, BoolArray]:
-        """(m,) what it gains to exchange first[i] and second[i], and (2, m, T) the groups of both after that."""
-        labels, rows = self.labels, np.arange(len(first))
-        changed, before = np.zeros((2, len(first), len(labels)), dtype=bool), np.zeros(len(first))
-        for side, (leaves, comes) in enumerate(((first, second), (second, first))):
-            changed[side] = self.groups[labels[leaves]]
-            changed[side, rows, leaves], changed[side, rows, comes] = False, True
-            before += self.totals[labels[leaves]]
-        totals = self.objective.totals(changed.reshape(-1, len(labels))).reshape(2, -1).sum(0)
-        return totals - before, changed
+    def _change(self, index: int, members: BoolArray) -> None:
+        came, went = members & ~self.groups[index], self.groups[index] & ~members
+        self._own[:, index] += self._effects[came].sum(0) - self._effects[went].sum(0)
+        self._adds[:, index] += self._effects[:, came].sum(1) - self._effects[:, went].sum(1)
 
-    def move(self, task: int, target: int) -> None:
-        """Move a task into a group; number K is a new one."""
-        source = int(self.labels[task])
-        without = self.groups[source].copy()
-        joined = self.groups[target].copy() if target < len(self.groups) else np.zeros_like(without)
-        without[task], joined[task] = False, True
-        self.replace({source: without, target: joined})
-
-    def replace(self, changed: Mapping[int, BoolArray]) -> None:
-        """Put other groups in the place of some; number K adds one, an empty group is dropped."""
-        k, n = self.groups.shape
-        if k in changed:
-            self.groups = np.vstack([self.groups, np.zeros((1, n), dtype=bool)])
-            self.totals = np.append(self.totals, 0.0)
-            self._own = np.hstack([self._own, self.alone[:, None]])
-            self._adds = np.hstack([self._adds, np.zeros((n, 1))])
-            self._joined = np.hstack([self._joined, np.zeros((n, 1), dtype=bool)])
-        for index, members in changed.items():
-            self._left[self.groups[index] | members] = False
-            self._joined[:, index] = False
-            came, went = members & ~self.groups[index], self.groups[index] & ~members
-            self._own[:, index] += self._effects[came].sum(0) - self._effects[went].sum(0)
-            self._adds[:, index] += self._effects[:, came].sum(1) - self._effects[:, went].sum(1)
-            self.groups[index] = members
-        index = list(changed)
-        values = self.objective.values(self.groups[index])
-        self.totals[index] = values.sum(1)
+    def _value(self, index: list[int], values: FloatArray) -> None:
         self._own[:, index] = np.where(self.groups[index], values, self._own[:, index].T).T
-        full = self.groups.any(1)
-        if not full.all():
-            self.groups, self.totals = self.groups[full], self.totals[full]
-            self._own, self._adds, self._joined = self._own[:, full], self._adds[:, full], self._joined[:, full]
+
+    def _open(self) -> None:
+        self._own = np.hstack([self._own, self.alone[:, None]])
+        self._adds = np.hstack([self._adds, np.zeros((len(self._adds), 1))])
+
+    def _keep(self, full: BoolArray) -> None:
+        self._own, self._adds = self._own[:, full], self._adds[:, full]
 
 
 def never() -> bool:
@@ -274,12 +174,3 @@ def climb(
         ):
             return step
     return 100 * n
-
-
-def largest_gains(gain: FloatArray, count: int) -> tuple[IntArray, IntArray]:
-    """Rows and columns of the largest finite entries."""
-    flat = gain.ravel()
-    count = min(count, int(np.isfinite(flat).sum()))
-    order = np.argpartition(-flat, count - 1)[:count] if 0 < count < len(flat) else np.argsort(-flat)[:count]
-    rows, columns = np.divmod(np.sort(order), gain.shape[1])
-    return rows.astype(np.int64), columns.astype(np.int64)

@@ -6,20 +6,20 @@ that given starts are first climbed in this way: the result of the search is the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 
 from coterie.grouping.matrix import BoolArray, FloatArray, IntArray
 from coterie.grouping.objective import Objective
-from coterie.grouping.search.moves import BATCH, PAIRS, Limits, largest_gains, never
+from coterie.grouping.search.moves import never
+from coterie.grouping.search.moving import PAIRS, Limits, MovingTasks
 
 
-class Steps:
-    """Disjoint groups, what they are worth, and what it gains to move a task.
+class Steps(MovingTasks):
+    """Disjoint groups, what they are worth, and what it gains to move a task; one move at a time.
 
-    The gain of a move is what the old group gains by the leaving plus what the new group gains by the joining. Both
-    are kept after other moves as guesses; :meth:`best_move` asks for the most promising ones first.
+    What the old group gains by a leaving and a new one by a joining is kept after other moves as the guess.
 
     Args:
         objective: what groups are worth.
@@ -27,84 +27,29 @@ class Steps:
     """
 
     def __init__(self, objective: Objective, groups: BoolArray) -> None:
-        self.objective = objective
-        self.groups = groups.copy()
-        self.totals: FloatArray = objective.totals(groups)
+        super().__init__(objective, groups, objective.values(groups))
         k, n = groups.shape
-        self.alone: FloatArray = objective.totals(np.eye(n, dtype=bool))
         self._leave, self._join = np.zeros(n), np.zeros((n, k))
-        self._left, self._joined = np.zeros(n, dtype=bool), np.zeros((n, k), dtype=bool)
 
-    @property
-    def worth(self) -> float:
-        """Sum of the groups' totals."""
-        return float(self.totals.sum())
+    def _guessed_gains(self) -> tuple[FloatArray, FloatArray]:
+        return self._join, self._leave
 
-    @property
-    def labels(self) -> IntArray:
-        """(T,) group of each task, -1 for a task in none."""
-        return np.where(self.groups.any(0), self.groups.argmax(0), -1).astype(np.int64)
-
-    def gains(self, limits: Limits) -> tuple[FloatArray, BoolArray]:
-        """(T, K + 1) gains of moving a task into a group, last a new one; -inf where not allowed; which are known."""
-        (k, n), labels = self.groups.shape, self.labels
-        single = self.groups.sum(1)[labels] == 1
-        gain = np.hstack([self._join, self.alone[:, None]]) + self._leave[:, None]
-        gain[np.arange(n), labels] = -np.inf
-        gain[labels < 0] = -np.inf
-        if k <= limits.least:
-            gain[single] = -np.inf
-        gain[single, k] = -np.inf
-        if k >= limits.most:
-            gain[:, k] = -np.inf
-        known = np.hstack([self._joined, np.ones((n, 1), dtype=bool)]) & self._left[:, None]
-        return gain, known
-
-    def refresh(self, tasks: IntArray, targets: IntArray) -> None:
-        """Bring the gains of moves tasks[i] -> targets[i] up to date."""
-        leaving = np.unique(tasks[~self._left[tasks]])
-        old = targets < len(self.groups)
-        pairs = np.unique(np.column_stack([tasks[old], targets[old]]), axis=0)
-        pairs = pairs[~self._joined[pairs[:, 0], pairs[:, 1]]]
-        task, target = pairs[:, 0], pairs[:, 1]
-        labels = self.labels
-        without, joined = self.groups[labels[leaving]], self.groups[target]
-        without[np.arange(len(leaving)), leaving] = False
-        joined[np.arange(len(task)), task] = True
-        totals = self.objective.totals(np.concatenate([without, joined]))
-        self._leave[leaving] = totals[: len(leaving)] - self.totals[labels[leaving]]
+    def _learn(self, leaving: IntArray, joining: tuple[IntArray, IntArray], values: FloatArray) -> None:
+        (task, target), totals = joining, values.sum(1)
+        self._leave[leaving] = totals[: len(leaving)] - self.totals[self.labels[leaving]]
         self._join[task, target] = totals[len(leaving) :] - self.totals[target]
-        self._left[leaving], self._joined[task, target] = True, True
 
-    def promising(self, limits: Limits, count: int) -> tuple[IntArray, IntArray, FloatArray]:
-        """The moves with the largest gains, as far as guesses tell, up to date: tasks, targets, gains (falling)."""
-        if not self._left.any():  # nothing to guess from yet
-            gain, _ = self.gains(limits)
-            self.refresh(*np.nonzero(np.isfinite(gain)))
-        gain, _ = self.gains(limits)
-        tasks, targets = largest_gains(gain, count)
-        self.refresh(tasks, targets)
-        gain, _ = self.gains(limits)
-        order = np.argsort(-gain[tasks, targets], kind="stable")
-        return tasks[order], targets[order], gain[tasks, targets][order]
+    def _ask_all(self) -> bool:
+        return not self._left.any()  # nothing to guess from yet
 
-    def best_move(self, limits: Limits) -> bool:
-        """Make the best of the most promising moves that gains anything; False where none does."""
-        count = BATCH
-        while True:
-            tasks, targets, gain = self.promising(limits, count)
-            if len(gain) and gain[0] > self.objective.tolerance:
-                self.move(int(tasks[0]), int(targets[0]))
-                return True
-            value, known = self.gains(limits)
-            if not (np.isfinite(value) & ~known).any():
-                return False
-            count *= 4
+    def _make(self, task: int, target: int, gain: float) -> None:
+        del gain
+        self.move(task, target)
 
     def best_swap(self, limit: int) -> bool:
         """Exchange two tasks where that gains anything, most promising pairs first, at most `limit` pairs."""
         labels = self.labels
-        first, second = np.nonzero(np.triu((labels[:, None] != labels) & (labels >= 0) & (labels[:, None] >= 0)))
+        first, second = self.pairs_apart()
         if not len(first):
             return False
         moved = self._leave[:, None] + self._join
@@ -112,14 +57,9 @@ class Steps:
         order = np.argsort(-guess, kind="stable")[:limit]
         for start in range(0, len(order), PAIRS):
             i, j = first[order[start : start + PAIRS]], second[order[start : start + PAIRS]]
-            changed, before = np.zeros((2, len(i), len(labels)), dtype=bool), np.zeros(len(i))
-            for side, (leaves, stays) in enumerate(((i, j), (j, i))):
-                changed[side] = self.groups[labels[leaves]]
-                changed[side, np.arange(len(i)), leaves], changed[side, np.arange(len(i)), stays] = False, True
-                before += self.totals[labels[leaves]]
-            totals = self.objective.totals(changed.reshape(-1, len(labels))).reshape(2, -1).sum(0)
-            best = int(np.argmax(totals - before))
-            if totals[best] - before[best] > self.objective.tolerance:
+            gain, changed = self.exchanged(i, j)
+            best = int(np.argmax(gain))
+            if gain[best] > self.objective.tolerance:
                 self.replace({int(labels[i[best]]): changed[0, best], int(labels[j[best]]): changed[1, best]})
                 return True
         return False
@@ -127,31 +67,21 @@ class Steps:
     def move(self, task: int, target: int) -> None:
         """Move a task into a group; number K is a new one."""
         source = int(self.labels[task])
-        without = self.groups[source].copy()
-        joined = self.groups[target].copy() if target < len(self.groups) else np.zeros_like(without)
-        without[task], joined[task] = False, True
         back = -self._leave[task], -(self._join[task, target] if target < len(self.groups) else self.alone[task])
         self._join[task, source], self._leave[task] = back  # the way back would undo the gain: a good guess
-        self.replace({source: without, target: joined})
+        super().move(task, target)
 
-    def replace(self, changed: Mapping[int, BoolArray]) -> None:
-        """Put other groups in the place of some; number K adds one, an empty group is dropped."""
-        k, n = self.groups.shape
-        if k in changed:
-            self.groups = np.vstack([self.groups, np.zeros((1, n), dtype=bool)])
-            self.totals = np.append(self.totals, 0.0)
-            self._join = np.hstack([self._join, self.alone[:, None]])
-            self._joined = np.hstack([self._joined, np.zeros((n, 1), dtype=bool)])
-        for index, members in changed.items():
-            self._left[self.groups[index] | members] = False
-            self._joined[:, index] = False
-            self.groups[index] = members
-        index = list(changed)
-        self.totals[index] = self.objective.totals(self.groups[index])
-        full = self.groups.any(1)
-        if not full.all():
-            self.groups, self.totals = self.groups[full], self.totals[full]
-            self._join, self._joined = self._join[:, full], self._joined[:, full]
+    def _change(self, index: int, members: BoolArray) -> None:
+        """Guesses stay as they are."""
+
+    def _value(self, index: list[int], values: FloatArray) -> None:
+        """Guesses stay as they are."""
+
+    def _open(self) -> None:
+        self._join = np.hstack([self._join, self.alone[:, None]])
+
+    def _keep(self, full: BoolArray) -> None:
+        self._join = self._join[:, full]
 
 
 def climb_by_steps(steps: Steps, limits: Limits, *, stop: Callable[[], bool] = never) -> None:
