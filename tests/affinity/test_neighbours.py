@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from coterie.affinity import neighbours, stopped
+from coterie.affinity import conjugate, neighbours, stopped
+from coterie.affinity.arrow import Shifts
+from coterie.affinity.conjugate import ConjugateSolver
 from coterie.affinity.linear import LinearBase
 from coterie.affinity.neighbours import LEAST, neighbourhoods
+from coterie.affinity.newton import check_layout, ridges
 from coterie.affinity.statistics import TaskBlock, compute_statistics
-from coterie.affinity.stopped import PATH, path_values
+from coterie.affinity.stopped import PATH, chosen, mixed, path_values, place_of
 from coterie.workload import get_loss
 
 TASKS, DIRECTIONS = 16, 10
@@ -94,3 +97,43 @@ def test_neighbourhoods_of_several_groups_are_told_apart():
     assert groups == {first.tobytes(): list(range(20)), second.tobytes(): list(range(25, 55))}
     assert sorted(order[rest].tolist()) == list(range(20, 25))
     assert neighbourhoods(rows[: LEAST - 1]) == ([], list(range(LEAST - 1)))
+
+
+@pytest.mark.parametrize(("ridge", "first", "open_ends"), [(1.0, 0, (2,)), (0.01, 1, (0, 2)), (1e-4, 2, (0,))])
+def test_only_the_strengths_that_count_are_fitted(ridge, first, open_ends, monkeypatch):
+    """Others only where the mean loss is lowest at an end of the first three beyond which there are more."""
+    rng = np.random.default_rng(0)
+    subsets = np.unique(rng.random((60, TASKS)) < 0.4, axis=0)
+    centre, level = rng.uniform(-1, 5, size=len(subsets)), rng.normal(size=TASKS)
+    bowls = (np.arange(len(PATH))[:, None, None] - centre[:, None]) ** 2 + level
+    full = np.where(subsets, bowls, np.nan)
+
+    def along(base, asked, path, numbers, converged, memory):
+        rows = [int(np.flatnonzero((subsets == row).all(1))[0]) for row in asked]
+        return full[list(numbers)][:, rows]
+
+    monkeypatch.setattr(stopped, "_along", along)
+    monkeypatch.setattr(stopped, "CROSSOVER", 0)
+    found = path_values(linear_base(), subsets, PATH, around=place_of(ridge, PATH))
+    asked = np.isin(np.abs(np.arange(first, first + 3) - centre[:, None]).argmin(1), open_ends)
+    assert 0 < asked.sum() < len(subsets)
+    fitted = ~np.isnan(found).all(2)
+    assert fitted[first : first + 3].all()
+    np.testing.assert_array_equal(fitted.sum(0), np.where(asked, len(PATH), 3))
+    np.testing.assert_array_equal(chosen(found), chosen(full))
+    np.testing.assert_array_equal(mixed(found, PATH, ridge), mixed(full, PATH, ridge))
+
+
+@pytest.mark.parametrize("uniform", [True, False])
+def test_products_for_all_tasks_at_once_are_those_task_by_task(uniform, monkeypatch):
+    base, rng = linear_base(), np.random.default_rng(0)
+    subsets = rng.random((7, TASKS)) < 0.4
+    subsets[:, 3] = False
+    layout = check_layout(base.statistics, subsets)
+    shifts = Shifts.of(base.statistics, layout, ridges(0.1, layout), base.statistics.penalty())
+    shifts = Shifts(shifts.trunk, torch.ones_like(shifts.heads)) if uniform else shifts
+    direction, found = torch.from_numpy(rng.normal(size=(7, DIRECTIONS))).float(), []
+    for few in (48, -1):
+        monkeypatch.setattr(conjugate, "_FEW", few)
+        found.append(ConjugateSolver.of(base.statistics, layout, shifts)._products()(direction))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-4)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from coterie._check import choice
 from coterie.affinity.arrow import ArrowSolver, CholeskySolver, Shifts, examples, inverse_heads, reduced_blocks
@@ -23,6 +24,8 @@ from coterie.affinity.statistics import Statistics
 CROSSOVER = 96
 METHODS = ("auto", "cholesky", "conjugate")
 _LIMIT = 60
+#: up to so many subsets a task, on average, all tasks are multiplied at once, with room for the most that one has
+_FEW = 48
 #: strengths of the ridge that get preconditioners of their own
 _LEVELS = 16
 #: products that conjugate gradients take for one exact step, and for all rough steps of an iteration
@@ -106,6 +109,8 @@ class ConjugateSolver(ArrowSolver):
     def _products(self) -> Callable[[Tensor], Tensor]:
         """Multiplies (m, d) with the Schur complement of each subset."""
         layout, trunk = self.layout, self.shifts.trunk.float()[:, None]
+        if layout.pairs[1].shape[0] <= _FEW * self.statistics.n_tasks:
+            return self._few_products()
         tasks = [task for task in range(self.statistics.n_tasks) if len(layout.subsets_of(task))]
         plain = [(layout.subsets_of(task), self.blocks[task]) for task in tasks]
         heads: list[tuple[Tensor, Tensor] | None] = [None] * len(tasks)
@@ -124,6 +129,34 @@ class ConjugateSolver(ArrowSolver):
                     part = part.addmm_((moved @ mixed).mul_(weight), mixed.mT, alpha=-1)
                 result.index_add_(0, subsets, part)
             return result
+
+        return product
+
+    def _few_products(self) -> Callable[[Tensor], Tensor]:
+        """The same where tasks are in so few subsets that calling for each of them takes longer than the work."""
+        layout, trunk = self.layout, self.shifts.trunk.float()[:, None]
+        (tasks, subsets), n, m = layout.pairs, self.statistics.n_tasks, len(trunk)
+        counts = torch.bincount(tasks, minlength=n)
+        most = int(counts.max())
+        # pairs are sorted by task: the place of each among those of its task; the rest reads and writes a row of zeros
+        place = torch.arange(len(tasks), device=tasks.device) - (counts.cumsum(0) - counts)[tasks]
+        rows = torch.full((n, most), m, device=tasks.device)
+        rows[tasks, place] = subsets
+        mixed, weights = None, None
+        if self.mixed is not None:
+            q = max(part.shape[1] for part in self.mixed)
+            mixed = torch.stack([pad(part, (0, q - part.shape[1])) for part in self.mixed])
+            weights = mixed.new_zeros(n, most, q)
+            weights[tasks, place] = self.heads.float()[:, :q]
+
+        def product(direction: Tensor) -> Tensor:
+            moved = torch.cat([direction, direction.new_zeros(1, direction.shape[1])])[rows]
+            part = torch.bmm(moved, self.blocks)
+            if mixed is not None and weights is not None:
+                part.baddbmm_(torch.bmm(moved, mixed).mul_(weights), mixed.mT, alpha=-1)
+            result = torch.zeros(m + 1, direction.shape[1], dtype=direction.dtype, device=direction.device)
+            result.index_add_(0, rows.flatten(), part.flatten(0, 1))
+            return result[:m].addcmul_(trunk, direction)
 
         return product
 

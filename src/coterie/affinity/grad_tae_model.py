@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from coterie.affinity.gain_model import GainModel
 from coterie.affinity.linear import LinearBase
 from coterie.affinity.network import NetworkValues
-from coterie.affinity.stopped import mixed, path_values
+from coterie.affinity.stopped import mixed, path_values, place_of
 from coterie.affinity.subsets import SubsetsLike, as_subsets
 
 #: losses below this count as zero when gains are formed
@@ -132,7 +132,8 @@ class GradTAEModel(GainModel):
     def _values(self, number: int, subsets: NDArray[np.bool_]) -> NDArray[np.float64]:
         base = self.bases[number]
         if self.path:
-            along = path_values(base, subsets, self.path, converged=self.converged, memory=self.memory)
+            place = place_of(self.ridge, self.path)
+            along = path_values(base, subsets, self.path, around=place, converged=self.converged, memory=self.memory)
             return mixed(along, self.path, self.ridge)
         if self.network is None:
             return base.values(subsets, self.ridge, converged=self.converged, memory=self.memory)

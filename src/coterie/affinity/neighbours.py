@@ -118,7 +118,11 @@ class Neighbours:
         return _Validation.of(self.validation, self.statistics, self.tables[1])
 
     def values(
-        self, group: NDArray[np.bool_], subsets: NDArray[np.bool_], memory: int = 2**30
+        self,
+        group: NDArray[np.bool_],
+        subsets: NDArray[np.bool_],
+        memory: int = 2**30,
+        strengths: tuple[float, ...] | None = None,
     ) -> NDArray[np.float64] | None:
         """(strengths, m, T) validation losses of neighbours of a group, NaN outside; None where they are not near.
 
@@ -126,7 +130,9 @@ class Neighbours:
             group: bool (T,).
             subsets: bool (m, T), each with at most one task more and one task less than the group.
             memory: bytes that may be used at a time.
+            strengths: some of the path; None for all.
         """
+        strengths = strengths or self.path
         if not group.any() or self._bytes > memory // 4:
             return None
         counts = self.statistics.counts.double().cpu().numpy()
@@ -135,8 +141,8 @@ class Neighbours:
         nodes = _nodes(reach)
         if nodes is None or not self._conditioned(group, subsets, counts):
             return None
-        fit = _Fit.of(self, group, nodes)
-        result = np.full((len(self.path), *subsets.shape), np.nan)
+        fit = _Fit.of(self, group, nodes, strengths)
+        result = np.full((len(strengths), *subsets.shape), np.nan)
         _, mixed, *_ = self.tables
         size = max(1, min(_ROWS, memory // (16 * mixed[0].numel() + 16 * self.statistics.width**2)))
         for start in range(0, len(subsets), size):
@@ -195,13 +201,15 @@ class _Fit:
         return self.blocks.device
 
     @staticmethod
-    def of(near: Neighbours, group: NDArray[np.bool_], nodes: NDArray[np.float64]) -> _Fit:
+    def of(
+        near: Neighbours, group: NDArray[np.bool_], nodes: NDArray[np.float64], strengths: tuple[float, ...]
+    ) -> _Fit:
         """Form and invert. Cost: ``strengths K d^2 q`` multiply-adds a task of the group."""
         trunk, mixed, eigen, heads, gradient = near.tables
         members = [int(task) for task in np.flatnonzero(group)]
         examples = near.statistics.counts[members].sum().double()
         weights = torch.tensor([[near.penalty.trunk, near.penalty.heads]], dtype=torch.float64, device=trunk.device)
-        shifts = examples * torch.tensor(near.path, dtype=torch.float64, device=trunk.device)[:, None] * weights
+        shifts = examples * torch.tensor(strengths, dtype=torch.float64, device=trunk.device)[:, None] * weights
         places, d = torch.tensor(nodes, device=trunk.device), trunk.shape[1]
         side = mixed[members].transpose(0, 1).reshape(d, -1)  # (d, Q), the group's heads side by side
         values, rotated = eigen[members].reshape(-1), heads[members].reshape(-1)
@@ -212,13 +220,14 @@ class _Fit:
             inverse = 1 / (values[None] + (shift * places).to(near.kind)[:, None])  # (K, Q)
             blocks.append(torch.cat([total - (side * one) @ side.mT for one in inverse], 1))
             right.append(whole - (inverse * rotated) @ side.mT)
-        middle = [
-            total - (side / (values + shift.to(near.kind))) @ side.mT + one.to(near.kind) * torch.eye(d).to(total)
-            for one, shift in shifts
-        ]
-        inverted = torch.linalg.inv(torch.stack(middle))
+        stacked = torch.stack(blocks)
+        # at the group's own strength, between the nodes: good enough for a preconditioner, and hardly any work
+        here = _lagrange(places, torch.ones(1, dtype=torch.float64, device=trunk.device))[0].to(near.kind)
+        middle = torch.einsum("pikj,k->pij", stacked.view(len(shifts), d, len(nodes), d), here)
+        middle.diagonal(dim1=1, dim2=2).add_(shifts[:, :1].to(near.kind))
+        inverted = torch.linalg.inv(middle)
         both = 0.5 * (inverted + inverted.mT)
-        return _Fit(near, members, shifts, places, torch.stack(blocks), torch.stack(right), both)
+        return _Fit(near, members, shifts, places, stacked, torch.stack(right), both)
 
     def solve(self, scale: Tensor, changes: Sequence[_Change]) -> Tensor:
         """(P, m, d) trunk displacements, by conjugate gradients."""
@@ -261,10 +270,11 @@ class _Fit:
         shift = (self.shifts[:, 1, None] * scale.double()).to(self.near.kind).reshape(-1, 1)
         flat = moved.reshape(-1, d)
         for task in self.members:
-            both = flat @ read.side[task]
+            block = self.near.validation[task]
+            back, both = read.back[task, :, : block.rows], flat @ read.side[task, :, : q + block.rows]
             left = (heads[task] - both[:, :q]).div_(eigen[task] + shift)
-            margin = (read.offset[task] - both[:, q:]).addmm_(left, read.back[task], alpha=-1)
-            total = read.mean(task, margin, self.near.validation[task]).view(strengths, m).cpu().numpy()
+            margin = (read.offset[task, : block.rows] - both[:, q:]).addmm_(left, back, alpha=-1)
+            total = read.mean(margin, block).view(strengths, m).cpu().numpy()
             result[:, :, task] = np.where(subsets[:, task], total, np.nan)
         if len(came.rows):
             both = torch.bmm(moved[:, came.rows].transpose(0, 1), read.side[came.tasks])
@@ -326,11 +336,11 @@ class _Validation:
             result[same] = torch.where(shares > 0, losses * shares, 0.0).sum(2)
         return result
 
-    def mean(self, task: int, margin: Tensor, block: TaskBlock) -> Tensor:
+    def mean(self, margin: Tensor, block: TaskBlock) -> Tensor:
         """(rows,) mean losses of a task for margins (rows, v)."""
         if not block.rows:
             return margin.new_full(margin.shape[:1], torch.nan, dtype=torch.float64)
-        losses = block.loss.value(margin[:, : block.rows].to(block.offset.dtype), block.targets)
+        losses = block.loss.value(margin.to(block.offset.dtype), block.targets)
         return losses.sum(1, dtype=torch.float64) / block.rows
 
 

@@ -19,30 +19,70 @@ _FLAT = 1e-12
 
 
 def path_values(
-    base: LinearBase, subsets: NDArray[np.bool_], path: Sequence[float], *, converged: bool = False, memory: int = 2**30
+    base: LinearBase,
+    subsets: NDArray[np.bool_],
+    path: Sequence[float],
+    *,
+    around: float | None = None,
+    converged: bool = False,
+    memory: int = 2**30,
 ) -> NDArray[np.float64]:
     """(strengths, m, T) validation losses along a path of ridges.
 
     One step is solved for all strengths at once, so that what is done for each task is done once; but not where all
     subsets have as many examples, since a strength is then one system for all of them. Where subsets are neighbours of
     a group, see :mod:`coterie.affinity.neighbours`, they are solved from that.
+
+    Args:
+        base: the linearised base model.
+        subsets: bool (m, T).
+        path: the strengths, falling.
+        around: a place on the path, as in :func:`at`. Where there are so many directions that fits are dear, the three
+            strengths around it come first, and the others only for subsets whose mean loss is lowest at that end of
+            the three beyond which there are more: NaN for the rest. None fits all.
+        converged: to the optimum instead of one step.
+        memory: bytes that may be used at a time.
     """
-    if not converged and base.statistics.width > CROSSOVER:
-        found, rest = neighbourhoods(subsets)
-        if found:
-            result, near = np.full((len(path), *subsets.shape), np.nan), base.neighbours(tuple(path))
-            for group, rows in found:
-                along = near.values(group, subsets[rows], memory)
-                if along is None:
-                    rest = sorted([*rest, *rows.tolist()])
-                else:
-                    result[:, rows] = along
-            if rest:
-                result[:, rest] = _scattered(base, subsets[rest], path, memory)
-            return result
+    if around is None or converged or base.statistics.width <= CROSSOVER:
+        return _along(base, subsets, path, range(len(path)), converged, memory)
+    middle, last = int(np.clip(np.round(around), 1, len(path) - 2)), len(path) - 1
+    first = range(middle - 1, middle + 2)
+    result = np.full((len(path), *subsets.shape), np.nan)
+    result[first] = _along(base, subsets, path, first, converged, memory)
+    best = _mean_losses(result).argmin(0)
+    rows = np.flatnonzero(((best == first[0]) & (first[0] > 0)) | ((best == first[-1]) & (first[-1] < last)))
+    others = [number for number in range(len(path)) if number not in first]
+    if len(rows) and others:
+        for number, found in zip(others, _along(base, subsets[rows], path, others, converged, memory), strict=True):
+            result[number, rows] = found
+    return result
+
+
+def _along(
+    base: LinearBase,
+    subsets: NDArray[np.bool_],
+    path: Sequence[float],
+    numbers: Sequence[int],
+    converged: bool,
+    memory: int,
+) -> NDArray[np.float64]:
+    """(strengths, m, T) validation losses at some strengths of a path."""
+    part = [path[number] for number in numbers]
     if converged:
-        return np.stack([base.values(subsets, ridge, converged=True, memory=memory) for ridge in path])
-    return _scattered(base, subsets, path, memory)
+        return np.stack([base.values(subsets, ridge, converged=True, memory=memory) for ridge in part])
+    found, rest = neighbourhoods(subsets) if base.statistics.width > CROSSOVER else ([], [])
+    if not found:
+        return _scattered(base, subsets, part, memory)
+    result, near = np.full((len(part), *subsets.shape), np.nan), base.neighbours(tuple(path))
+    for group, rows in found:
+        near_values = near.values(group, subsets[rows], memory, tuple(part))
+        if near_values is None:
+            rest = sorted([*rest, *rows.tolist()])
+        else:
+            result[:, rows] = near_values
+    if rest:
+        result[:, rest] = _scattered(base, subsets[rest], part, memory)
+    return result
 
 
 def _scattered(base: LinearBase, subsets: NDArray[np.bool_], path: Sequence[float], memory: int) -> NDArray[np.float64]:
@@ -60,13 +100,20 @@ def chosen(along: NDArray[np.float64]) -> NDArray[np.float64]:
     The lowest point of the parabola through the best strength and its two neighbours, on the scale of log strength; no
     further than one strength away from the middle of the three.
     """
-    losses = np.nanmean(along, 2)
+    losses = _mean_losses(along)
     middle = np.clip(losses.argmin(0), 1, len(along) - 2)
     every = np.arange(along.shape[1])
     before, here, after = losses[middle - 1, every], losses[middle, every], losses[middle + 1, every]
     bend = before - 2 * here + after
     lowest = np.divide(before - after, 2 * bend, out=np.sign(before - after), where=bend > _FLAT * np.abs(here))
     return middle + np.clip(lowest, -1.0, 1.0)
+
+
+def _mean_losses(along: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(strengths, m) mean over the tasks of each subset; infinite where nothing was fitted."""
+    known = ~np.isnan(along)
+    count = known.sum(2)
+    return np.divide(np.where(known, along, 0.0).sum(2), count, out=np.full(count.shape, np.inf), where=count > 0)
 
 
 def at(along: NDArray[np.float64], place: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -92,8 +139,12 @@ def mixed(along: NDArray[np.float64], path: Sequence[float], ridge: float) -> ND
         path: the strengths, falling.
         ridge: the strength for all.
     """
-    place = np.interp(-np.log(ridge), -np.log(np.asarray(path)), np.arange(len(path)))
-    return (at(along, chosen(along)) + at(along, np.full(along.shape[1], place))) / 2
+    return (at(along, chosen(along)) + at(along, np.full(along.shape[1], place_of(ridge, path)))) / 2
+
+
+def place_of(ridge: float, path: Sequence[float]) -> float:
+    """The place of a strength on a path, from 0 to strengths - 1, evenly in its logarithm."""
+    return float(np.interp(-np.log(ridge), -np.log(np.asarray(path)), np.arange(len(path))))
 
 
 def stopped_ridge(n_tasks: int, bases: Sequence[LinearBase], size: int, seed: int, memory: int) -> tuple[float, str]:

@@ -56,15 +56,17 @@ def covariance_of_sums(process: SubsetProcess, sums: Sums) -> Floats:
     m, n = sums.subsets.shape
     effects = parts.scaled[:, :, None] * parts.partners[:, None, :]
     effects[:, np.arange(n), np.arange(n)] = 0.0
-    step = max(1, _HELD // (n * n))
-    for start in range(0, m, step):
-        moved = spread(effects[start : start + step], factors, process.likeness)
-        prior[start : start + step] += moved.reshape(len(moved), -1) @ effects.reshape(m, -1).T
+    step, flat = max(1, _HELD // (n * n)), effects.reshape(m, -1)
+    acting = np.flatnonzero(flat.any(1))  # tasks alone have no partners
+    for start in range(0, len(acting), step):
+        rows = acting[start : start + step]
+        moved = spread(effects[rows], factors, process.likeness)
+        prior[rows] += moved.reshape(len(moved), -1) @ flat.T
         for task in range(n):
             own = process.points.task == task
             if own.any():
                 scale = process.relative[task]
-                across[start : start + step, own] += scale * (moved[:, task] @ process.points.weights[own].T)
+                across[np.ix_(rows, own)] += scale * (moved[:, task] @ process.points.weights[own].T)
     if len(process.points):
         half = solve_triangular(process.factor, across.T, lower=True)
         prior -= half.T @ half
