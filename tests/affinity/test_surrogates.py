@@ -21,10 +21,11 @@ from coterie._units import NoStore, Payload
 from coterie.affinity import Estimate, Estimator, GradTAE, get_estimator
 from coterie.affinity.bases import train_full
 from coterie.affinity.context import prepare
-from coterie.affinity.costs import Costs
+from coterie.affinity.costs import Costs, training_flops
 from coterie.affinity.sampling import random_subsets
 from coterie.affinity.surrogates import fused as fused_module
 from coterie.affinity.surrogates.budget import FORK_OF_RUN, Remembered, split_budget
+from coterie.affinity.surrogates.collapsed import apart
 from coterie.affinity.surrogates.covariance import covariances, find_likeness, make_points
 from coterie.affinity.surrogates.design import choose_subsets
 from coterie.affinity.surrogates.evidence import Evidence, ProcessPriors, negative_log_likelihood
@@ -614,3 +615,35 @@ def test_a_model_of_regressions_predicts_what_a_ridge_with_an_intercept_does() -
     found = TaskRidgeModel(tuple("abcd"), "test", membership, (one,) * 4).predict_values(asked)
     expected = Ridge(alpha=0.3).fit(members, values).predict(asked.astype(float))
     np.testing.assert_allclose(found[:, 0], expected, rtol=1e-9)
+
+
+def test_subsets_differ_in_the_tasks_that_one_of_them_lacks():
+    a, b = np.random.default_rng(0).random((2, 6, 9)) < 0.5
+    counted = [[sum(x != y for x, y in zip(one, other, strict=True)) for other in b] for one in a]
+    np.testing.assert_array_equal(apart(a.astype(float), b.astype(float)), counted)
+
+
+def test_features_are_believed_less_than_what_all_runs_share():
+    settings = ProcessPriors(mean=-2.0, deviation=0.5)
+    reference = random_subsets(5, 20, 3, seed=0, cover=False)
+    cheap = np.where(reference, np.random.default_rng(0).normal(size=reference.shape), np.nan)
+    feature = np.random.default_rng(1).normal(size=(5, 5))
+    nothing = np.zeros((0, 5), dtype=bool)
+    names = fit_process(nothing, cheap[:0], cheap[:0], reference, cheap, features=[feature]).likeness
+    means = dict(zip(names.names, settings.priors(names)[0][:-1], strict=True))
+    assert means["feature 0"] == -3.5
+    assert means["partners"] == means["overlap"] == -2.0
+
+
+def test_what_was_spent_before_no_base_fitted_buys_no_runs(workload):
+    """A training on all tasks shows that no base fits; it is paid for from the same budget."""
+    context = prepare(workload, Context())
+    full = train_full(replace(context, costs=Costs(context.costs.unit)))
+    spent = training_flops(workload, full, context.costs.unit)
+    once = real_runs(context, np.eye(workload.n_tasks, dtype=bool)[:1])
+    # ordinary trainings that cost a fifth of one on all tasks, so that the budget has room for that one but no base
+    cheap = replace(once, flops=np.array([spent / 5]), steps=np.array([50.0 * full.steps]))
+    found = split_budget(context, GradTAE(directions="random", count=1), 6.0, cheap)
+    assert found.bases == 0
+    assert context.costs.entries["base models"][0] == pytest.approx(spent)
+    assert found.runs == int(0.85 * 6 - 5)

@@ -1,5 +1,7 @@
 """Validation rows are halved only where every task has labels in both halves."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,15 +9,16 @@ import torch
 import coterie
 from coterie.errors import DataWarning
 from coterie.evaluation.halves import halve_validation
+from coterie.workload import Split
 
 
 def workload(labelled: int) -> coterie.Workload:
     """Two tasks; the second has so many labels in the validation part."""
     rng = np.random.default_rng(0)
     labels = (rng.random((60, 2)) < 0.5).astype(float)
-    split = coterie.Split(torch.arange(30), torch.arange(30, 50), torch.arange(50, 60))
     labels[30 + labelled : 50, 1] = np.nan
-    return coterie.from_arrays(rng.normal(size=(60, 3)), labels, split=split)
+    split = Split(torch.arange(30), torch.arange(30, 50), torch.arange(50, 60))
+    return replace(coterie.from_arrays(rng.normal(size=(60, 3)), labels), split=split)
 
 
 @pytest.mark.filterwarnings("ignore::coterie.errors.DataWarning")

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coterie.errors import SettingError
-from coterie.evaluation import BASELINE, JOINT, Comparison, recommend
+from coterie.evaluation import BASELINE, JOINT, Comparison, halving, recommend
 from coterie.evaluation.compare import all_in_one, single_task
 from coterie.evaluation.entry import RaceEntries
 from coterie.evaluation.halving import Prices, race, smallest_runs
@@ -250,3 +250,18 @@ def test_to_frame():
     assert list(frame.columns) == ["rung", "seeds", "candidate", "loss", "gain", "low", "high", "stays"]
     assert list(frame[~frame.stays].candidate[::-1]) == list(record.eliminated)
     assert len(replace(record, rungs=()).to_frame()) == 0
+
+
+@pytest.mark.parametrize(
+    ("n", "left", "kept"),
+    [
+        (6, 7, (3, True)),  # the three best fit into the final, and three are enough for it
+        (8, 8, (4, False)),  # four would fit as well, but are more than a final needs
+        (8, 6, (4, False)),  # a further round for four, and two seeds for the last
+        (8, 5, (2, True)),  # not enough for both
+    ],
+)
+def test_a_further_round_where_more_than_a_final_needs_are_left(n, left, kept):
+    names = [f"c{i}" for i in range(n)]
+    equal = Prices({name: frozenset({(i,)}) for i, name in enumerate(names)}, frozenset())
+    assert halving._kept(equal, names, 2, left) == kept
