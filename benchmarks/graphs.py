@@ -11,51 +11,31 @@ import json
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from _features import Pair, against_plain_loop
 
 import coterie
 from coterie.datasets import umls
-from coterie.features import RandomDirections, compute_features
+from coterie.features.part import PartFeatures
 from coterie.workload import Workload
-from coterie.workload.structure import find_structure
 
 GROUPS, SEEDS, DIRECTIONS, PLAIN_ROWS = 3, 3, 200, 10
 
 
 def features(workload: Workload) -> dict[str, object]:
-    """Time of all features, and of a plain loop over a few rows; largest difference relative to the largest feature."""
-    model = workload.build_model(0)
-    structure = find_structure(workload, model)
-    directions = RandomDirections.of(model, DIRECTIONS, seed=0, names=structure.trunk)
-    start = time.process_time()
-    fast = compute_features(workload, model, directions, structure=structure)
-    seconds = time.process_time() - start
-    chunk = directions.chunk(0, DIRECTIONS)
-    matrix = torch.cat([chunk[name].reshape(DIRECTIONS, -1) for name in directions.names], 1).T
-    chosen = [dict(model.named_parameters())[name] for name in directions.names]
-    rows = workload.split.train[:PLAIN_ROWS]
-    worst, start = 0.0, time.process_time()
-    model.eval()
-    for row in rows:
-        position = int((fast.rows[fast.pairs_of(0)] == row).nonzero())
-        for task in range(workload.n_tasks):
-            margin = workload.outputs(model, workload.batch(row[None]))[0, task]
-            gradient = torch.cat([part.reshape(-1) for part in torch.autograd.grad(margin, chosen)])
-            worst = max(worst, float((gradient @ matrix - fast.task(task).g[position]).abs().max()))
-    pair = (time.process_time() - start) / (PLAIN_ROWS * workload.n_tasks)
-    return {
-        "mode": fast.plan.mode,
-        "rows at once": fast.plan.rows_per_chunk,
-        "pairs": len(fast.rows),
-        "directions": DIRECTIONS,
-        "seconds": seconds,
-        "plain loop, seconds a pair": pair,
-        "plain loop, all pairs (extrapolated)": pair * len(fast.rows),
-        "largest difference": worst / float(fast.g.abs().max()),
-    }
+    """Features beside a plain loop over all tasks of a few rows, of which every task has a label."""
+
+    def pairs(fast: PartFeatures) -> Iterator[Pair]:
+        for row in workload.split.train[:PLAIN_ROWS].tolist():
+            position = int((fast.rows[fast.pairs_of(0)] == row).nonzero())
+            for task in range(workload.n_tasks):
+                yield fast.pairs_of(task).start + position, row, task
+
+    return against_plain_loop(workload, DIRECTIONS, pairs)
 
 
 def end_to_end(workload: Workload, method: str) -> dict[str, object]:

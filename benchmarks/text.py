@@ -12,16 +12,18 @@ import json
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from _features import Pair, against_plain_loop
 
 import coterie
 from coterie.datasets import texts
-from coterie.features import RandomDirections, compute_features
+from coterie.features.part import PartFeatures
 from coterie.features.plan import plan_features
 from coterie.serving import export_adapters
 from coterie.training import fit
@@ -30,7 +32,7 @@ from coterie.training.loop import batch_loss, trainable
 from coterie.workload import Split, Workload
 from coterie.workload.structure import find_structure
 
-GROUPS, SEEDS, DIRECTIONS, STEPS = 4, 2, 100, 10
+GROUPS, SEEDS, DIRECTIONS, STEPS, PLAIN_TASKS = 4, 2, 100, 10, 5
 
 
 def toy(workload: Workload) -> Workload:
@@ -75,35 +77,16 @@ def step(workload: Workload) -> dict[str, float]:
 
 
 def features(workload: Workload) -> dict[str, Any]:
-    """Time of the features of the training part, and the largest difference to plain differentiation of a few rows."""
+    """Features of the training part beside a plain loop over one label of each of the first tasks."""
     model = workload.build_model(0)
-    structure = find_structure(workload, model)
-    directions = RandomDirections.of(model, DIRECTIONS, seed=0, names=structure.trunk)
-    plan = plan_features(workload, structure, DIRECTIONS, model=model)
-    start = time.process_time()
-    fast = compute_features(workload, model, directions, structure=structure)
-    seconds = time.process_time() - start
-    chunk = directions.chunk(0, DIRECTIONS)
-    matrix = torch.cat([chunk[name].reshape(DIRECTIONS, -1) for name in directions.names], 1).T
-    chosen = [dict(model.named_parameters())[name] for name in directions.names]
-    model.eval()
-    worst, count, start = 0.0, 5, time.process_time()
-    for task in range(count):
-        pair = fast.pairs_of(task).start
-        row = fast.rows[pair][None]
-        margins = workload.margins(workload.outputs(model, workload.batch(row)), workload.targets[row])
-        gradient = torch.cat([part.reshape(-1) for part in torch.autograd.grad(margins[0, task], chosen)])
-        worst = max(worst, float((gradient @ matrix - fast.g[pair]).abs().max()))
-    plain = (time.process_time() - start) / count
-    return {
-        "mode": fast.plan.mode,
-        "planned": plan.reason,
-        "labels": len(fast.rows),
-        "directions": DIRECTIONS,
-        "processor seconds": seconds,
-        "plain loop, all labels (extrapolated)": plain * len(fast.rows),
-        "largest difference": worst / float(fast.g.abs().max()),
-    }
+    plan = plan_features(workload, find_structure(workload, model), DIRECTIONS, model=model)
+
+    def pairs(fast: PartFeatures) -> Iterator[Pair]:
+        for task in range(PLAIN_TASKS):
+            position = fast.pairs_of(task).start
+            yield position, int(fast.rows[position]), task
+
+    return {"planned": plan.reason, **against_plain_loop(workload, DIRECTIONS, pairs)}
 
 
 def end_to_end(workload: Workload) -> dict[str, Any]:

@@ -72,25 +72,29 @@ def is_command(name: str) -> bool:
     return name.startswith("cli/") or name.endswith("/command.py")
 
 
+def inner_functions(files: dict[str, str]) -> Iterator[tuple[str, Function]]:
+    """``file:line name`` and function, without the top verbs and the commands, which may have many parameters."""
+    for name, text in files.items():
+        for function in () if is_command(name) else functions(text):
+            if function.name not in VERBS:
+                yield f"{name}:{function.lineno} {function.name}", function
+
+
 def wide_functions(files: dict[str, str]) -> list[str]:
     """Functions with more than eight parameters; the top verbs and the commands of the program may have more."""
     return [
-        f"{name}:{f.lineno} {f.name} ({len(parameters(f))} parameters)"
-        for name, text in files.items()
-        if not is_command(name)
-        for f in functions(text)
-        if f.name not in VERBS and len(parameters(f)) > MAX_PARAMETERS
+        f"{place} ({len(parameters(f))} parameters)"
+        for place, f in inner_functions(files)
+        if len(parameters(f)) > MAX_PARAMETERS
     ]
 
 
 def carriers(files: dict[str, str]) -> list[str]:
     """Functions that carry three or more of seed, memory, store, progress, executor; the top verbs may."""
     return [
-        f"{name}:{f.lineno} {f.name} ({', '.join(sorted(parameters(f) & CARRIED))})"
-        for name, text in files.items()
-        if not is_command(name)
-        for f in functions(text)
-        if f.name not in VERBS and len(parameters(f) & CARRIED) > MAX_CARRIED
+        f"{place} ({', '.join(sorted(parameters(f) & CARRIED))})"
+        for place, f in inner_functions(files)
+        if len(parameters(f) & CARRIED) > MAX_CARRIED
     ]
 
 

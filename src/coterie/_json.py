@@ -13,7 +13,7 @@ import os
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -199,3 +199,37 @@ def text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{str(value)[:80]!r} is no text")
     return value
+
+
+class SavedAsJson:
+    """A result that is saved as its :meth:`to_dict` and loaded by its ``from_dict``."""
+
+    #: what the file should be, for the message when it is not
+    _saved_as: ClassVar[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready description."""
+        raise NotImplementedError
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Any:
+        """What :meth:`to_dict` described."""
+        raise NotImplementedError
+
+    def save(self, path: str | Path) -> None:
+        """Write as JSON, every digit kept; whole or not at all.
+
+        Raises:
+            StoreError: when the file cannot be written.
+        """
+        write_json(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            StoreError: when the file cannot be read or is something else.
+        """
+        with reading(path, cls._saved_as):
+            return cls.from_dict(read_json(path))

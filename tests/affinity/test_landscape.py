@@ -28,6 +28,7 @@ from coterie.workload.losses import get_loss
 from coterie.workload.structure import find_structure
 from reference import landscape as reference
 from reference import models
+from reference.counting_store import CountingStore
 from reference.training_workloads import make
 
 BIG = 2**30
@@ -385,22 +386,8 @@ def test_heads_of_copies_agree_only_after_the_warm_up() -> None:
     assert cold[0, 3] > 0.1
 
 
-class Remembering:
-    """A store in memory that counts what it computes."""
-
-    def __init__(self):
-        self.units, self.computed = {}, []
-
-    def unit(self, name, key, compute):
-        where = (name, repr(sorted(key.items())))
-        if where not in self.units:
-            self.units[where] = compute()
-            self.computed.append(name)
-        return self.units[where]
-
-
 def test_the_same_seed_gives_the_same_numbers_and_both_variants_share_the_distances() -> None:
-    work, store = make("mixed", missing=0.2), Remembering()
+    work, store = make("mixed", missing=0.2), CountingStore()
     settings_ = Landscape(samples=24, seeds=2, steps=20, min_common=4)
     first = settings_.estimate(work, context=Context(store=store))
     spectral = replace(settings_, embedding="spectral").estimate(work, context=Context(store=store))

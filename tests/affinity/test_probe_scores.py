@@ -27,6 +27,7 @@ from coterie.training.job import Job
 from coterie.training.loop import fit_one, make_optimizer
 from coterie.workload import Recipe, Split, Task, Workload
 from coterie.workload.structure import find_structure
+from reference.counting_store import CountingStore
 from reference.plain_training import Textbook
 from reference.probe_scores import probe_scores
 from reference.training_workloads import make
@@ -56,20 +57,6 @@ def everything(workload, seed=0):
 def mean(run, name):
     with np.errstate(invalid="ignore"):
         return run.sums[name] / run.sums[f"n_{name}"]
-
-
-class Memory:
-    """A store that counts what was computed."""
-
-    def __init__(self):
-        self.units, self.computed = {}, []
-
-    def unit(self, name, key, compute):
-        at = (name, repr(sorted(key.items())))
-        if at not in self.units:
-            self.units[at] = compute()
-            self.computed.append(at)
-        return self.units[at]
 
 
 class Plain(torch.autograd.Function):
@@ -330,7 +317,7 @@ def test_little_memory_gives_the_same_and_too_little_is_refused():
 
 
 def test_three_scores_share_one_run_and_each_books_what_it_costs_alone():
-    workload, store = make("mixed"), Memory()
+    workload, store = make("mixed"), CountingStore()
     alone, shared = {}, {}
     for name in ("tag", "cosine", "etap"):
         alone[name] = get_estimator(name, every=2).estimate(workload)

@@ -15,7 +15,6 @@ from coterie import Context
 from coterie.affinity import get_estimator
 from coterie.affinity.context import prepare
 from coterie.affinity.scores.attribution import Attribution, attribution_maps, summed_cosines
-from coterie.affinity.scores.attribution import _compare as compare_attributions
 from coterie.affinity.scores.label_correlation import LabelCorrelation, correlations, label_overlap
 from coterie.affinity.scores.label_injection import (
     LabelInjection,
@@ -95,7 +94,8 @@ def test_attribution_equals_plain_loops(trained):
     rows = sample_rows(context.workload, 15, 0)
     want = plain.attribution(context.workload, [fit.state for fit in fits], rows)
     assert off_diagonal(got) == pytest.approx(off_diagonal(want), abs=1e-6)
-    in_parts = compare_attributions(context, fits, rows, 4).arrays["values"]
+    little = replace(context, context=Context(memory=1))  # one row at a time
+    in_parts = Attribution(rows=15)._compare(little, fits, rows).arrays["values"]
     assert off_diagonal(in_parts) == pytest.approx(off_diagonal(got), abs=1e-6)
 
 

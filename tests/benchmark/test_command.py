@@ -3,11 +3,10 @@
 import json
 
 import pytest
-from typer.testing import CliRunner
 
 from coterie import benchmark as library
 from coterie.benchmark import ENTRIES, Options
-from coterie.cli.app import app
+from reference.command_line import coterie
 
 FILE = """
 import numpy as np
@@ -19,10 +18,6 @@ workload = from_arrays(x, y, tasks=["a", "b", "c", "d"], hidden=(8,), recipe=Rec
 other = from_arrays(x, y[:, :3], tasks=["a", "b", "c"], hidden=(8,), recipe=Recipe(epochs=2))
 """
 SMALL = ("--subsets", "5", "--replicates", "2", "--pool", "0", "--pairs", "3", "--groups", "2", "--resamples", "20")
-
-
-def coterie(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture

@@ -3,9 +3,8 @@
 import json
 
 import pytest
-from typer.testing import CliRunner
 
-from coterie.cli.app import app
+from reference.command_line import coterie
 
 FILE = """
 import numpy as np
@@ -15,10 +14,6 @@ x = rng.normal(size=(120, 4))
 y = (x @ rng.normal(size=(4, 3)) + 0.5 * rng.normal(size=(120, 3)) > 0).astype(float)
 workload = from_arrays(x, y, tasks=["a", "b", "c"], hidden=(8,), recipe=Recipe(epochs=3, batch_size=20))
 """
-
-
-def coterie(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture

@@ -4,13 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from coterie.cli.app import app
-
-
-def coterie(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+from reference.command_line import coterie
 
 
 def write(path, values, names, index=True):

@@ -1,17 +1,15 @@
 """`coterie group --budget`."""
 
 import json
+from functools import partial
 
 import pytest
-from typer.testing import CliRunner
 
 from coterie.affinity import Affinity
-from coterie.cli.app import app
+from reference.command_line import coterie as program
 from reference.taskonomy import MATRICES, TASKS
 
-
-def coterie(*arguments):
-    return CliRunner().invoke(app, ["group", *(str(argument) for argument in arguments)])
+coterie = partial(program, "group")
 
 
 @pytest.fixture

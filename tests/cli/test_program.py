@@ -13,14 +13,13 @@ from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
-from typer.testing import CliRunner
 
 import coterie as package
 from coterie import _bars
 from coterie._bars import Bars
-from coterie.cli.app import app
 from coterie.cli.options import parse_size, run_directory
 from coterie.errors import DataWarning, MissingDependencyError, SettingError
+from reference.command_line import coterie
 
 VERBS = ("demo", "run", "affinity", "group", "compare", "benchmark", "study", "diffusion", "report", "plan")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(package.__file__).parents[1]), "COLUMNS": "100"}
@@ -30,10 +29,6 @@ RESULT = {
     "recommendation": {"text": "Train one model: do not bother.", "candidate": "all-in-one", "do_not_bother": True},
     "seconds": float("nan"),
 }
-
-
-def coterie(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 class FakePipeline(SimpleNamespace):

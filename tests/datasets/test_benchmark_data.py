@@ -1,6 +1,5 @@
 """Benchmark data sets: built-in data split anew. Skipped where a data package is not installed."""
 
-import importlib.util
 from functools import cache
 
 import numpy as np
@@ -14,6 +13,7 @@ from coterie.datasets.benchmark_data import BENCHMARK_DATA, benchmark_data
 from coterie.errors import SettingError, WorkloadError
 from coterie.workload import Recipe, from_arrays, from_datasets, validate
 from coterie.workload.fingerprint import fingerprint
+from reference.made_once import made_once
 
 PACKAGES = {
     "digits": "sklearn",
@@ -38,16 +38,7 @@ load = cache(datasets.load)
 
 @pytest.fixture(scope="module")
 def made():
-    cache = {}
-
-    def get(name):
-        if importlib.util.find_spec(PACKAGES[name]) is None:
-            pytest.skip(f"the data of {name} are not installed ({PACKAGES[name]})")
-        if name not in cache:
-            cache[name] = benchmark_data(name).make()
-        return cache[name]
-
-    return get
+    return made_once(PACKAGES, lambda name: benchmark_data(name).make())
 
 
 def raw(workload):

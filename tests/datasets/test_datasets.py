@@ -11,6 +11,7 @@ from coterie import datasets
 from coterie.errors import DataWarning, MissingDependencyError, SettingError
 from coterie.workload import load_workload, validate
 from coterie.workload.fingerprint import fingerprint
+from reference.made_once import made_once
 
 PACKAGES = {
     "digits": "sklearn",
@@ -34,18 +35,12 @@ SHAPES = {
 
 @pytest.fixture(scope="module")
 def loaded():
-    cache = {}
+    def load(name):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", DataWarning)  # the built-in data have nothing to warn of
+            return datasets.load(name)
 
-    def get(name):
-        if importlib.util.find_spec(PACKAGES[name]) is None:
-            pytest.skip(f"{PACKAGES[name]} is not installed")
-        if name not in cache:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", DataWarning)  # the built-in data have nothing to warn of
-                cache[name] = datasets.load(name)
-        return cache[name]
-
-    return get
+    return made_once(PACKAGES, load)
 
 
 @pytest.mark.parametrize("name", datasets.names())

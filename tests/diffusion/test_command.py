@@ -2,17 +2,14 @@
 
 import json
 import tomllib
+from functools import partial
 
 import pytest
-import typer
-from typer.testing import CliRunner
 
-from coterie.diffusion.command import diffusion
 from coterie.diffusion.config import DiffusionConfig
+from reference.command_line import coterie as program
 
-app = typer.Typer()
-app.command()(diffusion)
-
+coterie = partial(program, "diffusion")
 pytestmark = pytest.mark.usefixtures("one_extractor")
 TINY = """
 [model]
@@ -38,10 +35,6 @@ draws = 1
 count = 40
 steps = 2
 """
-
-
-def coterie(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_a_study_from_a_file(tmp_path):

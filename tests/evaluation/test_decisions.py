@@ -11,12 +11,12 @@ import pytest
 from numpy.typing import NDArray
 
 from coterie.evaluation import BASELINE, JOINT, Comparison, mix, recommend
-from coterie.evaluation.compare import all_in_one, single_task
 from coterie.evaluation.labels import TINY, LabelLosses
 from coterie.evaluation.mix import conclude
 from coterie.evaluation.recommend import veto
 from coterie.evaluation.verdict import DecisionRules
 from coterie.grouping import Grouping
+from reference.made_comparisons import between, made, table
 
 TASKS = tuple("abcd")
 PAIRS = Grouping.from_labels(TASKS, [0, 0, 1, 1], method="test")
@@ -28,16 +28,14 @@ def comparison_of(
     losses: dict[str, Any], seeds: int = 8, test: dict[str, Any] | None = None, jitter: float = 0.0
 ) -> Comparison:
     """Candidates whose losses, (seeds, tasks) or what can be broadcast to it, are the same for every example."""
-    known = {JOINT: all_in_one(TASKS), "pairs": PAIRS, "crossed": CROSSED, BASELINE: single_task(TASKS)}
+    known = between(TASKS, {"pairs": PAIRS, "crossed": CROSSED})
     groupings = {name: known[name] for name in known if name in losses}
-    task, row = np.repeat(np.arange(4), LABELS), np.tile(np.arange(LABELS), 4)
+    task, _ = table(4, LABELS)
     rng, parts = np.random.default_rng(0), {}
     for part, given in (("validation", losses), ("test", test or losses)):
         values = np.stack([np.broadcast_to(np.asarray(given[name], float), (seeds, 4)) for name in groupings])
-        values = values[..., task] * (1 + jitter * rng.standard_normal((len(groupings), seeds, len(task))))
-        parts[part] = LabelLosses(values.astype(np.float32), task, row)
-    means = [parts[part].means(4) for part in ("validation", "test")]
-    return Comparison(TASKS, tuple(groupings), tuple(groupings.values()), tuple(range(seeds)), *means, parts)
+        parts[part] = values[..., task] * (1 + jitter * rng.standard_normal((len(groupings), seeds, len(task))))
+    return made(TASKS, groupings, parts)
 
 
 def spread_out(gains: list[float], seeds: int = 8, width: float = 0.01) -> NDArray[np.float64]:
@@ -67,20 +65,12 @@ def test_mixtures_of_lucky_seeds_are_rare() -> None:
     """Luck of trainings alone: judged with the seeds that chose, most of these draws would have a mixture."""
     found = 0
     names = tuple(f"t{t}" for t in range(40))
-    task, row = np.repeat(np.arange(40), 4), np.tile(np.arange(4), 40)
-    groupings = {JOINT: all_in_one(names), BASELINE: single_task(names)}
+    task, _ = table(40, 4)
     for number in range(10):
         rng = np.random.default_rng(number)
-        parts = {}
         values = 3 + 0.3 * rng.standard_normal((2, 12, 40))[..., task]
-        for part in ("validation", "test"):
-            noise = 1e-3 * rng.standard_normal(values.shape)
-            parts[part] = LabelLosses((values + noise).astype(np.float32), task, row)
-        means = [parts[part].means(40) for part in ("validation", "test")]
-        found += (
-            mix(Comparison(names, tuple(groupings), tuple(groupings.values()), tuple(range(12)), *means, parts), JOINT)
-            is not None
-        )
+        parts = {part: values + 1e-3 * rng.standard_normal(values.shape) for part in ("validation", "test")}
+        found += mix(made(names, between(names), parts), JOINT) is not None
     assert found <= 1
 
 

@@ -15,6 +15,7 @@ from coterie.evaluation.intervals import t_interval
 from coterie.evaluation.labels import LabelLosses
 from coterie.evaluation.recommend import advise, helped_and_harmed, veto
 from coterie.grouping import Grouping
+from reference.made_comparisons import between, made, table
 
 TASKS = ("a", "b", "c", "d")
 PAIRS = Grouping.from_labels(TASKS, [0, 0, 1, 1], method="test")
@@ -38,17 +39,12 @@ def make(
     means = np.repeat(np.array([joint, pairs, single])[:, None], 4, 1)
     for (candidate, task), mean in (special or {}).items():
         means[candidate, task] = mean
-    task, row = np.repeat(np.arange(4), EXAMPLES), np.tile(np.arange(EXAMPLES), 4)
-    labels = {}
+    parts = {}
     for part in ("validation", "test"):
         by_seed = means[:, None] + noise * rng.standard_normal((3, seeds, 4))
         by_label = example_noise * rng.standard_normal((3, 1, 4 * EXAMPLES))
-        labels[part] = LabelLosses((by_seed[..., task] + by_label).astype(np.float32), task, row)
-    groupings = (all_in_one(TASKS), PAIRS, single_task(TASKS))
-    return Comparison(
-        TASKS, ("all-in-one", "pairs", "single-task"), groupings, tuple(range(seeds)),
-        labels["validation"].means(4), labels["test"].means(4), labels,
-    )  # fmt: skip
+        parts[part] = by_seed[..., table(4, EXAMPLES)[0]] + by_label
+    return made(TASKS, between(TASKS, {"pairs": PAIRS}), parts)
 
 
 def test_t_interval_agrees_with_scipy() -> None:

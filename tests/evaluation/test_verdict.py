@@ -10,13 +10,13 @@ import pytest
 
 from coterie.errors import SettingError
 from coterie.evaluation import BASELINE, JOINT, Comparison, recommend
-from coterie.evaluation.compare import all_in_one, single_task
 from coterie.evaluation.intervals import Interval, Noise, Spread
 from coterie.evaluation.labels import LabelLosses, log_losses
 from coterie.evaluation.mix import Mixture, conclude
 from coterie.evaluation.recommend import veto
 from coterie.evaluation.verdict import DecisionRules
 from coterie.grouping import Grouping
+from reference.made_comparisons import between, made
 from reference.verdict_bed import draw
 
 TASKS = ("a", "b", "c", "d")
@@ -30,15 +30,13 @@ def by_seed(
     more: dict[str, Grouping] | None = None,
 ) -> Comparison:
     """Candidates with a stated gain over one model in each seed, the same for every task, without noise of examples."""
-    groupings = {JOINT: all_in_one(TASKS), "pairs": GROUPED, **(more or {}), BASELINE: single_task(TASKS)}
+    groupings = between(TASKS, {"pairs": GROUPED, **(more or {})})
     seeds = len(next(iter(gains.values())))
     parts = {}
     for part, given in (("validation", gains), ("test", test or gains)):
         logs = np.array([np.log1p(-np.array(given.get(name, [0.0] * seeds))) for name in groupings])
-        values = np.broadcast_to(np.exp(logs)[..., None], (len(groupings), seeds, 4 * n_labels)).astype(np.float32)
-        parts[part] = LabelLosses(values, np.repeat(np.arange(4), n_labels), np.tile(np.arange(n_labels), 4))
-    means = [parts[part].means(4) for part in ("validation", "test")]
-    return Comparison(TASKS, tuple(groupings), tuple(groupings.values()), tuple(range(seeds)), *means, parts)
+        parts[part] = np.broadcast_to(np.exp(logs)[..., None], (len(groupings), seeds, 4 * n_labels))
+    return made(TASKS, groupings, parts)
 
 
 WORSE = [-0.5, -0.51, -0.49, -0.5]
@@ -258,7 +256,7 @@ def test_ends_that_luck_made_are_not_told_apart() -> None:
 
 def solved(losses: tuple[float, float], level: float = 0.69, labels: int = 100) -> Comparison:
     """One model is 10 % better than single tasks on b, c and d; a has all but no loss, as given for (one, single)."""
-    groupings = {JOINT: all_in_one(TASKS), BASELINE: single_task(TASKS)}
+    groupings = between(TASKS)
     rng = np.random.default_rng(0)
     task, row = np.repeat(np.arange(4), labels), np.tile(np.arange(labels), 4)
     means = np.array([[losses[0], 0.45, 0.45, 0.45], [losses[1], 0.5, 0.5, 0.5]])

@@ -15,8 +15,6 @@ from coterie.affinity import Estimate, GainModel, get_estimator
 from coterie.affinity.costs import Costs
 from coterie.affinity.surrogates.prior import make_prior
 from coterie.evaluation import BASELINE, JOINT, Comparison, mix, recommend
-from coterie.evaluation.compare import all_in_one, single_task
-from coterie.evaluation.labels import LabelLosses
 from coterie.evaluation.mix import conclude
 from coterie.grouping import Grouping
 from coterie.pipeline import run
@@ -24,6 +22,7 @@ from coterie.pipeline.candidates import candidate_groupings, estimated_affinity
 from coterie.training import measure_cost
 from coterie.workload import Workload
 from pipeline.conftest import digits_workload
+from reference.made_comparisons import between, made, table
 
 NAMES = tuple("abcdef")
 PLANTED = np.repeat(np.arange(3), 2)
@@ -54,14 +53,10 @@ def test_the_best_grouping_is_the_one_that_is_shown_first(tiny: Workload) -> Non
 def lucky_labels(rng: np.random.Generator, tasks: int = 24, labels: int = 40) -> Comparison:
     """One model and single-task models that are equal but for the luck of examples, which all trainings share."""
     names = tuple(f"t{t}" for t in range(tasks))
-    groupings = {JOINT: all_in_one(names), BASELINE: single_task(names)}
-    task, row = np.repeat(np.arange(tasks), labels), np.tile(np.arange(labels), tasks)
-    parts = {}
+    size, parts = tasks * labels, {}
     for part in ("validation", "test"):
-        values = 3 + 0.3 * rng.standard_normal((2, 1, len(task))) + 1e-4 * rng.standard_normal((2, 4, len(task)))
-        parts[part] = LabelLosses(values.astype(np.float32), task, row)
-    means = [parts[part].means(tasks) for part in ("validation", "test")]
-    return Comparison(names, tuple(groupings), tuple(groupings.values()), tuple(range(4)), *means, parts)
+        parts[part] = 3 + 0.3 * rng.standard_normal((2, 1, size)) + 1e-4 * rng.standard_normal((2, 4, size))
+    return made(names, between(names), parts)
 
 
 def test_a_mixture_is_judged_on_examples_that_did_not_choose_it() -> None:
@@ -74,15 +69,10 @@ def two_halves() -> Comparison:
     """Task d is far better alone, and the others in pairs."""
     names = tuple("abcd")
     pairs = Grouping.from_labels(names, [0, 0, 1, 1], method="test")
-    groupings = {JOINT: all_in_one(names), "pairs": pairs, BASELINE: single_task(names)}
-    means = np.array([[1.0] * 4, [0.9] * 4, [1.3, 1.3, 1.3, 0.5]])
-    task, row = np.repeat(np.arange(4), 50), np.tile(np.arange(50), 4)
-    rng, parts = np.random.default_rng(0), {}
-    for part in ("validation", "test"):
-        values = means[:, None, task] + 0.01 * rng.standard_normal((3, 6, 200))
-        parts[part] = LabelLosses(values.astype(np.float32), task, row)
-    drawn = [parts[part].means(4) for part in ("validation", "test")]
-    return Comparison(names, tuple(groupings), tuple(groupings.values()), tuple(range(6)), *drawn, parts)
+    means = np.array([[1.0] * 4, [0.9] * 4, [1.3, 1.3, 1.3, 0.5]])[:, None, table(4, 50)[0]]
+    rng = np.random.default_rng(0)
+    parts = {part: means + 0.01 * rng.standard_normal((3, 6, 200)) for part in ("validation", "test")}
+    return made(names, between(names, {"pairs": pairs}), parts)
 
 
 def test_a_conclusion_mixes_where_that_pays() -> None:

@@ -58,3 +58,17 @@ def rand_index_adjusted(first, second) -> float:
             both += first[i] == first[j] and second[i] == second[j]
     expected = one * two / total
     return 1.0 if (one + two) / 2 == expected else (both - expected) / ((one + two) / 2 - expected)
+
+
+def neighbours(labels) -> Iterator:
+    """Every labeling that one move of a task, which empties no group, or one exchange of two tasks leads to."""
+    for task in range(len(labels)):
+        for label in set(labels):
+            moved = labels.copy()
+            moved[task] = label
+            if len(set(moved)) == len(set(labels)):
+                yield moved
+        for other in range(task):
+            swapped = labels.copy()
+            swapped[[task, other]] = swapped[[other, task]]
+            yield swapped

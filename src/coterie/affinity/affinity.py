@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coterie._check import choice
-from coterie._json import read_json, reading, text, write_json
+from coterie._json import SavedAsJson, text
 from coterie._read import read_matrix
 from coterie._show import short_repr
 from coterie._surface import known_arguments
@@ -41,7 +41,7 @@ def check_names(tasks: Sequence[str]) -> None:
 @known_arguments
 @short_repr
 @dataclass(frozen=True, eq=False)
-class Affinity:
+class Affinity(SavedAsJson):
     """How much each task (source, column) helps each other task (target, row); larger is better.
 
     Attributes:
@@ -70,6 +70,8 @@ class Affinity:
     counts: NDArray[np.int64] | None = None
     kind: str = "gain"
     method: str = ""
+
+    _saved_as: ClassVar[str] = "a saved affinity; a table is read by from_csv"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", tuple(str(task) for task in self.tasks))
@@ -118,24 +120,6 @@ class Affinity:
         counts = None if data.get("counts") is None else np.array(data["counts"], dtype=np.int64).reshape(size, size)
         kind, method = data.get("kind", "gain"), text(data.get("method", ""))
         return Affinity(values.reshape(size, -1) if size else values, tuple(data["tasks"]), counts, kind, method)
-
-    def save(self, path: str | Path) -> None:
-        """Write as JSON, every digit kept; whole or not at all.
-
-        Raises:
-            StoreError: when the file cannot be written.
-        """
-        write_json(path, self.to_dict())
-
-    @staticmethod
-    def load(path: str | Path) -> Affinity:
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            StoreError: when the file cannot be read or is something else.
-        """
-        with reading(path, "a saved affinity; a table is read by from_csv"):
-            return Affinity.from_dict(read_json(path))
 
     def to_csv(self, path: str | Path) -> None:
         """Write a table with a header and a first column of task names; rows are targets, every digit is kept.

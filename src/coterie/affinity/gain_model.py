@@ -132,3 +132,21 @@ class GainModel(ABC):
 
 def _slices(count: int) -> Iterator[slice]:
     return (slice(start, start + _BLOCK) for start in range(0, count, _BLOCK))
+
+
+class NamedGainModel(GainModel):
+    """A gain model that holds the names of its tasks and of its method."""
+
+    def __init__(self, tasks: tuple[str, ...], method: str) -> None:
+        self._tasks = tasks
+        self._method = method
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks."""
+        return self._tasks
+
+    @property
+    def method(self) -> str:
+        """How the model was found, for tables."""
+        return self._method

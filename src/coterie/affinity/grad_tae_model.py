@@ -9,7 +9,7 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-from coterie.affinity.gain_model import GainModel
+from coterie.affinity.gain_model import NamedGainModel
 from coterie.affinity.linear import LinearBase
 from coterie.affinity.network import NetworkValues
 from coterie.affinity.stopped import mixed, path_values, place_of
@@ -20,7 +20,7 @@ TINY = 1e-12
 
 
 @final
-class GradTAEModel(GainModel):
+class GradTAEModel(NamedGainModel):
     """Predicted values and gains from linearised base models.
 
     The predicted value of a task is the mean over the bases; the gain is its relative reduction against the predicted
@@ -49,27 +49,16 @@ class GradTAEModel(GainModel):
         kinds: tuple[str, ...] = (),
         path: Sequence[float] = (),
     ) -> None:
-        self._tasks = tasks
+        super().__init__(tasks, method)
         self.bases = tuple(bases)
         self.ridge = ridge
         self.converged = converged
         self.network = network
-        self._method = method
         self.kinds = kinds
         #: bytes that the solver may use at a time
         self.memory = 2**30
         self.path = tuple(path)
         self._alone: NDArray[np.float64] | None = None
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """Names of the tasks."""
-        return self._tasks
-
-    @property
-    def method(self) -> str:
-        """How the model was found, for tables."""
-        return self._method
 
     def save(self, path: str | Path) -> Path:
         """Write the model to one safetensors file, see :func:`coterie.affinity.model_file.save_model`."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from coterie._surface import known_arguments, refuse_unknown
-from coterie.balancing.balancer import Balancer
+from coterie.balancing.balancer import Balancer, Losses, Parameters
 from coterie.errors import MissingDependencyError, SettingError, require
 
 _PLAIN = (bool, int, float, tuple, Tensor, np.ndarray, type(None))
@@ -66,13 +66,9 @@ class Aggregation(Balancer):
         return 1.0, float(self.tasks)
 
     def backward(
-        self,
-        losses: Tensor | Sequence[Tensor],
-        parameters: Iterable[Tensor] = (),
-        *,
-        shared: Iterable[Tensor] | None = None,
-        scaler: GradScaler | None = None,
-    ) -> None:
+        self, losses: Losses, parameters: Parameters = (), *,
+        shared: Parameters | None = None, scaler: GradScaler | None = None,
+    ) -> None:  # fmt: skip
         """Add the aggregated gradient to ``.grad``; see :meth:`Balancer.backward`."""
         apart = () if isinstance(losses, Tensor) else tuple(losses)
         losses = losses if isinstance(losses, Tensor) else torch.stack(apart)

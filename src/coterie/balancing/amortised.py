@@ -10,8 +10,7 @@ from torch import Tensor
 
 from coterie._check import choice
 from coterie._surface import known_arguments
-from coterie.balancing.lower_level import LowerLevel, LowerSettings
-from coterie.balancing.weighting import Weighting
+from coterie.balancing.bilevel import BilevelWeighting
 from coterie.errors import SettingError
 
 LOSSES = ("next", "same")
@@ -19,7 +18,7 @@ LOSSES = ("next", "same")
 
 @known_arguments
 @dataclass(eq=False, repr=False)
-class MarigoldAmortised(Weighting):
+class MarigoldAmortised(BilevelWeighting):
     """MARIGOLD, amortised form: slopes from how the losses change over the training step.
 
     This is a reconstruction, see :class:`Marigold`. The optimiser's step takes the place of the probe. Its direction is
@@ -62,24 +61,16 @@ class MarigoldAmortised(Weighting):
     form: str = "softmax"
     memory: float = 0.9
     rate: float = 1.0
-    learning_rate: float = 0.025
-    decay: float | None = None
-    rho: float = 0.0
-    adaptive: bool = True
-    smoothing: float = 0.0
-    floor: float = 0.0
-    members: int | None = field(default=None, kw_only=True)
     baseline: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        super().__init__(self.tasks, self.members)
+        super().__post_init__()
         choice(self.losses, "losses", LOSSES)
         if not 0 <= self.memory < 1:
             raise SettingError(f"Parameter `memory` should be at least 0 and below 1. Found {self.memory!r}.")
         if not self.rate > 0:
             raise SettingError(f"Parameter `rate` should be above 0. Found {self.rate!r}.")
         self.looks_again = self.losses == "same"
-        self.lower = LowerLevel(self.shape, LowerSettings.of(self))
         #: (tasks,) phi of the losses that the next ones are compared with; NaN before a task was seen
         self.register_buffer("baseline", torch.full(self.shape, torch.nan))
         self._present = torch.zeros(self.shape, dtype=torch.bool)
@@ -95,10 +86,6 @@ class MarigoldAmortised(Weighting):
         self.lower.descend((self.baseline - phi) / self.rate, present & ~self.baseline.isnan())
         mean = torch.where(self.baseline.isnan(), phi, torch.lerp(phi, self.baseline, self.memory))
         self.baseline.copy_(torch.where(present & phi.isfinite(), mean, self.baseline))
-
-    def weigh(self, values: Tensor, present: Tensor) -> Tensor:
-        """Factors of the losses, which add up to one."""
-        return self.lower.weights(values, present)
 
     @torch.no_grad()
     def after_step(self, again: Callable[[], Tensor]) -> None:

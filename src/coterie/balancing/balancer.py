@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, final
+from typing import Any, TypeVar, cast, final
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,35 @@ from coterie.balancing.missing_losses import MissingLossCounter
 from coterie.balancing.replay import Replay
 from coterie.balancing.shares import complete
 from coterie.errors import SettingError
+
+Each = TypeVar("Each")
+#: (tasks,) losses of a batch, or as many scalars with graphs of their own
+Losses = Tensor | Sequence[Tensor]
+#: what is trained, or the part of it that tasks share
+Parameters = Iterable[Tensor]
+
+
+def one_each(value: Each | Sequence[Each], name: str, members: int | None) -> list[Each]:
+    """A setting for each member, from one for all of them or one for each.
+
+    Args:
+        value: of the setting.
+        name: of the setting, for the message.
+        members: number of stacked models; None for one model.
+
+    Raises:
+        SettingError: when there are not as many values as members.
+
+    Example:
+        >>> one_each(100, "window", 3)
+        [100, 100, 100]
+    """
+    values = list(cast("Sequence[Each]", value) if isinstance(value, Sequence) else [value])
+    if len(values) == 1:
+        values *= members or 1
+    if len(values) != (members or 1):
+        raise SettingError(f"Parameter `{name}` should be one number, or one for each member. Found {len(values)}.")
+    return values
 
 
 class Balancer(nn.Module, ABC):
@@ -76,10 +105,10 @@ class Balancer(nn.Module, ABC):
     @abstractmethod
     def backward(
         self,
-        losses: Tensor | Sequence[Tensor],
-        parameters: Iterable[Tensor] = (),
+        losses: Losses,
+        parameters: Parameters = (),
         *,
-        shared: Iterable[Tensor] | None = None,
+        shared: Parameters | None = None,
         scaler: GradScaler | None = None,
     ) -> None:
         """Add the balanced gradient of one batch to the ``.grad`` of the parameters.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from coterie._surface import known_arguments
+from coterie.balancing.balancer import one_each
 from coterie.balancing.criterion import check_floor
 from coterie.balancing.weighting import Weighting
 from coterie.errors import SettingError
@@ -61,11 +62,7 @@ class DynamicWeightAverage(Weighting):
         members: int | None = None,
     ) -> None:
         super().__init__(tasks, members)
-        windows = [window] if isinstance(window, int) else list(window)
-        if len(windows) == 1:
-            windows *= members or 1
-        if len(windows) != (members or 1):
-            raise SettingError(f"Parameter `window` should be one number, or one for each member. Found {windows!r}.")
+        windows = one_each(window, "window", members)
         if min(windows) < 1:
             raise SettingError(f"Parameter `window` should be at least 1 step. Found {window!r}.")
         if not temperature > 0:

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from coterie._surface import known_arguments
-from coterie.balancing.lower_level import LowerLevel, LowerSettings
+from coterie.balancing.bilevel import BilevelWeighting
 from coterie.balancing.shift import length, shifted, with_gradients
-from coterie.balancing.weighting import Weighting
 from coterie.errors import SettingError
 
 #: smallest relative change of the weighted loss that a probe should make, in units of the rounding error
@@ -20,7 +19,7 @@ _ROUNDINGS = 100.0
 
 @known_arguments
 @dataclass(eq=False, repr=False)
-class Marigold(Weighting):
+class Marigold(BilevelWeighting):
     """MARIGOLD, probe form: all tasks' slopes along the common gradient from one extra forward pass.
 
     This is a reconstruction. The paper's text was not at hand; its abstract says that it states balancing as a
@@ -81,25 +80,17 @@ class Marigold(Weighting):
     distance: float = 1e-3
     tolerance: float | None = 0.03
     fresh: bool = False
-    learning_rate: float = 0.025
-    decay: float | None = None
-    rho: float = 0.0
-    adaptive: bool = True
-    smoothing: float = 0.0
-    floor: float = 0.0
-    members: int | None = field(default=None, kw_only=True)
     mu: Tensor = field(init=False)
     looks_again = True
 
     def __post_init__(self) -> None:
-        super().__init__(self.tasks, self.members)
+        super().__post_init__()
         if self.every < 1:
             raise SettingError(f"Parameter `every` should be at least 1 step. Found {self.every!r}.")
         if not self.distance > 0:
             raise SettingError(f"Parameter `distance` should be above 0. Found {self.distance!r}.")
         if self.tolerance is not None and not 0 < self.tolerance < 1:
             raise SettingError(f"Parameter `tolerance` should be between 0 and 1, or None. Found {self.tolerance!r}.")
-        self.lower = LowerLevel(self.shape, LowerSettings.of(self))
         #: how far the next probe goes, in units of the gradient; NaN before the first
         self.register_buffer("mu", torch.full(self.shape[:-1], torch.nan))
         self._seen: tuple[Tensor, Tensor] | None = None
@@ -118,10 +109,6 @@ class Marigold(Weighting):
         """Remember the losses when a probe is due."""
         self.lower.criterion.check(values, present)
         self._seen = (values, present) if self.due else None
-
-    def weigh(self, values: Tensor, present: Tensor) -> Tensor:
-        """Factors of the losses, which add up to one."""
-        return self.lower.weights(values, present)
 
     @torch.no_grad()
     def before_step(self, again: Callable[[], Tensor], parameters: Iterable[Tensor]) -> None:

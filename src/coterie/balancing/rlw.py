@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from coterie._surface import known_arguments
+from coterie.balancing.balancer import one_each
 from coterie.balancing.weighting import Weighting
-from coterie.errors import SettingError
 
 _BLOCK = 64
 
@@ -38,12 +38,7 @@ class RandomWeighting(Weighting):
 
     def __init__(self, tasks: int, seed: int | Sequence[int] = 0, *, members: int | None = None) -> None:
         super().__init__(tasks, members)
-        seeds = [seed] if isinstance(seed, int) else list(seed)
-        if len(seeds) == 1:
-            seeds *= members or 1
-        if len(seeds) != (members or 1):
-            raise SettingError(f"Parameter `seed` should be one number, or one for each member. Found {len(seeds)}.")
-        self._seeds = seeds
+        self._seeds = one_each(seed, "seed", members)
         self._block, self._number = torch.empty(0), -1
 
     def weigh(self, values: Tensor, present: Tensor) -> Tensor:

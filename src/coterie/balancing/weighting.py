@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
-from coterie.balancing.balancer import Balancer
+from coterie.balancing.balancer import Balancer, Losses, Parameters
 from coterie.balancing.shares import complete, everyone
 
 
@@ -68,13 +68,9 @@ class Weighting(Balancer):
         return total
 
     def backward(
-        self,
-        losses: Tensor | Sequence[Tensor],
-        parameters: Iterable[Tensor] = (),
-        *,
-        shared: Iterable[Tensor] | None = None,
-        scaler: GradScaler | None = None,
-    ) -> None:
+        self, losses: Losses, parameters: Parameters = (), *,
+        shared: Parameters | None = None, scaler: GradScaler | None = None,
+    ) -> None:  # fmt: skip
         """Differentiate the weighted sum of the losses; see :meth:`Balancer.backward`."""
         del parameters, shared
         total = self.total(losses if isinstance(losses, Tensor) else torch.stack(list(losses)))

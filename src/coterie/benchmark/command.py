@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coterie.cli.complete import AFFINITY, BALANCING, several_of, workloads
-from coterie.cli.options import GIBIBYTE, Dask, Debug, Json, Memory, Overwrite, Quiet, Seed, Workers, run_directory
-from coterie.cli.session import Session, session
+from coterie.cli.options import GIBIBYTE, Memory, Seed, run_directory
+from coterie.cli.session import Session, in_session
 
 if TYPE_CHECKING:
     from coterie.benchmark import Options
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 RUNS = Path("runs")
 
 
+@in_session("workers", "dask", "overwrite")
 def benchmark(
+    s: Session,
     workloads: Annotated[
         list[str] | None,
         typer.Argument(
@@ -59,12 +61,6 @@ def benchmark(
     ] = None,
     memory: Memory = GIBIBYTE,  # pyright: ignore[reportArgumentType]  # the parser turns it into bytes
     seed: Seed = 0,
-    workers: Workers = None,
-    dask: Dask = None,
-    overwrite: Overwrite = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:  # fmt: skip
     """Measure methods against really trained subsets: skill, cost, and what their groups are worth.
 
@@ -76,33 +72,31 @@ def benchmark(
 
     Example: [bold]coterie benchmark balancing yeast --methods pooled,famo,marigold[/bold]
     """
-    with session(as_json=as_json, quiet=quiet, debug=debug) as s:
-        if list_only:
-            _list(s)
-            return
-        from coterie.benchmark.command_balancing import WORD, run_balancing
-        from coterie.cli.workers import where
+    if list_only:
+        _list(s)
+        return
+    from coterie.benchmark.command_balancing import WORD, run_balancing
 
-        if workloads and workloads[0] == WORD:
-            named = None if methods is None else _names(methods)
-            with where(workers, dask) as executor:
-                run_balancing(s, workloads[1:], named, range(seed, seed + replicates), out, memory, overwrite, executor)
-            return
-        from coterie.benchmark import Options
+    if workloads and workloads[0] == WORD:
+        named = None if methods is None else _names(methods)
+        with s.executor() as executor:
+            run_balancing(s, workloads[1:], named, range(seed, seed + replicates), out, memory, executor)
+        return
+    from coterie.benchmark import Options
 
-        options = Options(
-            methods=None if methods is None else _names(methods),
-            subsets=subsets,
-            replicates=replicates,
-            pool=pool,
-            pairs=pairs,
-            groups=None if groups is None else _counts(groups),
-            resamples=resamples,
-            seed=seed,
-            memory=memory,
-        )
-        with where(workers, dask) as executor:
-            _run(s, workloads or [], options, out, figure, overwrite, executor)
+    options = Options(
+        methods=None if methods is None else _names(methods),
+        subsets=subsets,
+        replicates=replicates,
+        pool=pool,
+        pairs=pairs,
+        groups=None if groups is None else _counts(groups),
+        resamples=resamples,
+        seed=seed,
+        memory=memory,
+    )
+    with s.executor() as executor:
+        _run(s, workloads or [], options, out, figure, executor)
 
 
 def _run(
@@ -111,7 +105,6 @@ def _run(
     options: Options,
     out: Path | None,
     figure: Path | None,
-    overwrite: bool,
     executor: Executor | None,
 ) -> None:
     """Every data set, then one page for all."""
@@ -137,7 +130,8 @@ def _run(
     results: list[dict[str, Any]] = []
     for where, name in zip(data_sets, names, strict=True):
         path = parent / name if several else parent
-        results.append(benchmark(where, options, out=path, overwrite=overwrite, progress=s.progress, executor=executor))
+        found = benchmark(where, options, out=path, overwrite=s.overwrite, progress=s.progress, executor=executor)
+        results.append(found)
         write_page(results, page)  # a later data set that is stopped leaves the page of those before it
     s.progress.stop()
     for result in () if s.as_json else results:

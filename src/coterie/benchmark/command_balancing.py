@@ -24,7 +24,6 @@ def run_balancing(
     seeds: Sequence[int],
     out: Path | None,
     memory: int,
-    overwrite: bool,
     executor: Executor | None = None,
 ) -> None:
     """Compare methods on every workload and print a table each; a comparison that was stopped goes on where it was."""
@@ -52,7 +51,7 @@ def run_balancing(
         path = (out or Path("runs")) / name if out is None or len(data_sets) > 1 else out
         settings = {"verb": "benchmark balancing", "methods": chosen, "seeds": list(seeds)}
         with open_run(
-            path, fingerprint=fingerprint(work), settings=settings, overwrite=overwrite, workload=work
+            path, fingerprint=fingerprint(work), settings=settings, overwrite=s.overwrite, workload=work
         ) as run:
             context = Context(memory=memory, store=run, progress=s.progress, executor=executor)
             found = compare_balancing(work, methods, context, seeds=seeds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, fields, replace
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from coterie.benchmark.measure import estimate_entry, measure
 from coterie.benchmark.references import SUBSETS, References, references
 from coterie.datasets.benchmark_data import BENCHMARK_DATA, BenchmarkData, benchmark_data
 from coterie.errors import SettingError, WorkerError
-from coterie.evaluation.bank_plan import BankPlan
+from coterie.evaluation.bank_plan import BankCounts, BankPlan
 from coterie.grouping import Grouping
 from coterie.pipeline.candidates import typical_size
 from coterie.store import RunDirectory, open_run
@@ -34,7 +34,7 @@ FORMAT = 1
 
 @known_arguments
 @dataclass(frozen=True)
-class Options:
+class Options(BankCounts):
     """Settings of a benchmark; those of the bank are explained in :class:`coterie.evaluation.bank_plan.BankPlan`.
 
     Attributes:
@@ -59,13 +59,7 @@ class Options:
     """
 
     methods: tuple[str, ...] | None = None
-    subsets: int = 120
-    replicates: int = 8
-    common: int = 2
-    pool: int = 300
-    singles: int = 6
-    pairs: int = 91
-    pair_replicates: int = 4
+    _: KW_ONLY
     groups: tuple[int, ...] | None = None
     group_replicates: int = 4
     draws: int = 10
@@ -83,8 +77,7 @@ class Options:
 
     def plan(self, sizes: tuple[int, ...]) -> BankPlan:
         """The plan of a bank with subsets of these sizes."""
-        names = {item.name for item in fields(BankPlan)} - {"sizes", "seed"}
-        return BankPlan(sizes, **{name: getattr(self, name) for name in names})
+        return BankPlan(sizes, **{count.name: getattr(self, count.name) for count in fields(BankCounts)})
 
 
 def find_data(reference: str | Workload) -> BenchmarkData:

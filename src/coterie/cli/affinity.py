@@ -11,19 +11,14 @@ import typer
 from coterie.cli.options import (
     GIBIBYTE,
     Bases,
-    Dask,
-    Debug,
-    Json,
     Memory,
     Method,
     OutFile,
-    Quiet,
     Seed,
-    Workers,
     Workload,
     given,
 )
-from coterie.cli.session import Session, session
+from coterie.cli.session import Session, in_session
 
 if TYPE_CHECKING:
     from coterie.affinity import Affinity
@@ -36,7 +31,9 @@ class Order(StrEnum):
     higher = "higher"
 
 
+@in_session("workers", "dask")
 def affinity(
+    s: Session,
     workload: Workload,
     method: Method = "fused",
     out: OutFile = None,
@@ -52,11 +49,6 @@ def affinity(
     bases: Bases = None,
     memory: Memory = GIBIBYTE,  # pyright: ignore[reportArgumentType]  # the parser turns it into bytes
     seed: Seed = 0,
-    workers: Workers = None,
-    dask: Dask = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Estimate the affinity of every pair of tasks.
 
@@ -64,29 +56,27 @@ def affinity(
 
     Example: [bold]coterie affinity yeast --method grad-tag --out A.csv[/bold]
     """
-    with session(as_json=as_json, quiet=quiet, debug=debug) as s:
-        from coterie import pipeline
-        from coterie.cli.workers import where
+    from coterie import pipeline
 
-        with where(workers, dask) as executor:
-            chosen, _ = pipeline.estimate_affinity(
-                workload,
-                method=method,
-                order=order.value,
-                subsets=subsets,
-                size=size,
-                seed=seed,
-                memory=memory,
-                progress=s.progress,
-                executor=executor,
-                **given(bases=bases),
-            )
-        if out is not None:
-            chosen.to_csv(out)
-        if as_json:
-            s.emit({**chosen.to_dict(), "path": None if out is None else str(out)})
-        else:
-            _show(s, chosen, out)
+    with s.executor() as executor:
+        chosen, _ = pipeline.estimate_affinity(
+            workload,
+            method=method,
+            order=order.value,
+            subsets=subsets,
+            size=size,
+            seed=seed,
+            memory=memory,
+            progress=s.progress,
+            executor=executor,
+            **given(bases=bases),
+        )
+    if out is not None:
+        chosen.to_csv(out)
+    if s.as_json:
+        s.emit({**chosen.to_dict(), "path": None if out is None else str(out)})
+    else:
+        _show(s, chosen, out)
 
 
 def _show(s: Session, found: Affinity, out: Path | None) -> None:

@@ -12,26 +12,22 @@ from coterie.cli.options import (
     GIBIBYTE,
     Balancing,
     Budget,
-    Dask,
-    Debug,
-    Json,
     Memory,
-    Overwrite,
-    Quiet,
     Runs,
     Seeds,
-    Workers,
     Workload,
     Worthwhile,
 )
-from coterie.cli.session import Session, session
+from coterie.cli.session import Session, in_session
 
 if TYPE_CHECKING:
     from coterie.balancing import Balancing as Balanced
     from coterie.grouping import Grouping
 
 
+@in_session("workers", "dask", "overwrite")
 def compare(
+    s: Session,
     workload: Workload,
     grouping: Annotated[
         list[Path] | None,
@@ -47,12 +43,6 @@ def compare(
         typer.Option("--out", "-o", help="Run directory, to go on after an interruption.", file_okay=False),
     ] = None,
     memory: Memory = GIBIBYTE,  # pyright: ignore[reportArgumentType]  # the parser turns it into bytes
-    workers: Workers = None,
-    dask: Dask = None,
-    overwrite: Overwrite = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Train given groupings beside all-in-one and single-task models, and say what to do.
 
@@ -61,27 +51,23 @@ def compare(
 
     Example: [bold]coterie compare yeast --grouping G.json --seeds 5[/bold]
     """
-    with session(as_json=as_json, quiet=quiet, debug=debug) as s:
-        from coterie.balancing.choice import as_balancing
-        from coterie.cli.groupings import read_groupings
-        from coterie.cli.workers import where
-        from coterie.workload import load_workload
+    from coterie.balancing.choice import as_balancing
+    from coterie.cli.groupings import read_groupings
+    from coterie.workload import load_workload
 
-        chosen = as_balancing(balancing)
-        loaded = load_workload(workload)
-        candidates = read_groupings(grouping or [], loaded.task_names)
-        with where(workers, dask) as executor:
-            result = _compare(
-                s, loaded, candidates, seeds, budget, runs, worthwhile, chosen, out, memory, overwrite, executor
-            )
-        if as_json:
-            s.emit(result)
-            return
-        from coterie.cli.tables import print_comparison
+    chosen = as_balancing(balancing)
+    loaded = load_workload(workload)
+    candidates = read_groupings(grouping or [], loaded.task_names)
+    with s.executor() as executor:
+        result = _compare(s, loaded, candidates, seeds, budget, runs, worthwhile, chosen, out, memory, executor)
+    if s.as_json:
+        s.emit(result)
+        return
+    from coterie.cli.tables import print_comparison
 
-        s.progress.stop()
-        s.say(result["recommendation"]["text"])
-        print_comparison(s.console, result["comparison"])
+    s.progress.stop()
+    s.say(result["recommendation"]["text"])
+    print_comparison(s.console, result["comparison"])
 
 
 def _compare(
@@ -95,7 +81,6 @@ def _compare(
     balancing: Balanced | None,
     out: Path | None,
     memory: int,
-    overwrite: bool,
     executor: Executor | None,
 ) -> dict[str, Any]:
     from coterie.balancing.choice import balancing_key
@@ -116,7 +101,7 @@ def _compare(
     if runs is not None:  # candidates that the budget of models excludes do not race
         settings |= {"runs": runs, "budget": budget}
     with open_run(
-        out, fingerprint=fingerprint(workload), settings=settings, overwrite=overwrite, workload=workload,
+        out, fingerprint=fingerprint(workload), settings=settings, overwrite=s.overwrite, workload=workload,
         grows=("budget", "candidates", "runs", "seeds"),
     ) as run:  # fmt: skip
         trained = train_and_compare(

@@ -7,20 +7,17 @@ from typing import Annotated
 
 import typer
 
-from coterie.cli.options import Debug, Json, Overwrite, Quiet
 from coterie.cli.run import finish
-from coterie.cli.session import Session, session
+from coterie.cli.session import Session, in_session
 
 #: trainings of every candidate: few, but enough for these data
 SEEDS = 6
 
 
+@in_session("overwrite")
 def demo(
+    s: Session,
     out: Annotated[Path, typer.Option("--out", "-o", help="Run directory.", file_okay=False)] = Path("coterie-demo"),
-    overwrite: Overwrite = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Run the main job on real data where groups pay, and compare two simple ways on data where they do not.
 
@@ -29,16 +26,15 @@ def demo(
 
     Example: [bold]coterie demo --out demo[/bold]
     """
-    with session(as_json=as_json, quiet=quiet, debug=debug) as s:
-        from coterie import pipeline
-        from coterie.datasets import marks
+    from coterie import pipeline
+    from coterie.datasets import marks
 
-        found = pipeline.run(
-            marks.load(), out=out, overwrite=overwrite, progress=s.progress, groups=2, budget=2, seeds=SEEDS, bases=1
-        )
-        finish(s, found)
-        if not as_json:
-            s.say(_elsewhere(s))
+    found = pipeline.run(
+        marks.load(), out=out, overwrite=s.overwrite, progress=s.progress, groups=2, budget=2, seeds=SEEDS, bases=1
+    )
+    finish(s, found)
+    if not s.as_json:
+        s.say(_elsewhere(s))
 
 
 def _elsewhere(s: Session) -> str:

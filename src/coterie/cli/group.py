@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coterie.cli.complete import GROUPING, one_of
-from coterie.cli.options import Debug, Groups, Json, OutFile, Quiet, Seed
-from coterie.cli.session import Session, session
+from coterie.cli.options import Groups, OutFile, Seed
+from coterie.cli.session import Session, in_session
 
 if TYPE_CHECKING:
     from coterie.affinity import Affinity
@@ -21,7 +21,9 @@ _SELECTION = ("singletons", "costs", "model_cost", "limit", "sizes", "time_limit
 _PANEL = "With --budget"
 
 
+@in_session()
 def group(
+    s: Session,
     context: typer.Context,
     affinity: Annotated[
         Path,
@@ -87,9 +89,6 @@ def group(
     ] = None,
     out: OutFile = None,
     seed: Seed = 0,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Group the tasks of an affinity matrix: each task exactly once, or within a budget of models that may share tasks.
 
@@ -101,18 +100,17 @@ def group(
     At most 3 models, each task served by its best: [bold]coterie group --affinity A.csv --budget 3 --json[/bold]
     """
     _check_together(context, budget)
-    with session(as_json=as_json, quiet=quiet, debug=debug) as s:
-        from coterie.affinity import Affinity
+    from coterie.affinity import Affinity
 
-        read = Affinity.from_csv(affinity)
-        if budget is None:
-            from coterie.grouping import group as find_groups
+    read = Affinity.from_csv(affinity)
+    if budget is None:
+        from coterie.grouping import group as find_groups
 
-            found = find_groups(read, groups, method=method, seed=seed, diagonal=diagonal, progress=s.progress)
-        else:
-            settings = _settings(read, singletons, costs, model_cost, limit, sizes)
-            found = _select(s, read, budget, seed, {**settings, "time_limit": time_limit})
-        _finish(s, found, out)
+        found = find_groups(read, groups, method=method, seed=seed, diagonal=diagonal, progress=s.progress)
+    else:
+        settings = _settings(read, singletons, costs, model_cost, limit, sizes)
+        found = _select(s, read, budget, seed, {**settings, "time_limit": time_limit})
+    _finish(s, found, out)
 
 
 def _check_together(context: typer.Context, budget: float | None) -> None:

@@ -7,21 +7,20 @@ from coterie.cli.options import (
     Balancing,
     Bases,
     Budget,
-    Debug,
     Groups,
-    Json,
     Memory,
     Method,
-    Quiet,
     Runs,
     Seeds,
     Workload,
     given,
 )
-from coterie.cli.session import session
+from coterie.cli.session import Session, in_session
 
 
+@in_session()
 def plan(
+    s: Session,
     workload: Workload,
     groups: Groups = None,
     budget: Budget = None,
@@ -31,31 +30,27 @@ def plan(
     balancing: Balancing = None,
     bases: Bases = None,
     memory: Memory = GIBIBYTE,  # pyright: ignore[reportArgumentType]  # the parser turns it into bytes
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Predict the peak memory, the time and the disk of a run; say which backend would run where and why.
 
     Example: [bold]coterie plan chemicals --seeds 5 --memory 4GiB[/bold]
     """
-    with session(as_json=as_json, quiet=quiet, debug=debug) as s:
-        from coterie import pipeline
+    from coterie import pipeline
 
-        found = pipeline.plan(
-            workload,
-            method=method,
-            groups=groups,
-            budget=budget,
-            seeds=seeds,
-            memory=memory,
-            progress=s.progress,
-            **given(bases=bases, compare_runs=runs, balancing=balancing),
-        )
-        if as_json:
-            s.emit(found)
-            return
-        from coterie.cli.tables import print_plan
+    found = pipeline.plan(
+        workload,
+        method=method,
+        groups=groups,
+        budget=budget,
+        seeds=seeds,
+        memory=memory,
+        progress=s.progress,
+        **given(bases=bases, compare_runs=runs, balancing=balancing),
+    )
+    if s.as_json:
+        s.emit(found)
+        return
+    from coterie.cli.tables import print_plan
 
-        s.progress.stop()
-        print_plan(s.console, found)
+    s.progress.stop()
+    print_plan(s.console, found)

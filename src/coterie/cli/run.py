@@ -13,28 +13,24 @@ from coterie.cli.options import (
     Balancing,
     Bases,
     Budget,
-    Dask,
-    Debug,
     Groups,
-    Json,
     Memory,
     Method,
-    Overwrite,
-    Quiet,
     Runs,
     SearchLimit,
     Seed,
     Seeds,
-    Workers,
     Workload,
     Worthwhile,
     given,
     run_directory,
 )
-from coterie.cli.session import Session, session
+from coterie.cli.session import Session, in_session
 
 
+@in_session("workers", "dask", "overwrite")
 def run(
+    s: Session,
     workload: Workload,
     groups: Groups = None,
     budget: Budget = None,
@@ -50,12 +46,6 @@ def run(
     ] = None,
     memory: Memory = GIBIBYTE,  # pyright: ignore[reportArgumentType]  # the parser turns it into bytes
     seed: Seed = 0,
-    workers: Workers = None,
-    dask: Dask = None,
-    overwrite: Overwrite = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Find groups, train and compare them, say what to do.
 
@@ -63,27 +53,25 @@ def run(
 
     Example: [bold]coterie run file.py:workload --budget 3 --out runs/mine[/bold]
     """
-    with session(as_json=as_json, quiet=quiet, debug=debug) as s:
-        from coterie import pipeline
-        from coterie.cli.workers import where
+    from coterie import pipeline
 
-        with where(workers, dask) as executor:
-            result = pipeline.run(
-                workload,
-                method=method,
-                groups=groups,
-                budget=budget,
-                seeds=seeds,
-                worthwhile=worthwhile,
-                out=out or run_directory(workload),
-                memory=memory,
-                overwrite=overwrite,
-                seed=seed,
-                progress=s.progress,
-                executor=executor,
-                **given(bases=bases, compare_runs=runs, balancing=balancing, search_limit=search_limit),
-            )
-        finish(s, result)
+    with s.executor() as executor:
+        result = pipeline.run(
+            workload,
+            method=method,
+            groups=groups,
+            budget=budget,
+            seeds=seeds,
+            worthwhile=worthwhile,
+            out=out or run_directory(workload),
+            memory=memory,
+            overwrite=s.overwrite,
+            seed=seed,
+            progress=s.progress,
+            executor=executor,
+            **given(bases=bases, compare_runs=runs, balancing=balancing, search_limit=search_limit),
+        )
+    finish(s, result)
 
 
 def finish(s: Session, result: Any) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import os
 import sys
 import traceback
 import warnings
-from collections.abc import Generator, Mapping
-from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn, TextIO
@@ -19,10 +22,20 @@ from rich.text import Text
 
 from coterie._bars import Bars, shown
 from coterie._files import absolute
+from coterie.cli.options import Dask, Debug, Json, Overwrite, Quiet, Workers
 from coterie.cli.streams import INTERRUPTED, prepare_streams
 from coterie.errors import CoterieError, CoterieWarning
 
 FAILED, CLOSED = 1, 141
+#: options whose values a session holds -> what Typer is told of them, and what they are when nothing is given
+SHARED: dict[str, tuple[Any, Any]] = {
+    "workers": (Workers, None),
+    "dask": (Dask, None),
+    "overwrite": (Overwrite, False),
+    "as_json": (Json, False),
+    "quiet": (Quiet, False),
+    "debug": (Debug, False),
+}
 
 
 class Terminal(Console):
@@ -58,19 +71,30 @@ def one_paragraph(message: object) -> str:
 
 @dataclass(frozen=True)
 class Session:
-    """The streams of one command.
+    """The streams of one command, and the options that commands share.
 
     Attributes:
         out: where the result goes.
         console: the same for rich; people read it.
         progress: feeds the progress bars.
         as_json: whether machines read the result.
+        overwrite: whether another run in the same directory may be replaced.
+        workers, dask: where the command trains, see :func:`coterie.cli.workers.where`.
     """
 
     out: TextIO
     console: Console
     progress: Bars
     as_json: bool
+    overwrite: bool = False
+    workers: int | None = None
+    dask: str | None = None
+
+    def executor(self) -> AbstractContextManager[Executor | None]:
+        """The executor that --workers or --dask name; None is this process."""
+        from coterie.cli.workers import where
+
+        return where(self.workers, self.dask)
 
     def emit(self, result: Mapping[str, Any]) -> None:
         """Print the one JSON object; numbers that are not finite become null."""
@@ -89,8 +113,38 @@ class Session:
             self.console.print(Text(shown(text)), soft_wrap=True)
 
 
+def in_session(*shared: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a command of a function whose first parameter is the session that it runs in.
+
+    Args:
+        shared: names in `SHARED` of further options that the command has, behind its own; --json, --quiet and --debug
+            follow them. Their values are in the session.
+    """
+
+    def make(verb: Callable[..., None]) -> Callable[..., None]:
+        _, *own = inspect.signature(verb, eval_str=True).parameters.values()
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        added = [
+            inspect.Parameter(name, kind, default=SHARED[name][1], annotation=SHARED[name][0])
+            for name in (*shared, "as_json", "quiet", "debug")
+        ]
+
+        @functools.wraps(verb)
+        def command(**given: Any) -> None:
+            held = {option.name: given.pop(option.name) for option in added}
+            with session(**held) as s:
+                verb(s, **given)
+
+        signature: Any = command
+        signature.__signature__ = inspect.Signature([*own, *added])
+        signature.__annotations__ = {option.name: option.annotation for option in (*own, *added)}
+        return command
+
+    return make
+
+
 @contextmanager
-def session(*, as_json: bool, quiet: bool = False, debug: bool = False) -> Generator[Session]:
+def session(*, as_json: bool, quiet: bool = False, debug: bool = False, **shared: Any) -> Generator[Session]:
     """Run a verb: progress and messages on stderr, the result on stdout, user errors without a traceback.
 
     With `as_json`, whatever the user's own code prints goes to stderr, so that stdout holds one JSON object.
@@ -109,7 +163,7 @@ def session(*, as_json: bool, quiet: bool = False, debug: bool = False) -> Gener
         bars = stack.enter_context(Bars(errors, visible=not (as_json or quiet)))
         try:
             absolute(Path())  # packages end the whole program on import where the working directory was deleted
-            yield Session(out, Terminal(file=out), bars, as_json)
+            yield Session(out, Terminal(file=out), bars, as_json, **shared)
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
         except KeyboardInterrupt:

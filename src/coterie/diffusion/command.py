@@ -8,11 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from coterie.cli.options import Debug, Json, Overwrite, Quiet
-from coterie.cli.session import Session, session
+from coterie.cli.session import Session, in_session
 
 
+@in_session("overwrite")
 def diffusion(
+    s: Session,
     config: Annotated[
         Path | None,
         typer.Option("--config", "-c", metavar="FILE.toml", help="What to do; --example prints a file to start from."),
@@ -23,10 +24,6 @@ def diffusion(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Run directory.", show_default="runs/FILE", file_okay=False)
     ] = None,
-    overwrite: Overwrite = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     r"""Cut the time steps of a small diffusion model into intervals and train them as tasks (ANT).
 
@@ -35,27 +32,26 @@ def diffusion(
 
     Example: [bold]coterie diffusion --example > study.toml; coterie diffusion --config study.toml[/bold]
     """
-    with session(as_json=as_json, quiet=quiet, debug=debug) as s:
-        if example:
-            _print_example(s)
-            return
-        if config is None:
-            raise typer.BadParameter(
-                "Give a configuration: coterie diffusion --config study.toml. The command `coterie diffusion --example "
-                "> study.toml` writes one to start from.",
-                param_hint="--config",
-            )
-        from coterie.diffusion.config import DiffusionConfig
-        from coterie.diffusion.study import run_study
+    if example:
+        _print_example(s)
+        return
+    if config is None:
+        raise typer.BadParameter(
+            "Give a configuration: coterie diffusion --config study.toml. The command `coterie diffusion --example "
+            "> study.toml` writes one to start from.",
+            param_hint="--config",
+        )
+    from coterie.diffusion.config import DiffusionConfig
+    from coterie.diffusion.study import run_study
 
-        path = out or Path("runs") / (config.stem or "diffusion")
-        study = run_study(DiffusionConfig.read(config), path, overwrite=overwrite, progress=s.progress)
-        s.progress.stop()
-        if s.as_json:
-            s.emit({**study.facts, "run": str(path), "page": str(path / "report.html")})
-            return
-        print_study(s, study.facts)
-        s.say(f"page: {path / 'report.html'}")
+    path = out or Path("runs") / (config.stem or "diffusion")
+    study = run_study(DiffusionConfig.read(config), path, overwrite=s.overwrite, progress=s.progress)
+    s.progress.stop()
+    if s.as_json:
+        s.emit({**study.facts, "run": str(path), "page": str(path / "report.html")})
+        return
+    print_study(s, study.facts)
+    s.say(f"page: {path / 'report.html'}")
 
 
 def write_page_again(run: Path, path: Path) -> None:

@@ -15,8 +15,21 @@ from coterie.evaluation.bank import draw_subsets
 Mask = NDArray[np.bool_]
 
 
+@dataclass(frozen=True, kw_only=True)
+class BankCounts:
+    """How many subsets of each sort a bank trains, and how often; see :class:`BankPlan`."""
+
+    subsets: int = 120
+    replicates: int = 8
+    common: int = 2
+    pool: int = 300
+    singles: int = 6
+    pairs: int = 91
+    pair_replicates: int = 4
+
+
 @dataclass(frozen=True)
-class BankPlan:
+class BankPlan(BankCounts):
     """Which subsets a bank trains, and how often.
 
     A larger plan with the same sizes and seed finds the work of a smaller one (but for the pool, which avoids the
@@ -42,15 +55,8 @@ class BankPlan:
         123
     """
 
-    sizes: tuple[int, ...] = field(default=(5,))
-    subsets: int = 120
-    replicates: int = 8
-    common: int = 2
-    pool: int = 300
-    singles: int = 6
-    pairs: int = 91
-    pair_replicates: int = 4
-    seed: int = 1
+    sizes: tuple[int, ...] = (5,)
+    seed: int = field(default=1, kw_only=True)
 
     def __post_init__(self) -> None:
         for name, low in (

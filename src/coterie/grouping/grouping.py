@@ -5,13 +5,12 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from coterie._json import read_json, reading, real, text, whole, write_json
+from coterie._json import SavedAsJson, real, text, whole
 from coterie._read import by_task, is_frame, read_matrix
 from coterie._show import brief, names
 from coterie._surface import known_arguments
@@ -61,7 +60,7 @@ def _pairs(counts: np.ndarray) -> np.ndarray:
 
 @known_arguments
 @dataclass(frozen=True)
-class Grouping:
+class Grouping(SavedAsJson):
     """Groups of tasks. Groups may overlap: a task may be trained in several groups, and is served from one of them.
 
     Attributes:
@@ -90,6 +89,8 @@ class Grouping:
     bound: float | None = None
     method: str = "given"
     details: dict[str, float | str] = field(default_factory=dict, compare=False)
+
+    _saved_as: ClassVar[str] = "a grouping as Grouping.save or `coterie group --out` writes it"
 
     def __post_init__(self) -> None:
         n = len(self.tasks)
@@ -231,24 +232,6 @@ class Grouping:
                 f"index of its group) for the same tasks. {_what_is_wrong(data)}"
             ) from error
         return Grouping(tasks, groups, serves, objective, bound, method, details)
-
-    def save(self, path: str | Path) -> None:
-        """Write JSON, all or nothing.
-
-        Raises:
-            StoreError: the file cannot be written.
-        """
-        write_json(path, self.to_dict())
-
-    @staticmethod
-    def load(path: str | Path) -> Grouping:
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            StoreError: the file is missing or is not a stored grouping.
-        """
-        with reading(path, "a grouping as Grouping.save or `coterie group --out` writes it"):
-            return Grouping.from_dict(read_json(path))
 
     def to_frame(self) -> pandas.DataFrame:
         """One row a task: `group` that serves it, `trained_in` (all groups it is in), `size` of the serving group."""

@@ -15,12 +15,12 @@ from coterie._read import read_array
 from coterie._show import short_repr
 from coterie._surface import known_arguments
 from coterie.errors import SettingError, WorkloadError
-from coterie.workload.arrays import as_inputs, as_labels, input_names, paired, row_labels
+from coterie.workload.arrays import as_inputs, input_names, paired, row_labels
 from coterie.workload.build import FRACTIONS, from_arrays
 from coterie.workload.builders import fresh_copies, seeded
 from coterie.workload.checks import as_widths
 from coterie.workload.graph_net import GraphModel, GraphNet, takes_rows
-from coterie.workload.infer import TasksLike, columns_as_named, infer_tasks
+from coterie.workload.infer import TasksLike, labels_and_tasks
 from coterie.workload.recipe import Recipe
 from coterie.workload.split import SplitLike, by_position
 from coterie.workload.validate_model import warn_labels_among_inputs
@@ -146,14 +146,11 @@ def from_graph(
     graph = _graph(x, edge_index, edge_values)
     nodes = len(graph.x)
     rows = torch.arange(nodes) if pairs is None else _numbers(pairs, "pairs", nodes, "(rows, 2)", columns=2)
-    labels, columns = as_labels(y)
-    if len(labels) != len(rows):
-        raise WorkloadError(
-            f"Parameter `y` should have one row a {'node' if pairs is None else 'pair'}. Found {len(labels)} rows for "
-            f"{len(rows)}. Nodes without labels get rows of NaN."
-        )
-    labels, columns = columns_as_named(labels, tasks, columns)
-    made = infer_tasks(labels, tasks, columns)
+    labels, made = labels_and_tasks(
+        y, tasks, len(rows),
+        f"Parameter `y` should have one row a {'node' if pairs is None else 'pair'}. Found {{found}} rows for "
+        f"{len(rows)}. Nodes without labels get rows of NaN.",
+    )  # fmt: skip
     if pairs is None:
         warn_labels_among_inputs(graph.x, labels, made, names)
     if model is None and build_model is None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from coterie._surface import warn
 from coterie.errors import DataWarning, WorkloadError
+from coterie.workload.arrays import as_labels
 from coterie.workload.task import Task
 
 #: whole-numbered columns with more values than this are read as regression
@@ -50,6 +51,27 @@ def infer_tasks(
             DataWarning,
         )
     return made
+
+
+def labels_and_tasks(
+    y: Any, tasks: TasksLike | None, rows: int, problem: str
+) -> tuple[NDArray[np.float64], tuple[Task, ...]]:
+    """A table of labels (rows, tasks), float64, in the order of `tasks`, and a :class:`Task` for each of its columns.
+
+    Args:
+        y: labels as users give them.
+        tasks: names, tasks, kinds or None, see :func:`infer_tasks`.
+        rows: so many there should be.
+        problem: what to say where there are not, with ``{found}`` for how many there are.
+
+    Raises:
+        WorkloadError: when they cannot be read, or are not as many.
+    """
+    labels, columns = as_labels(y)
+    if len(labels) != rows:
+        raise WorkloadError(problem.format(found=len(labels)))
+    labels, columns = columns_as_named(labels, tasks, columns)
+    return labels, infer_tasks(labels, tasks, columns)
 
 
 def columns_as_named(

@@ -4,31 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from coterie._check import whole_number
-from coterie._context import DEFAULT_CONTEXT, Context
 from coterie._process_lock import process_lock
 from coterie._surface import known_arguments
 from coterie._units import Payload
-from coterie.affinity.context import Prepared, prepare
-from coterie.affinity.costs import timed
-from coterie.affinity.estimator import Estimate, Estimator
-from coterie.affinity.scores.single_tasks import (
-    as_estimate,
-    floating_inputs,
-    models_of,
-    sample_rows,
-    single_task_fits,
-)
+from coterie.affinity.context import Prepared
+from coterie.affinity.scores.single_tasks import SingleTaskScore, floating_inputs, models_of
 from coterie.errors import ModelError
 from coterie.training.job import Fit
 from coterie.workload import Workload
 
-STAGE = "similarity of attributions"
 PURPOSE = "Input attribution"
 
 
@@ -83,7 +72,7 @@ def summed_cosines(maps: Tensor) -> Tensor:
 
 @known_arguments
 @dataclass(frozen=True)
-class Attribution(Estimator):
+class Attribution(SingleTaskScore):
     """Similarity of what single-task models look at; symmetric, from 0 to 1, larger is more alike.
 
     The attribution of an example is the absolute value of input times gradient of the task's output, see
@@ -96,6 +85,8 @@ class Attribution(Estimator):
 
     Raises:
         SettingError: when `rows` is below 1.
+        WorkloadError: when it estimates and no input is a floating-point number.
+        ModelError: when it estimates and the outputs cannot be differentiated by the inputs.
 
     Cost: one training a task, and K forward and backward passes a task.
 
@@ -110,51 +101,32 @@ class Attribution(Estimator):
         'attribution'
     """
 
-    rows: int = 500
+    measured: ClassVar[str] = "attribution"
+    stage: ClassVar[str] = "similarity of attributions"
 
-    def __post_init__(self) -> None:
-        whole_number(self.rows, "rows", low=1)
+    def _check(self, workload: Workload, rows: int, memory: int) -> None:
+        del rows, memory
+        floating_inputs(workload, PURPOSE)
 
-    @property
-    def name(self) -> str:
-        """Name of the method."""
-        return "attribution"
+    def _compare(self, prepared: Prepared, fits: list[Fit], rows: Tensor) -> Payload:
+        chunk = max(1, min(256, prepared.context.memory // (32 * len(fits) * _size(prepared.workload))))
+        total = torch.zeros(len(fits), len(fits), dtype=torch.float64, device=rows.device)
+        done = 0
+        for part in rows.split(chunk):
+            models = enumerate(models_of(prepared, fits))
+            total += summed_cosines(
+                torch.stack([attribution_maps(prepared.workload, model, task, part) for task, model in models])
+            )
+            done += len(part)
+            prepared.context.progress(self.stage, done, len(rows))
+        return Payload({"values": (total / len(rows)).cpu().numpy()})
 
-    def estimate(self, workload: Workload, context: Context = DEFAULT_CONTEXT, subset_size: int = 2) -> Estimate:
-        """Train the single-task models and compare their attributions.
-
-        Raises:
-            WorkloadError: when no input is a floating-point number.
-            ModelError: when the outputs cannot be differentiated by the inputs.
-        """
-        del subset_size
-        size = sum(value[0].numel() for value in floating_inputs(workload, PURPOSE).values())
-        prepared = prepare(workload, context)
-        rows = sample_rows(workload, self.rows, context.seed)
-        fits = single_task_fits(prepared)
-        chunk = max(1, min(256, context.memory // (32 * workload.n_tasks * size)))
-        payload = timed(
-            prepared.context.store,
-            prepared.costs,
-            STAGE,
-            self.name,
-            {"seed": context.seed, "rows": len(rows)},
-            lambda: _compare(prepared, fits, rows, chunk),
-        )
-        n, k = workload.n_tasks, len(rows)
-        prepared.costs.add(STAGE, n * k * prepared.costs.unit.training + 2.0 * n * n * k * size)
-        notes = [f"{k} validation rows compared"]
-        return as_estimate(workload, prepared.costs, np.asarray(payload.arrays["values"]), self.name, notes)
+    def _flops(self, prepared: Prepared, rows: int, payload: Payload) -> float:
+        del payload
+        n = prepared.workload.n_tasks
+        return n * rows * prepared.costs.unit.training + 2.0 * n * n * rows * _size(prepared.workload)
 
 
-def _compare(prepared: Prepared, fits: list[Fit], rows: Tensor, chunk: int) -> Payload:
-    total = torch.zeros(len(fits), len(fits), dtype=torch.float64, device=rows.device)
-    done = 0
-    for part in rows.split(chunk):
-        models = enumerate(models_of(prepared, fits))
-        total += summed_cosines(
-            torch.stack([attribution_maps(prepared.workload, model, task, part) for task, model in models])
-        )
-        done += len(part)
-        prepared.context.progress(STAGE, done, len(rows))
-    return Payload({"values": (total / len(rows)).cpu().numpy()})
+def _size(workload: Workload) -> int:
+    """Numbers of an input that can be attributed to."""
+    return sum(value[0].numel() for value in floating_inputs(workload, PURPOSE).values())

@@ -37,11 +37,9 @@ class Cosine(ProbeScore):
     Source: the baseline "CS" of C. Fifty et al., NeurIPS 2021, arXiv 2109.04617, as in the authors' code.
 
     Example:
-        >>> import numpy as np
         >>> from coterie.workload import Recipe, from_arrays
         >>> x = np.random.default_rng(0).normal(size=(90, 4))
-        >>> y = np.stack([x[:, 0], x[:, 0], -x[:, 0]], 1)
-        >>> workload = from_arrays(x, y, recipe=Recipe(epochs=2, batch_size=16), hidden=(8,))
+        >>> workload = from_arrays(x, x[:, [0, 0, 1]] > 0, recipe=Recipe(epochs=2, batch_size=16), hidden=(8,))
         >>> found = Cosine(every=2).estimate(workload).model.affinity.values
         >>> bool(np.allclose(found, found.T))
         True

@@ -39,11 +39,9 @@ class Etap(ProbeScore):
     Learning, ICLR 2026, arXiv 2602.18591, and the authors' code.
 
     Example:
-        >>> import numpy as np
         >>> from coterie.workload import Recipe, from_arrays
         >>> x = np.random.default_rng(0).normal(size=(90, 4))
-        >>> y = np.stack([x[:, 0], x[:, 0], -x[:, 0]], 1)
-        >>> workload = from_arrays(x, y, recipe=Recipe(epochs=2, batch_size=16), hidden=(8,))
+        >>> workload = from_arrays(x, x[:, [0, 0, 1]] > 0, recipe=Recipe(epochs=2, batch_size=16), hidden=(8,))
         >>> Etap(every=2).estimate(workload).model.affinity.counts.tolist()
         [[4, 4, 4], [4, 4, 4], [4, 4, 4]]
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -11,24 +12,14 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor
 
-from coterie._check import whole_number
-from coterie._context import DEFAULT_CONTEXT, Context
 from coterie._surface import known_arguments
 from coterie._units import Payload
-from coterie.affinity.context import Prepared, prepare
-from coterie.affinity.costs import timed
-from coterie.affinity.estimator import Estimate, Estimator
-from coterie.affinity.scores.single_tasks import (
-    as_estimate,
-    representations,
-    sample_rows,
-    single_task_fits,
-)
+from coterie.affinity.context import Prepared
+from coterie.affinity.scores.single_tasks import SingleTaskScore, representations
 from coterie.errors import ResourceError
 from coterie.training.job import Fit
 from coterie.workload import Workload
 
-STAGE = "similarity of representations"
 #: dissimilarities that agree to so many digits are ties; equal examples differ by rounding only
 DIGITS = 9
 
@@ -70,7 +61,7 @@ def rank_correlations(rows: Iterable[NDArray[np.float64]]) -> NDArray[np.float64
 
 @known_arguments
 @dataclass(frozen=True)
-class Rsa(Estimator):
+class Rsa(SingleTaskScore):
     """Representational similarity of single-task models; symmetric, from -1 to 1, larger is more alike.
 
     For K examples the representation that each task's head reads gives a matrix of dissimilarities between examples
@@ -83,6 +74,8 @@ class Rsa(Estimator):
 
     Raises:
         SettingError: when `rows` is below 3.
+        ResourceError: when it estimates and the dissimilarities do not fit the memory.
+        ModelError: when it estimates and a head is no module, so that what it reads cannot be found.
 
     Cost: one training a task, and K forward passes a task; T K^2 / 2 numbers in memory.
 
@@ -96,57 +89,30 @@ class Rsa(Estimator):
         'rsa'
     """
 
-    rows: int = 500
+    measured: ClassVar[str] = "rsa"
+    stage: ClassVar[str] = "similarity of representations"
+    least: ClassVar[int] = 3
 
-    def __post_init__(self) -> None:
-        whole_number(self.rows, "rows", low=3)
-
-    @property
-    def name(self) -> str:
-        """Name of the method."""
-        return "rsa"
-
-    def estimate(self, workload: Workload, context: Context = DEFAULT_CONTEXT, subset_size: int = 2) -> Estimate:
-        """Train the single-task models and compare their representations.
-
-        Raises:
-            ResourceError: when the dissimilarities do not fit the memory.
-            ModelError: when a head is no module, so that what it reads cannot be found.
-        """
-        del subset_size
-        prepared = prepare(workload, context)
-        rows = sample_rows(workload, self.rows, context.seed)
-        need = 4 * workload.n_tasks * len(rows) ** 2 // 2
-        if need > context.memory:
+    def _check(self, workload: Workload, rows: int, memory: int) -> None:
+        need = 4 * workload.n_tasks * rows**2 // 2
+        if need > memory:
             raise ResourceError(
-                f"The dissimilarities of {workload.n_tasks} tasks over {len(rows)} rows take {need / 2**30:.1f} GiB, "
-                f"more than `memory` allows ({context.memory / 2**30:.1f} GiB). Give fewer `rows`, or more `memory`."
+                f"The dissimilarities of {workload.n_tasks} tasks over {rows} rows take {need / 2**30:.1f} GiB, "
+                f"more than `memory` allows ({memory / 2**30:.1f} GiB). Give fewer `rows`, or more `memory`."
             )
-        fits = single_task_fits(prepared)
-        payload = timed(
-            prepared.context.store,
-            prepared.costs,
-            STAGE,
-            self.name,
-            {"seed": context.seed, "rows": len(rows)},
-            lambda: _compare(prepared, fits, rows),
-        )
-        n, k = workload.n_tasks, len(rows)
-        width = float(payload.meta["width"])
-        flops = n * k * prepared.costs.unit.forward + n * k * k * 2 * width + n * n * k * k
-        prepared.costs.add(STAGE, flops)
-        notes = [f"{k} validation rows compared"]
-        return as_estimate(workload, prepared.costs, np.asarray(payload.arrays["values"]), self.name, notes)
 
+    def _compare(self, prepared: Prepared, fits: list[Fit], rows: Tensor) -> Payload:
+        widths: list[int] = []
 
-def _compare(prepared: Prepared, fits: list[Fit], rows: Tensor) -> Payload:
-    widths: list[int] = []
+        def triangles() -> Iterable[NDArray[np.float64]]:
+            for done, features in enumerate(representations(prepared, fits, rows)):
+                widths.append(features.shape[1])
+                yield dissimilarities(features)
+                prepared.context.progress(self.stage, done + 1, len(fits))
 
-    def triangles() -> Iterable[NDArray[np.float64]]:
-        for done, features in enumerate(representations(prepared, fits, rows)):
-            widths.append(features.shape[1])
-            yield dissimilarities(features)
-            prepared.context.progress(STAGE, done + 1, len(fits))
+        values = rank_correlations(triangles())
+        return Payload({"values": values}, {"width": float(np.mean(widths))})
 
-    values = rank_correlations(triangles())
-    return Payload({"values": values}, {"width": float(np.mean(widths))})
+    def _flops(self, prepared: Prepared, rows: int, payload: Payload) -> float:
+        n, width = prepared.workload.n_tasks, float(payload.meta["width"])
+        return n * rows * prepared.costs.unit.forward + n * rows * rows * 2 * width + n * n * rows * rows

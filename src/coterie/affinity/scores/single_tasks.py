@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from coterie._check import whole_number
+from coterie._context import DEFAULT_CONTEXT, Context
+from coterie._units import Payload
 from coterie.affinity.affinity import Affinity
 from coterie.affinity.bases import train
-from coterie.affinity.context import Prepared
-from coterie.affinity.costs import Costs
-from coterie.affinity.estimator import Estimate
+from coterie.affinity.context import Prepared, prepare
+from coterie.affinity.costs import Costs, timed
+from coterie.affinity.estimator import Estimate, Estimator
 from coterie.affinity.pairwise import PairwiseGainModel
 from coterie.errors import ModelError, WorkloadError
 from coterie.training.job import Fit, Job, derive
@@ -152,3 +158,68 @@ def as_estimate(
     np.fill_diagonal(values, 0.0)
     affinity = Affinity(values, workload.task_names, kind="raw", method=method)
     return Estimate(PairwiseGainModel(affinity), costs, notes=tuple(notes), facts=dict(facts or {}), cluster=cluster)
+
+
+@dataclass(frozen=True)
+class SingleTaskScore(Estimator):
+    """A symmetric score that compares what single-task models make of the same rows; a subclass says what.
+
+    Args:
+        rows: number of validation rows, the same for all tasks. Where every task has rows of its own they are drawn
+            from those of all tasks.
+
+    Raises:
+        SettingError: when `rows` is below `least`.
+    """
+
+    rows: int = 500
+
+    #: name of the method
+    measured: ClassVar[str]
+    #: of the work, for progress and costs
+    stage: ClassVar[str]
+    #: fewest rows that the score can be computed from
+    least: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        whole_number(self.rows, "rows", low=self.least)
+
+    @property
+    def name(self) -> str:
+        """Name of the method."""
+        return self.measured
+
+    def estimate(self, workload: Workload, context: Context = DEFAULT_CONTEXT, subset_size: int = 2) -> Estimate:
+        """Train the single-task models and compare them.
+
+        Raises:
+            WorkloadError, ModelError, ResourceError: when the models cannot be compared, see the class.
+        """
+        del subset_size
+        prepared = prepare(workload, context)
+        rows = sample_rows(workload, self.rows, context.seed)
+        self._check(workload, len(rows), context.memory)
+        fits = single_task_fits(prepared)
+        payload = timed(
+            prepared.context.store,
+            prepared.costs,
+            self.stage,
+            self.name,
+            {"seed": context.seed, "rows": len(rows)},
+            lambda: self._compare(prepared, fits, rows),
+        )
+        prepared.costs.add(self.stage, self._flops(prepared, len(rows), payload))
+        notes = [f"{len(rows)} validation rows compared"]
+        return as_estimate(workload, prepared.costs, np.asarray(payload.arrays["values"]), self.name, notes)
+
+    @abstractmethod
+    def _check(self, workload: Workload, rows: int, memory: int) -> None:
+        """Refuse what cannot be compared, before anything is trained."""
+
+    @abstractmethod
+    def _compare(self, prepared: Prepared, fits: list[Fit], rows: Tensor) -> Payload:
+        """The scores (T, T) as ``values``."""
+
+    @abstractmethod
+    def _flops(self, prepared: Prepared, rows: int, payload: Payload) -> float:
+        """What comparing takes, beside the trainings."""

@@ -51,11 +51,9 @@ class Tag(ProbeScore):
     arXiv 2109.04617, section 3; the choices left open there are those of the authors' code.
 
     Example:
-        >>> import numpy as np
         >>> from coterie.workload import Recipe, from_arrays
         >>> x = np.random.default_rng(0).normal(size=(90, 4))
-        >>> y = np.stack([x[:, 0], x[:, 0], -x[:, 0]], 1)
-        >>> workload = from_arrays(x, y, recipe=Recipe(epochs=2, batch_size=16), hidden=(8,))
+        >>> workload = from_arrays(x, x[:, [0, 0, 1]] > 0, recipe=Recipe(epochs=2, batch_size=16), hidden=(8,))
         >>> found = Tag(every=2, step="sgd").estimate(workload).model.affinity
         >>> found.values.shape, found.method
         ((3, 3), 'tag')

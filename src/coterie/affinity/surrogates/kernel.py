@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -10,15 +9,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from coterie._check import whole_number
-from coterie._context import DEFAULT_CONTEXT, Context
 from coterie._surface import known_arguments
-from coterie.affinity.estimator import Estimate, Estimator
-from coterie.affinity.surrogates.real_runs import balanced_runs
-from coterie.affinity.surrogates.task_ridge import TaskRidgeModel, fit_tasks
-from coterie.errors import SettingError
-from coterie.training.trainer import Trainer, names_of
-from coterie.workload import Workload
+from coterie.affinity.surrogates.subset_regression import SubsetRegression
+from coterie.affinity.surrogates.task_ridge import Kernel
 
 Floats = NDArray[np.float64]
 
@@ -31,7 +24,7 @@ def radial(gamma: float, a: Floats, b: Floats) -> Floats:
 
 @known_arguments
 @dataclass(frozen=True)
-class KernelSurrogate(Estimator):
+class KernelSurrogate(SubsetRegression):
     """The value of a task by kernel ridge regression on indicators of really trained subsets.
 
     ``g(s) = mean + sum_i theta_i k(s_i, s)`` with a radial kernel on the indicators s in {0, 1}^T. Each task has a
@@ -58,30 +51,16 @@ class KernelSurrogate(Estimator):
         'kernel-surrogate'
     """
 
-    needs_workload: ClassVar[bool] = False
-
-    runs: int = 50
     gamma: float | None = None
     ridge: float | None = None
 
-    def __post_init__(self) -> None:
-        whole_number(self.runs, "runs", low=2)
-        for name in ("gamma", "ridge"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise SettingError(f"Parameter `{name}` should be positive, or None. Found {value!r}.")
+    intercept: ClassVar[bool] = False
+    strengths: ClassVar[tuple[str, ...]] = ("gamma", "ridge")
 
     @property
     def name(self) -> str:
         """Name of the method."""
         return "kernel-surrogate"
 
-    def estimate(
-        self, workload: Workload | Trainer, context: Context = DEFAULT_CONTEXT, subset_size: int = 2
-    ) -> Estimate:
-        """Train balanced random subsets of `subset_size` tasks and fit the regressions."""
-        found, costs = balanced_runs(workload, context, self.runs, subset_size)
-        kernel = partial(radial, self.gamma if self.gamma is not None else 1.0 / len(names_of(workload)))
-        ridges = fit_tasks(found.subsets, found.values, kernel, self.ridge, intercept=False)
-        model = TaskRidgeModel(names_of(workload), self.name, kernel, ridges)
-        return Estimate(model, costs, float(found.flops.mean()))
+    def _kernel(self, n_tasks: int) -> Kernel:
+        return partial(radial, self.gamma if self.gamma is not None else 1.0 / n_tasks)

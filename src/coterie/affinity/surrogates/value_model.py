@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from coterie.affinity.gain_model import GainModel
+from coterie.affinity.gain_model import NamedGainModel
 from coterie.affinity.subsets import SubsetsLike, as_subsets
 
 Floats = NDArray[np.float64]
@@ -17,27 +17,13 @@ Floats = NDArray[np.float64]
 TINY = 1e-12
 
 
-class ValueModel(GainModel):
+class ValueModel(NamedGainModel):
     """Predicts values with standard errors; the gain is the relative reduction against the task's predicted own value.
 
     Args:
         tasks: names.
         method: name for tables.
     """
-
-    def __init__(self, tasks: tuple[str, ...], method: str) -> None:
-        self._tasks = tasks
-        self._method = method
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """Names of the tasks."""
-        return self._tasks
-
-    @property
-    def method(self) -> str:
-        """How the model was found, for tables."""
-        return self._method
 
     @abstractmethod
     def _values(self, subsets: NDArray[np.bool_]) -> tuple[Floats, Floats]:

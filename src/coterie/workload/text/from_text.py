@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from coterie._random import random_numbers
 from coterie._surface import known_arguments
 from coterie.errors import SettingError, WorkloadError
-from coterie.workload.arrays import as_labels, paired, row_labels
+from coterie.workload.arrays import paired, row_labels
 from coterie.workload.build import FRACTIONS, from_arrays, from_datasets, split_each
-from coterie.workload.infer import TasksLike, columns_as_named, infer_tasks
+from coterie.workload.infer import TasksLike, labels_and_tasks
 from coterie.workload.recipe import Recipe
 from coterie.workload.split import SplitLike, by_position
 from coterie.workload.task import Task
@@ -183,14 +183,11 @@ def _table(
     """The same for one table of labels."""
     texts, y = tasks
     first, second = as_texts(texts, "Parameter `tasks`: the texts")
-    labels, columns = as_labels(y)
-    if len(labels) != len(first):
-        raise WorkloadError(
-            f"Parameter `tasks`: texts and labels should have the same number of rows. Found {len(first)} and "
-            f"{len(labels)}. The likely cause is one of them filtered without the other."
-        )
-    labels, columns = columns_as_named(labels, task_names, columns)
-    made = infer_tasks(labels, task_names, columns)
+    labels, made = labels_and_tasks(
+        y, task_names, len(first),
+        f"Parameter `tasks`: texts and labels should have the same number of rows. Found {len(first)} and {{found}}. "
+        "The likely cause is one of them filtered without the other.",
+    )  # fmt: skip
     pairs = first if second is None else list(zip(first, second, strict=True))
     return [encode_text(tokenizer, pairs, max_length)], [labels], list(made)
 
