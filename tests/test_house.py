@@ -73,6 +73,8 @@ LIMITS = {
 }
 #: most names that all rooms together list in ``__all__``; goes down, or up with a reason
 MOST_PUBLIC_NAMES = 180
+#: most files and functions that the main job on four tasks executes; meant to come down to 90 and 600
+MAIN_JOB = (165, 840)
 
 
 def functions(tree):
@@ -197,6 +199,32 @@ def test_the_check_of_public_names_can_fail():
     assert stands("coterie", "SettingError", {"coterie.errors"})
     assert not stands("coterie.grouping", "METHODS", {"coterie.affinity.METHODS"})
     assert not stands("coterie.serving", "load", {"coterie.load_workload", "coterie.adapters.load"})
+
+
+@pytest.mark.slow
+def test_the_main_job_goes_through_few_files_and_functions(house):
+    files, functions_ = house.main_job()
+    assert (files, functions_) > (50, 300)
+    assert files <= MAIN_JOB[0]
+    assert functions_ <= MAIN_JOB[1]
+
+
+def unknown_places(text):
+    """Places, ``file.py`` or ``file.py:name`` between backticks, that a page names and that are not there."""
+    found = []
+    for path, name in re.findall(r"`([\w/]+\.py)(?::([\w.]+))?`", text):
+        files = [base / path for base in (PACKAGE, PACKAGE / "affinity/scores", ROOT) if (base / path).is_file()]
+        source = files[0].read_text(encoding="utf-8") if files else ""
+        missing = [part for part in name.split(".") if not re.search(rf"^ *(?:def |class )?{part}\b", source, re.M)]
+        found += [f"{path}:{name}"] if missing or not files else []
+    return found
+
+
+def test_the_page_for_contributors_names_what_there_is():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert text.count(".py:") > 30
+    assert not unknown_places(text)
+    assert unknown_places("`cli/run.py:walk` and `cli/run.py:run` and `walk.py`") == ["cli/run.py:walk", "walk.py:"]
 
 
 def test_the_measures_of_the_house_can_fail(house):
