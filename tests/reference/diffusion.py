@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -72,3 +73,17 @@ def hat_value(steps, values, row, column):
         return [(0, 1.0)] if step < steps[0] else [(len(steps) - 1, 1.0)]
 
     return sum(p * q * values[i][j] for i, p in around(row) for j, q in around(column))
+
+
+def check_modes_are_put_back(model, part, call, *, fails):
+    """A part that was kept in evaluation mode stays there, and the rest in training, also when the model fails."""
+    model.train()
+    part.eval()
+    if fails:
+        model.forward = lambda x, t: 1 / 0
+        with pytest.raises(ZeroDivisionError):
+            call()
+    else:
+        call()
+    assert model.training
+    assert not part.training
