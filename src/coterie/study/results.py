@@ -79,6 +79,6 @@ class ValuePredictor(Protocol):
         """What is known after these runs.
 
         Raises:
-            DataError: when they tell nothing of a target.
+            WorkloadError: when they tell nothing of a target.
         """
         ...
