@@ -64,7 +64,8 @@ def test_dense_linear_algebra_gives_the_same(seed):
     assert (np.isfinite(found) == known).all()
     assert (np.isfinite(errors) == known).all()
     assert found[known] == pytest.approx((scales.centre + scales.scale * means)[known], abs=1e-8)
-    assert errors[known] == pytest.approx((scales.scale * deviations)[known], abs=1e-8)
+    wide = scales.widened * np.sqrt(RunsPosterior(results, scales, model).inflation)
+    assert errors[known] == pytest.approx((wide * deviations)[known], abs=1e-8)
 
 
 def test_the_gradient_is_that_of_finite_differences():

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from coterie.study.predictors.runs import ProcessPredictor
-from coterie.study.predictors.table import PREDICTORS, find_predictor
+from coterie.study.predictors.table import find_predictor
 
-__all__ = ["PREDICTORS", "ProcessPredictor", "find_predictor"]
+__all__ = ["ProcessPredictor", "find_predictor"]

@@ -16,6 +16,9 @@ from coterie.study.results import Floats, Mask, Results
 
 #: subsets that are predicted at a time
 CHUNK = 2000
+#: predictive variances are larger by this number over that of observations: variances that few observations taught are
+#: themselves uncertain; measured, see docs/benchmarks.md
+UNSURE = 30.0
 #: values (subsets, targets) that something else than the runs gives; only differences within a target count
 PriorValues = Callable[[Mask], Floats]
 
@@ -36,6 +39,11 @@ class RunsPosterior:
     model: RunModel
     priors: tuple[PriorValues, ...] = ()
 
+    @property
+    def inflation(self) -> float:
+        """Factor on predictive variances for what is not known of the variances themselves."""
+        return 1.0 + UNSURE / max(sum(len(rows) for rows in self.model.data.rows), 1)
+
     def predict(self, trained: Mask, variant: str = "") -> tuple[Floats, Floats]:
         """Values and standard errors, (subsets, targets); NaN for a target that is not in the subset.
 
@@ -48,7 +56,8 @@ class RunsPosterior:
             mean[part], error[part] = self._standard(trained[part], variant)
         known = served(trained, self.results)
         mean = self.scales.centre + self.scales.scale * mean
-        return np.where(known, mean, np.nan), np.where(known, self.scales.scale * error, np.nan)
+        error *= self.scales.widened * np.sqrt(self.inflation)
+        return np.where(known, mean, np.nan), np.where(known, error, np.nan)
 
     def _kernels(self, a: Subsets, b: Subsets) -> tuple[Floats, Floats]:
         """Own and shared covariance (len(a), len(b)), without luck."""
@@ -112,7 +121,10 @@ class RunsPosterior:
         for target, rows in enumerate(data.rows):
             cross = own[:m, m:][:, rows] + alone * with_self[:m, target, None] * data.trained[rows, target]
             z = np.concatenate([root, model.loaded(asked.member, [c[:m] for c in columns], target)], 1)
-            drawn[target] += cross @ moved[target] + z @ total
+            mean = (cross @ system.weights[target] + z @ system.carried(system.weights))[:, None]
+            drawn[target] += cross @ moved[target] + z @ total - mean
+            wider = np.sqrt(self.inflation) * self.scales.widened[target] / self.scales.scale[target]
+            drawn[target] = mean + wider * drawn[target]
         found = self.scales.centre + self.scales.scale * drawn.transpose(2, 1, 0)
         return np.where(served(trained, self.results), found, np.nan)
 
