@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 
 from coterie._lazy import named
 from coterie.errors import SettingError
-from coterie.study.results import Floats, Mask, ValuePredictor
+from coterie.study.results import Floats, Mask, Results, ValuePredictor
+from coterie.study.runs import told_runs
 from coterie.study.table import read_subsets
 
 if TYPE_CHECKING:
+    from coterie.study.recommend import StudyRecommendation
     from coterie.study.study import Study
 
 
@@ -53,6 +55,32 @@ def as_masks(study: Study, subsets: Any) -> Mask:
     return found
 
 
+def results_of(study: Study, part: str) -> Results:
+    """The runs that were told, as arrays. See :meth:`coterie.study.study.Study.results`."""
+    if part not in ("validation", "test"):
+        raise SettingError(f"Parameter `part` should be 'validation' or 'test'. Found {part!r}.")
+    told = [(run, run.losses if part == "validation" else run.test) for run in told_runs(study.runs)]
+    rows = [(run, losses) for run, losses in told if losses]
+    position = {task: index for index, task in enumerate(study.targets)}
+    values = np.full((len(rows), len(position)), np.nan)
+    errors = np.zeros_like(values)
+    for row, (_, losses) in enumerate(rows):
+        for task, (value, error) in losses.items():
+            values[row, position[task]], errors[row, position[task]] = value, error
+    return Results(
+        study.tasks,
+        study.targets,
+        np.array([[task in run.tasks for task in study.tasks] for run, _ in rows], dtype=bool).reshape(
+            len(rows), len(study.tasks)
+        ),
+        values * study.settings.signs,
+        errors if errors.any() else None,
+        np.array([-1 if run.seed is None else run.seed for run, _ in rows], dtype=np.int64),
+        tuple(run.variant for run, _ in rows),
+        np.array([1.0 if run.cost is None else run.cost for run, _ in rows]),
+    )
+
+
 def predict(study: Study, masks: Mask, variants: Sequence[str], predictor: Any) -> tuple[Floats, Floats]:
     """Losses of subsets and their standard errors in the user's direction, NaN for tasks outside of a subset."""
     posterior = predictor_of(predictor).fit(_enough(study))
@@ -86,12 +114,21 @@ def _enough(study: Study) -> Any:
     return results
 
 
-def recommend(study: Study, models: int | None, costs: float | None, values: str, predictor: Any) -> Any:
-    """Which groups to serve. See :meth:`coterie.study.Study.recommend`."""
-    return named("coterie.study.recommend:recommend")(
-        _enough(study),
-        models=study.settings.models if models is None and costs is None else models,
-        costs=costs,
+def recommend(
+    study: Study, models: int | None, costs: float | None, values: Any, predictor: Any, confirmation: Any
+) -> StudyRecommendation:
+    """Which groups to serve. See :meth:`coterie.study.study.Study.recommend`."""
+    from coterie.study.confirmation import Confirmation
+    from coterie.study.recommend import recommend as decide
+
+    aim = study.aim(models, costs)
+    return decide(
+        study.results(),
+        models=aim.models,
+        costs=aim.costs,
         values=values,
-        predictor=predictor_of(predictor) if values == "posterior" else None,
+        predictor=None if predictor is None else predictor_of(predictor),
+        matters=aim.matters,
+        rules=aim.rules,
+        confirmation=None if confirmation is None else Confirmation.from_dict(confirmation),
     )

@@ -129,6 +129,25 @@ def create(
     zero_shot: Annotated[
         bool, typer.Option("--zero-shot", help="Runs may report losses of tasks that they did not train on.")
     ] = False,
+    most: Annotated[
+        int | None, typer.Option("--max-size", min=1, metavar="N", help="Most tasks that may be trained together.")
+    ] = None,
+    least: Annotated[
+        int | None, typer.Option("--min-size", min=1, metavar="N", help="Fewest tasks that may be trained together.")
+    ] = None,
+    together: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--together", metavar="A,B", help="Tasks that are all in a subset or none of them; may be repeated."
+        ),
+    ] = None,
+    apart: Annotated[
+        list[str] | None,
+        typer.Option("--apart", metavar="A,B", help="Tasks of which a subset has one at most; may be repeated."),
+    ] = None,
+    matters: Annotated[
+        float | None, typer.Option("--matters", metavar="SHARE", help="Smallest gain that is worth more models.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the choice of runs.")] = 0,
     load: Annotated[bool, typer.Option("--load", help="Say nothing where the same study is there already.")] = False,
     as_json: Json = False,
@@ -145,6 +164,7 @@ def create(
         _hush()
         from coterie.cli.options import given
         from coterie.study.making import create_study
+        from coterie.study.subset_rules import SubsetRules
 
         listed = _names(tasks, "--tasks")
         measured = _names(targets, "--targets") if targets else listed
@@ -163,7 +183,11 @@ def create(
             zero_shot=zero_shot,
             seed=seed,
             load_if_exists=load,
-            **given(reask_after=reask_after),
+            rules=SubsetRules(
+                (least or 1, most or len(listed)) if least or most else None,
+                *([_names(text, "--together or --apart") for text in sets or ()] for sets in (together, apart)),
+            ),
+            **given(reask_after=reask_after, matters=matters),
         )
         if s.as_json:
             s.emit({"study": study.name, "storage": study.place.strip("'"), **study.settings.to_dict()})
@@ -180,15 +204,12 @@ def ask(name: Name, storage: Storage = None, as_json: Json = False, quiet: Quiet
     """
     with _opened(name, storage, as_json=as_json, quiet=quiet, debug=debug) as (s, study):
         run = study.ask()
+        facts: dict[str, Any] = {"study": name, "number": run.number, "tasks": list(run.tasks), "seed": run.seed}
+        facts |= {"variant": run.variant, "enough": run.enough, "why": run.why}
         if s.as_json:
-            s.emit(
-                {
-                    "study": name,
-                    **{k: v for k, v in run.to_dict().items() if k in ("number", "tasks", "seed", "variant")},
-                }
-            )
+            s.emit(facts)
         else:
-            s.say(f"Run {run.number}: train {', '.join(run.tasks)} with seed {run.seed}.")
+            s.say(f"Run {run.number}: train {', '.join(run.tasks)} with seed {run.seed}. {run.why}")
 
 
 @app.command()
@@ -336,7 +357,12 @@ def run_command(
             "--command", "-c", metavar="CMD", help="Trains one run; with the places {tasks}, {seed} and {out}."
         ),
     ],
-    runs: Annotated[int, typer.Option("--runs", min=1, help="So many runs the study shall have, of all workers.")],
+    runs: Annotated[
+        int | None,
+        typer.Option(
+            "--runs", min=1, help="So many runs the study shall have, of all workers.", show_default="until enough"
+        ),
+    ] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, metavar="N", help="Commands that run at a time.")] = 1,
     timeout: Annotated[
         float | None, typer.Option("--timeout", metavar="SECONDS", help="Time after which a command is ended.")
@@ -453,9 +479,10 @@ def recommend(
     with _opened(name, storage, as_json=as_json, quiet=quiet, debug=debug) as (s, study):
         found = study.recommend(models=models, costs=costs, values=values, predictor=predictor)
         if s.as_json:
-            s.emit({"study": name, **found.to_json()})
+            s.emit({"study": name, **found.to_dict(study.tasks)})
         else:
             from coterie.cli.tables import print_grouping
 
             s.say(found.text)
-            print_grouping(s.console, found.to_json())
+            print_grouping(s.console, found.to_dict(study.tasks))
+            s.say(found.reason)

@@ -125,3 +125,14 @@ def _mean(value: Any) -> Any:
         return value
     good = array.ndim < 2 and np.isfinite(array).any() and not np.isinf(array).any()
     return float(np.nanmean(array)) if good else value
+
+
+def split_report(losses: Any, test: Any, cost: Any) -> tuple[Any, Any, Any]:
+    """Losses, losses on test data and cost, which may come in one object: an Outcome, or what a command writes."""
+    if isinstance(losses, Mapping):
+        whole: dict[str, Any] = dict(cast("Mapping[str, Any]", losses))
+        if isinstance(whole.get("validation"), Mapping):
+            return whole["validation"], test or whole.get("test"), cost or whole.get("cost")
+    elif hasattr(losses, "validation"):
+        return losses.validation, test or losses.test, cost or losses.cost
+    return losses, test, cost

@@ -6,11 +6,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from coterie._json import to_plain
 from coterie._surface import known_arguments
 from coterie.errors import SettingError, StoreError
-from coterie.study.settings import REASK_AFTER, StudySettings
+from coterie.study.settings import MATTERS, REASK_AFTER, StudySettings
 from coterie.study.storage import default_path, open_storage, reaching
 from coterie.study.study import Study
+from coterie.study.subset_rules import SubsetRules
 
 #: name of the user attribute of an Optuna study that holds the settings
 SETTINGS = "coterie"
@@ -32,6 +34,8 @@ def create_study(
     seed: int = 0,
     reask_after: float = REASK_AFTER,
     zero_shot: bool = False,
+    matters: float = MATTERS,
+    rules: SubsetRules | None = None,
     load_if_exists: bool = False,
 ) -> Study:
     """Make a study: runs are asked for and told, by any number of workers, with any training code.
@@ -50,6 +54,8 @@ def create_study(
         seed: of everything random in the choice of runs.
         reask_after: seconds after which a run that was asked for and not told is asked for again.
         zero_shot: whether runs may report losses of tasks that they did not train on.
+        matters: the smallest gain over one model that is worth more models, as a share.
+        rules: which subsets may be trained: their sizes, tasks that are together or apart.
         load_if_exists: open the study where it is there already, with the same settings.
 
     Raises:
@@ -69,8 +75,9 @@ def create_study(
     if not (str(name) and str(name).isprintable()):
         raise SettingError(f"Parameter `name` should be a text of printable letters. Found {name!r:.60}.")
     settings = StudySettings(
-        cast("Any", tasks), cast("Any", targets), models, direction, metric, cost_unit, seed, reask_after, zero_shot
-    )
+        cast("Any", tasks), cast("Any", targets), models, direction, metric, cost_unit, seed, reask_after, zero_shot,
+        matters, None if rules is None else to_plain(vars(rules)),
+    )  # fmt: skip
     opened, place = open_storage(storage, name, create=True)
     import optuna
 

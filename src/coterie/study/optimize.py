@@ -28,7 +28,7 @@ _LONGEST = 3600.0
 def optimize(
     study: Study,
     work: Any,
-    runs: int,
+    runs: int | None,
     executor: Executor | None,
     told: Callable[[StudyRun], None] | None = None,
 ) -> list[StudyRun]:
@@ -37,14 +37,14 @@ def optimize(
     Args:
         study: where runs are asked for and told.
         work: a function of (tasks, seed), a trainer, or an object with ``report(run)``.
-        runs: of the study when all is done.
+        runs: of the study when all is done; None: until there are enough.
         executor: where it works.
         told: called with every run that was told.
     """
     call = _call_of(work)
     loop = _Loop(study, runs, told)
     if executor is None:
-        while (run := study.ask_within(runs)) is not None:
+        while (run := loop.ask()) is not None:
             with loop.given_back(run), _beating(study, run):
                 answer = _attempt(call, run)
             loop.tell(run, answer)
@@ -103,10 +103,14 @@ def _attempt_there(data: bytes, run: StudyRun) -> Any:
 class _Loop:
     """What was told so far."""
 
-    def __init__(self, study: Study, runs: int, told: Callable[[StudyRun], None] | None) -> None:
+    def __init__(self, study: Study, runs: int | None, told: Callable[[StudyRun], None] | None) -> None:
         self.study, self.runs, self.told = study, runs, told
         self.done: list[StudyRun] = []
         self.failures = 0
+
+    def ask(self) -> StudyRun | None:
+        """The next run, or None where there are enough."""
+        return self.study.ask_within(self.runs, stop=self.runs is None)
 
     @contextmanager
     def given_back(self, run: StudyRun) -> Generator[None]:
@@ -188,7 +192,7 @@ def _spread(loop: _Loop, call: Callable[[StudyRun], Any], executor: Executor) ->
         more = True
         while more or under_way:
             while more and len(under_way) < _slots(executor):
-                run = loop.study.ask_within(loop.runs)
+                run = loop.ask()
                 more = run is not None
                 if run is not None:
                     send(run)

@@ -1,56 +1,137 @@
-"""Which runs a study would like next, given what was told and what is under way."""
+"""Which runs a study would like next: what the design says, kept for the workers that ask soon after."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from coterie.study.runs import StudyRun, Wish
-from coterie.study.settings import StudySettings
+from coterie.errors import CoterieError
+from coterie.study.runs import ASKED, FAILED_STATE, StudyRun, Wish, told_runs
 
-#: wishes of one entry: so many workers may ask at the same moment and each gets another subset
-WISHES_OF_ONE = 16
+if TYPE_CHECKING:
+    from coterie.study.study import Study
+
+#: runs that are chosen at a time, and wishes of one entry: so many workers may ask at the same moment and each gets
+#: another subset
+CHOSEN, WISHES_OF_ONE = 8, 16
+#: what was chosen serves until this share of the runs is new
+_NEW = 0.1
+#: names of the study's attributes: what was chosen last, the choice that fresh seeds judge, and who is choosing
+ADVICE, CONFIRMATION, CHOOSING = "coterie:advice", "coterie:confirmation", "coterie:choosing"
+#: seconds in which a worker that chooses is done; the others use what was chosen before
+_CHOOSING_TIME = 60.0
 
 
-def next_wishes(runs: Sequence[StudyRun], settings: StudySettings) -> list[Wish]:
-    """Runs to do next, best first: all tasks together, every task alone, then balanced random subsets.
+@dataclass(frozen=True)
+class Advice:
+    """Runs to do next.
+
+    Attributes:
+        wishes: best first.
+        enough: whether more runs are not expected to be worth it.
+        why: in one sentence.
+    """
+
+    wishes: tuple[Wish, ...]
+    enough: bool
+    why: str
+
+
+def advise(study: Study, runs: Sequence[StudyRun]) -> Advice:
+    """The runs to do next, chosen now or by a worker a short time ago.
 
     Args:
+        study: whose runs.
         runs: all runs so far, whatever became of them.
-        settings: of the study.
     """
-    n = len(settings.tasks)
-    taken = {(settings.numbers(run.tasks), run.seed, run.variant) for run in runs}
-    found: list[Wish] = []
-    rng = np.random.default_rng([settings.seed, len(runs)])
-    for tasks in [tuple(range(n)), *((task,) for task in range(n))]:
-        _want(found, taken, tasks, 0)
-    counts = np.zeros(n)
-    for run in runs:
-        counts[list(settings.numbers(run.tasks))] += 1
-    for _ in range(20 * WISHES_OF_ONE):
+    taken = {(study.settings.numbers(run.tasks), run.seed, run.variant) for run in runs}
+    known = study.optuna_study.user_attrs
+    told, before = len(told_runs(runs)), known.get(ADVICE)
+    if before is not None:
+        wishes = [wish for wish in map(Wish.unpack, before["wishes"]) if _key(wish) not in taken]
+        young = told - before["told"] < max(1, _NEW * told)
+        others = time.time() - known.get(CHOOSING, 0.0) < _CHOOSING_TIME
+        if (young or others) and (wishes or before["enough"]):
+            return _with_spare(study, wishes, runs, taken, Advice((), before["enough"], before["why"]))
+    study.optuna_study.set_user_attr(CHOOSING, time.time())
+    try:
+        found = _choose(study, runs, known.get(CONFIRMATION))
+    finally:
+        study.optuna_study.set_user_attr(CHOOSING, 0.0)
+    kept = {"told": told, "wishes": [wish.pack() for wish in found.wishes], "enough": found.enough, "why": found.why}
+    study.optuna_study.set_user_attr(ADVICE, kept)
+    return _with_spare(study, found.wishes, runs, taken, found)
+
+
+def _key(wish: Wish) -> tuple[Any, ...]:
+    return wish.tasks, wish.seed, wish.variant
+
+
+def _choose(study: Study, runs: Sequence[StudyRun], confirmation: Any) -> Advice:
+    """What the design says."""
+    from coterie.study.confirmation import Confirmation, WantedRun
+    from coterie.study.design import next_runs
+
+    under_way = [
+        WantedRun(np.array([task in run.tasks for task in study.tasks]), run.seed or 0, "", run.variant)
+        for run in runs
+        if run.state in (ASKED, FAILED_STATE) and run.again is None
+    ]
+    written = None if confirmation is None else Confirmation.from_dict(confirmation)
+    try:
+        found = next_runs(
+            study.results(),
+            CHOSEN,
+            aim=study.aim(),
+            seed=study.settings.seed,
+            confirmation=written,
+            taken=under_way,
+        )
+    except CoterieError as error:  # runs that tell too little; random subsets will tell more
+        return Advice((), False, str(error))
+    if found.confirmation is not None and found.confirmation is not written:
+        study.optuna_study.set_user_attr(CONFIRMATION, found.confirmation.to_dict())
+    wishes = [Wish(tuple(map(int, np.flatnonzero(run.trained))), run.seed, run.variant) for run in found.runs]
+    return Advice(tuple(wishes), found.enough, found.reason)
+
+
+def _with_spare(
+    study: Study, wishes: Sequence[Wish], runs: Sequence[StudyRun], taken: set[tuple[Any, ...]], advice: Advice
+) -> Advice:
+    """Advice with random subsets after what was chosen, for workers that ask at the same moment."""
+    found, there = list(wishes), taken | set(map(_key, wishes))
+    for wish in _spare(study, runs):
         if len(found) >= WISHES_OF_ONE:
             break
-        size = int(rng.integers(2, n)) if n > 2 else 2
+        if _key(wish) not in there:
+            there.add(_key(wish))
+            found.append(wish)
+    return Advice(tuple(found), advice.enough, advice.why)
+
+
+def _spare(study: Study, runs: Sequence[StudyRun]) -> list[Wish]:
+    """All tasks together, every task alone, then balanced random subsets, with seeds that nobody has."""
+    n, rng = len(study.tasks), np.random.default_rng([study.settings.seed, len(runs)])
+    counts = np.zeros(n)
+    for run in runs:
+        counts[list(study.settings.numbers(run.tasks))] += 1
+    rows = [np.ones(n, dtype=bool), *np.eye(n, dtype=bool)]
+    for _ in range(4 * WISHES_OF_ONE):
         order = np.argsort(counts + rng.gumbel(size=n) * (1 + counts.std()))
-        tasks = tuple(sorted(int(task) for task in order[:size]))
-        counts[list(tasks)] += 1
-        _want(found, taken, tasks, 0)
-    seed = 1
-    while len(found) < WISHES_OF_ONE:  # every subset that came up is there already: with other seeds
-        before = len(found)
-        for wish in [*found, *(Wish(settings.numbers(run.tasks)) for run in runs[:WISHES_OF_ONE])]:
-            _want(found, taken, wish.tasks, seed)
-        seed += 1
-        if len(found) == before and seed > len(runs) + 2:
-            break
-    return found[:WISHES_OF_ONE]
-
-
-def _want(
-    found: list[Wish], taken: set[tuple[tuple[int, ...], int | None, str]], tasks: tuple[int, ...], seed: int
-) -> None:
-    if (tasks, seed, "") not in taken:
-        taken.add((tasks, seed, ""))
-        found.append(Wish(tasks, seed))
+        rows.append(np.isin(np.arange(n), order[: int(rng.integers(min(2, n - 1), n))]))
+        counts[rows[-1]] += 1
+    allowed = study.settings.subset_rules.allowed(study.tasks, np.array(rows))
+    subsets = list(dict.fromkeys(tuple(map(int, np.flatnonzero(row))) for row in np.array(rows)[allowed]))
+    seeds: dict[tuple[int, ...], set[int]] = {tasks: set() for tasks in subsets}
+    for run in runs:
+        if (tasks := study.settings.numbers(run.tasks)) in seeds and run.seed is not None:
+            seeds[tasks].add(run.seed)
+    free = {
+        tasks: [seed for seed in range(len(used) + WISHES_OF_ONE) if seed not in used] for tasks, used in seeds.items()
+    }
+    listed = [Wish(tasks, free[tasks][place]) for place in range(WISHES_OF_ONE) for tasks in subsets]
+    return sorted(listed, key=lambda wish: wish.seed or 0)

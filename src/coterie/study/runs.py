@@ -42,6 +42,9 @@ class StudyRun:
         cost: in the unit of the study; None where it is not known.
         reason: why it failed or was dropped.
         again: number of the run that is asked for again by this one.
+        since: when its worker was known to be alive, in seconds as :func:`time.time` counts them.
+        why: what it was asked for.
+        enough: whether runs enough were there already when it was asked for.
 
     Example:
         >>> StudyRun(("a", "b"), seed=3, number=7)
@@ -60,6 +63,8 @@ class StudyRun:
     reason: str | None = field(default=None, compare=False)
     again: int | None = field(default=None, compare=False)
     since: float = field(default=0.0, compare=False)
+    why: str = field(default="", compare=False)
+    enough: bool = field(default=False, compare=False)
 
     def __repr__(self) -> str:
         shown = f"tasks={self.tasks!r}, seed={self.seed}, number={self.number}"
@@ -101,10 +106,15 @@ class Wish:
         return Wish(tasks, None if data[1] is None else int(data[1]), str(data[2]))
 
 
-def entry(wishes: Sequence[Wish], token: str, *, added: bool = False) -> dict[str, Any]:
-    """The system attributes of a new entry; an added one stands for its only wish, whatever came before."""
-    runs = [wish.pack() for wish in wishes]
-    return {WISHES: {"runs": runs, "token": token, "time": time.time(), **({"added": True} if added else {})}}
+def entry(wishes: Sequence[Wish], token: str, **facts: Any) -> dict[str, Any]:
+    """The system attributes of a new entry.
+
+    Args:
+        wishes: best first.
+        token: by which the worker finds the entry.
+        facts: `added`, when it stands for its only wish, whatever came before; `why` and `enough`.
+    """
+    return {WISHES: {"runs": [wish.pack() for wish in wishes], "token": token, "time": time.time(), **facts}}
 
 
 def token_of(trial: Any) -> str | None:
@@ -133,7 +143,7 @@ def derive_runs(trials: Sequence[Any], settings: StudySettings) -> list[StudyRun
             wish = Wish(settings.numbers(first.tasks), first.seed, first.variant, wish.again)
         elif wish.seed is not None:
             taken.setdefault((wish.tasks, wish.seed, wish.variant), trial.number)
-        found[trial.number] = _record(trial, wish, settings, float(data["time"]))
+        found[trial.number] = _record(trial, wish, settings, data)
     return list(found.values())
 
 
@@ -152,7 +162,7 @@ def _granted(wishes: Sequence[Wish], taken: Mapping[tuple[Any, ...], int], again
     return Wish(last.tasks, seed, last.variant)
 
 
-def _record(trial: Any, wish: Wish, settings: StudySettings, since: float) -> StudyRun:
+def _record(trial: Any, wish: Wish, settings: StudySettings, data: Mapping[str, Any]) -> StudyRun:
     """A trial of Optuna as a run."""
     own = trial.user_attrs
     result = own.get(RESULT) or {}
@@ -178,7 +188,9 @@ def _record(trial: Any, wish: Wish, settings: StudySettings, since: float) -> St
         result.get("cost"),
         reason,
         wish.again,
-        GIVEN_BACK if own.get(ALIVE) == GIVEN_BACK else max(since, float(own.get(ALIVE, 0.0))),
+        GIVEN_BACK if own.get(ALIVE) == GIVEN_BACK else max(float(data["time"]), float(own.get(ALIVE, 0.0))),
+        str(data.get("why", "")),
+        bool(data.get("enough")),
     )
 
 
@@ -198,3 +210,18 @@ def told_runs(runs: Sequence[StudyRun]) -> list[StudyRun]:
         if run.state == TOLD:
             found.setdefault(root_of(run, numbered), run)
     return sorted(found.values(), key=lambda run: run.number)
+
+
+def count_of(runs: Sequence[StudyRun]) -> int:
+    """Number of runs that were asked for or added, each once however often it was asked for."""
+    return sum(run.again is None and run.state != DROPPED for run in runs)
+
+
+def seen_by_optuna(tasks: Sequence[str], seed: int | None, variant: str) -> dict[str, Any]:
+    """What Optuna's tools show of a run."""
+    return {"tasks": list(tasks), "seed": seed, **({"variant": variant} if variant else {})}
+
+
+def shown_losses(run: StudyRun) -> str:
+    """The first losses of a run, for messages."""
+    return ", ".join(f"{task} {value:.6g}" for task, (value, _) in [*(run.losses or {}).items()][:5])

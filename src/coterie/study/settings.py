@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coterie._check import flag, positive, whole_number
+from coterie._check import flag, is_number, positive, whole_number
 from coterie._show import short_repr
 from coterie._surface import known_arguments
 from coterie.errors import SettingError
+from coterie.study.subset_rules import SubsetRules
 
+#: gain over one model from which more models are worth their price, as in a comparison
+MATTERS = 0.01
 #: what a metric may be asked to be
 DIRECTIONS = ("minimize", "maximize")
 #: seconds after which a run that nobody has told is asked for again: a day, longer than most trainings
@@ -37,6 +40,8 @@ class StudySettings:
         seed: of everything random in the choice of runs.
         reask_after: seconds after which a run that was asked for and not told is asked for again.
         zero_shot: whether runs may report losses of tasks that they did not train on.
+        matters: the smallest gain over one model that is worth more models, as a share.
+        rules: which subsets may be trained, as a mapping of what :class:`SubsetRules` takes.
 
     Raises:
         SettingError: when one of them cannot be meant.
@@ -55,6 +60,8 @@ class StudySettings:
     seed: int = 0
     reask_after: float = REASK_AFTER
     zero_shot: bool = False
+    matters: float = MATTERS
+    rules: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", _names(self.tasks, "tasks", least=2))
@@ -67,7 +74,21 @@ class StudySettings:
         for name in ("metric", "cost_unit"):
             if not isinstance(getattr(self, name), str):
                 raise SettingError(f"Parameter `{name}` should be a text. Found {getattr(self, name)!r}.")
+        if not (is_number(self.matters) and 0 <= self.matters < 1):
+            raise SettingError(
+                f"Parameter `matters` should be a share from 0 to 1, such as {MATTERS}. Found {self.matters!r}."
+            )
         self._check_direction()
+        everything = np.ones((1, len(self.tasks)), dtype=bool)
+        self.subset_rules.allowed(self.tasks, everything)  # raises for names and sizes that cannot be
+
+    @property
+    def subset_rules(self) -> SubsetRules:
+        """Which subsets may be trained."""
+        given = dict(self.rules or {})
+        if given.get("sizes") is not None:
+            given["sizes"] = tuple(given["sizes"])
+        return SubsetRules(**given)
 
     def _check_direction(self) -> None:
         given = self.direction

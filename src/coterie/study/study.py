@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from coterie._check import positive, whole_number
 from coterie._surface import known_arguments, warn
 from coterie.errors import SettingError, StoreWarning
-from coterie.study.losses import read_report
-from coterie.study.propose import next_wishes
+from coterie.study.losses import read_report, split_report
+from coterie.study.propose import CONFIRMATION, advise
 from coterie.study.results import Floats, Results
 from coterie.study.runs import (
     ALIVE,
@@ -25,9 +25,12 @@ from coterie.study.runs import (
     TOLD,
     StudyRun,
     Wish,
+    count_of,
     derive_runs,
     entry,
     root_of,
+    seen_by_optuna,
+    shown_losses,
     token_of,
     told_runs,
 )
@@ -39,6 +42,9 @@ if TYPE_CHECKING:
 
     import optuna
     import pandas
+
+    from coterie.study.recommend import StudyRecommendation
+    from coterie.study.study_view import Aim
 
 
 class Study:
@@ -95,26 +101,33 @@ class Study:
         found = [self.ask_within(None) for _ in range(wanted)]
         return found if count is not None else found[0]
 
-    def ask_within(self, limit: int | None) -> StudyRun | None:
-        """The next run; None where the study has `limit` runs already, asked or told, of all workers together."""
+    def ask_within(self, limit: int | None, *, stop: bool = False) -> StudyRun | None:
+        """The next run, or None where there are enough.
+
+        Args:
+            limit: so many runs the study may have, asked or told, of all workers together; None for any number.
+            stop: whether more runs that are not expected to be worth it are too many.
+        """
         with reaching(self.place):
             while True:
                 runs = self.runs
                 stale = self._stale(runs)
-                full = limit is not None and _count(runs) >= limit
+                full = limit is not None and count_of(runs) >= limit
                 if full and not stale:
                     return None
-                wishes = [Wish(again=run.number) for run in stale]
-                wishes += next_wishes(runs, self.settings)
+                advice = advise(self, runs)
+                if stop and advice.enough and not stale:
+                    return None
+                wishes = [*(Wish(again=run.number) for run in stale), *advice.wishes]
                 token = uuid.uuid4().hex
-                number = self._append(entry(wishes, token), token)
+                number = self._append(entry(wishes, token, why=advice.why, enough=advice.enough), token)
                 numbered = {one.number: one for one in self.runs}
                 run = numbered[number]
                 before = [one for one in numbered.values() if one.number < number]
                 told = {root_of(one, numbered) for one in numbered.values() if one.state == TOLD}
                 if run.again is not None and root_of(run, numbered) in told:
                     self._drop(run, "its first worker told it meanwhile")
-                elif run.again is None and limit is not None and _count(before) >= limit:
+                elif run.again is None and limit is not None and count_of(before) >= limit:
                     self._drop(run, "the study has as many runs as were wanted")
                 else:
                     self._show(run)
@@ -154,7 +167,7 @@ class Study:
 
     def _show(self, run: StudyRun) -> None:
         """Say on the trial what run it stands for; nothing depends on it."""
-        self._note(run.number, "run", _seen(run.tasks, run.seed, run.variant))
+        self._note(run.number, "run", seen_by_optuna(run.tasks, run.seed, run.variant))
 
     def _note(self, number: int, key: str, value: Any) -> None:
         storage = self.optuna_study._storage
@@ -246,7 +259,7 @@ class Study:
         if found.state != ASKED:
             raise SettingError(
                 f"Parameter `run`: run {number} on {list(found.tasks)!r:.80} is {found.state} already"
-                + (f" ({found.reason})" if found.reason else f" with {_shown(found.losses)}")
+                + (f" ({found.reason})" if found.reason else f" with {shown_losses(found)}")
                 + ". What was told first stays. A repetition is another run: ask for one, or add(tasks, losses)."
             )
         return found
@@ -265,7 +278,7 @@ class Study:
 
     def report(self, losses: Any, test: Any, cost: Any, tasks: Sequence[str]) -> dict[str, Any]:
         """What a run brought, JSON-ready."""
-        losses, test, cost = _parts(losses, test, cost)
+        losses, test, cost = split_report(losses, test, cost)
         if losses is None:
             raise SettingError("Parameter `losses` is missing. Give {task: loss}, or failed='why'.")
         report = read_report(losses, self.settings, tasks, "losses")
@@ -348,7 +361,7 @@ class Study:
         """Add a finished run that was checked before, in one step; returns its number."""
         import optuna
 
-        shown = _seen([self.tasks[task] for task in wish.tasks], wish.seed, wish.variant)
+        shown = seen_by_optuna([self.tasks[task] for task in wish.tasks], wish.seed, wish.variant)
         losses = {task: (value, error) for task, (value, error) in report["losses"].items()}
         token = uuid.uuid4().hex
         with reaching(self.place):
@@ -371,13 +384,14 @@ class Study:
             self._note(run.number, ALIVE, GIVEN_BACK)
 
     @known_arguments
-    def optimize(self, function: Any, *, runs: int, executor: Executor | None = None) -> list[StudyRun]:
+    def optimize(self, function: Any, *, runs: int | None = None, executor: Executor | None = None) -> list[StudyRun]:
         """Ask for runs, have them done and tell them, until the study has so many.
 
         Args:
             function: called as ``function(tasks, seed)``; returns what :meth:`tell` takes as losses. A trainer will do,
                 too, such as :class:`coterie.training.CommandTrainer`.
-            runs: so many runs the study shall have, with those of before and of other workers.
+            runs: so many runs the study shall have, with those of before and of other workers; None: until more are not
+                expected to be worth it.
             executor: where the function works; None is this process.
 
         Returns:
@@ -390,7 +404,7 @@ class Study:
         """
         from coterie.study.optimize import optimize
 
-        return optimize(self, function, whole_number(runs, "runs", low=1), executor)
+        return optimize(self, function, None if runs is None else whole_number(runs, "runs", low=1), executor)
 
     def results(self, part: str = "validation") -> Results:
         """The runs that were told, as arrays.
@@ -401,28 +415,9 @@ class Study:
         Raises:
             SettingError: for another part.
         """
-        if part not in ("validation", "test"):
-            raise SettingError(f"Parameter `part` should be 'validation' or 'test'. Found {part!r}.")
-        told = [(run, run.losses if part == "validation" else run.test) for run in told_runs(self.runs)]
-        rows = [(run, losses) for run, losses in told if losses]
-        position = {task: index for index, task in enumerate(self.targets)}
-        values = np.full((len(rows), len(position)), np.nan)
-        errors = np.zeros_like(values)
-        for row, (_, losses) in enumerate(rows):
-            for task, (value, error) in losses.items():
-                values[row, position[task]], errors[row, position[task]] = value, error
-        return Results(
-            self.tasks,
-            self.targets,
-            np.array([[task in run.tasks for task in self.tasks] for run, _ in rows], dtype=bool).reshape(
-                len(rows), len(self.tasks)
-            ),
-            values * self.settings.signs,
-            errors if errors.any() else None,
-            np.array([-1 if run.seed is None else run.seed for run, _ in rows], dtype=np.int64),
-            tuple(run.variant for run, _ in rows),
-            np.array([1.0 if run.cost is None else run.cost for run, _ in rows]),
-        )
+        from coterie.study.answers import results_of
+
+        return results_of(self, part)
 
     @known_arguments
     def predict(self, subsets: Any, *, variant: str = "", predictor: Any = None) -> tuple[Floats, Floats]:
@@ -452,7 +447,7 @@ class Study:
         costs: float | None = None,
         values: str = "posterior",
         predictor: Any = None,
-    ) -> Any:
+    ) -> StudyRecommendation:
         """Which groups to train and serve, and whether that is known to be better than one model.
 
         Args:
@@ -462,39 +457,28 @@ class Study:
             predictor: see :meth:`predict`.
 
         Raises:
-            SettingError: for another kind of values, or without any run that was told.
+            SettingError: for another kind of values, or limits that no models keep.
+            WorkloadError: without any run that was told, or with a target that no run measured.
         """
         from coterie.study.answers import recommend
 
-        return recommend(self, models, costs, values, predictor)
+        written = self.optuna_study.user_attrs.get(CONFIRMATION)
+        found = recommend(self, models, costs, values, predictor, written)
+        new = found.confirmation
+        if new is not None and (models, costs, values) == (None, None, "posterior") and new.to_dict() != written:
+            with reaching(self.place):
+                self.optuna_study.set_user_attr(CONFIRMATION, new.to_dict())
+        return found
+
+    def aim(self, models: int | None = None, costs: float | None = None) -> Aim:
+        """What is to be decided: how many models, at what cost, of which subsets."""
+        from coterie.study.study_view import Aim
+
+        own = self.settings
+        return Aim(own.models if models is None and costs is None else models, costs, own.matters, own.subset_rules)
 
     def to_frame(self) -> pandas.DataFrame:
         """One row a run: `tasks`, `seed`, `variant`, `state`, `cost`, `reason`, and the loss of each target."""
         from coterie.study.table import runs_frame
 
         return runs_frame(self.runs, self.targets)
-
-
-def _count(runs: Sequence[StudyRun]) -> int:
-    """Runs that were asked for or added, each once however often it was asked for."""
-    return sum(run.again is None and run.state != DROPPED for run in runs)
-
-
-def _parts(losses: Any, test: Any, cost: Any) -> tuple[Any, Any, Any]:
-    """Losses, losses on test data and cost, which may come in one object: an Outcome, or what a command writes."""
-    if isinstance(losses, Mapping):
-        whole: dict[str, Any] = dict(cast("Mapping[str, Any]", losses))
-        if isinstance(whole.get("validation"), Mapping):
-            return whole["validation"], test or whole.get("test"), cost or whole.get("cost")
-    elif hasattr(losses, "validation"):
-        return losses.validation, test or losses.test, cost or losses.cost
-    return losses, test, cost
-
-
-def _seen(tasks: Sequence[str], seed: int | None, variant: str) -> dict[str, Any]:
-    """What Optuna's tools show of a run."""
-    return {"tasks": list(tasks), "seed": seed, **({"variant": variant} if variant else {})}
-
-
-def _shown(losses: Mapping[str, tuple[float, float]] | None) -> str:
-    return ", ".join(f"{task} {value:.6g}" for task, (value, _) in [*(losses or {}).items()][:5])
