@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import coterie as package
 from coterie.cli.app import app
 
-VERBS = ("create", "ask", "tell", "add", "import", "show", "run", "predict", "recommend")
+VERBS = ("create", "ask", "tell", "add", "import", "show", "run", "predict", "recommend", "report")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(package.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
 
 
@@ -126,6 +126,9 @@ def test_a_table_leads_to_predictions_and_groups(coterie):
         [False, False, True],
         [False, True, True],
     ]
+    page = Path(coterie("report", "mine")["report"])
+    assert page == Path("runs/mine/study.html")
+    assert "Against the simple ways to serve" in page.read_text()
     Path("other.csv").write_text("x,y\n1,2\n")
     assert "unknown columns" in coterie("import", "mine", "other.csv", code=1)
 

@@ -13,6 +13,7 @@ from coterie.cli.options import Debug, Json, Quiet
 from coterie.cli.session import Session, session
 from coterie.cli.streams import Streamed
 from coterie.errors import SettingError
+from coterie.study.typed import read_losses_file, read_names, read_pairs
 
 if TYPE_CHECKING:
     from coterie.study.runs import StudyRun
@@ -65,36 +66,6 @@ def _hush() -> None:
     from coterie.errors import require
 
     require("optuna", extra="study", purpose="coterie study").logging.set_verbosity(30)  # warnings
-
-
-def _names(text: str, option: str) -> list[str]:
-    """Names with commas between them."""
-    found = [name.strip() for name in text.split(",")]
-    if not all(found):
-        raise SettingError(f"{option} should be names with commas between them. Found {text!r:.80}.")
-    return found
-
-
-def _pairs(pairs: list[str], option: str) -> dict[str, Any]:
-    """``a=0.31 c=0.42+-0.01 d=trained`` as a mapping."""
-    from coterie.study.losses import TRAINED
-    from coterie.study.table import read_number
-
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        task, mark, value = pair.rpartition("=")
-        try:
-            loss = None if value == TRAINED else read_number(value)
-        except ValueError:
-            mark, loss = "", None
-        if not mark or not task or task in found:
-            raise SettingError(
-                f"{option} should be task=loss for each task once, such as a=0.31, a=0.31+-0.02 with a standard error, "
-                f"or a=trained where it was not measured. Found {pair!r:.80}. A training that diverged is told with "
-                "--failed."
-            )
-        found[task] = loss
-    return found
 
 
 @app.command()
@@ -166,9 +137,9 @@ def create(
         from coterie.study.making import create_study
         from coterie.study.subset_rules import SubsetRules
 
-        listed = _names(tasks, "--tasks")
-        measured = _names(targets, "--targets") if targets else listed
-        larger = measured if maximize == "all" else _names(maximize, "--maximize") if maximize else []
+        listed = read_names(tasks, "--tasks")
+        measured = read_names(targets, "--targets") if targets else listed
+        larger = measured if maximize == "all" else read_names(maximize, "--maximize") if maximize else []
         ways = dict.fromkeys(measured, "minimize") | dict.fromkeys(larger, "maximize")
         alike = set(ways.values())
         study = create_study(
@@ -185,7 +156,7 @@ def create(
             load_if_exists=load,
             rules=SubsetRules(
                 (least or 1, most or len(listed)) if least or most else None,
-                *([_names(text, "--together or --apart") for text in sets or ()] for sets in (together, apart)),
+                *([read_names(text, "--together or --apart") for text in sets or ()] for sets in (together, apart)),
             ),
             **given(reask_after=reask_after, matters=matters),
         )
@@ -243,20 +214,11 @@ def tell(
     with _opened(name, storage, as_json=as_json, quiet=quiet, debug=debug) as (s, study):
         if sum((bool(losses), file is not None, failed is not None)) != 1:
             raise SettingError("Give the losses as TASK=LOSS, or as --file, or say why there are none with --failed.")
-        report: Any = _pairs(losses or [], "TASK=LOSS") or None
+        report: Any = read_pairs(losses or [], "TASK=LOSS") or None
         if file is not None:
-            report = _read_file(file)
-        run = study.tell(number, report, failed=failed, cost=cost, test=_pairs(test, "--test") if test else None)
+            report = read_losses_file(file)
+        run = study.tell(number, report, failed=failed, cost=cost, test=read_pairs(test, "--test") if test else None)
         _show_run(s, study, run)
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    from coterie.training.command import read_report_file
-
-    try:
-        return read_report_file(path)
-    except (OSError, ValueError) as error:
-        raise SettingError(f"--file: {str(path)!r} holds no losses: {error}.") from error
 
 
 def _show_run(s: Session, study: Study, run: StudyRun) -> None:
@@ -290,8 +252,8 @@ def add(
     Example: [bold]coterie study add mine fever=0.33 cough=0.21 --seed 5[/bold]
     """
     with _opened(name, storage, as_json=as_json, quiet=quiet, debug=debug) as (s, study):
-        report = _pairs(losses, "TASK=LOSS")
-        trained = _names(tasks, "--tasks") if tasks else [task for task in report if task in study.tasks]
+        report = read_pairs(losses, "TASK=LOSS")
+        trained = read_names(tasks, "--tasks") if tasks else [task for task in report if task in study.tasks]
         _show_run(s, study, study.add(trained, report, seed=seed, cost=cost, variant=variant))
 
 
@@ -486,3 +448,29 @@ def recommend(
             s.say(found.text)
             print_grouping(s.console, found.to_dict(study.tasks))
             s.say(found.reason)
+
+
+@app.command()
+def report(
+    name: Name,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The page.", show_default="runs/NAME/study.html", dir_okay=False),
+    ] = None,
+    storage: Storage = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write a page about a study: what to serve and why, who helps whom, all runs.
+
+    Example: [bold]coterie study report mine --out mine.html[/bold]
+    """
+    with _opened(name, storage, as_json=as_json, quiet=quiet, debug=debug) as (s, study):
+        from coterie.study.storage import default_path
+
+        page = study.report(out or default_path(name).with_name("study.html"))
+        if s.as_json:
+            s.emit({"study": name, "report": str(page)})
+        else:
+            s.say(f"report: {page}")

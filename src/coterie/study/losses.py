@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from coterie._check import is_number, plain
+from coterie._check import is_number, plain, positive
 from coterie.errors import SettingError
 from coterie.study.settings import StudySettings
 
@@ -127,7 +127,7 @@ def _mean(value: Any) -> Any:
     return float(np.nanmean(array)) if good else value
 
 
-def split_report(losses: Any, test: Any, cost: Any) -> tuple[Any, Any, Any]:
+def _split(losses: Any, test: Any, cost: Any) -> tuple[Any, Any, Any]:
     """Losses, losses on test data and cost, which may come in one object: an Outcome, or what a command writes."""
     if isinstance(losses, Mapping):
         whole: dict[str, Any] = dict(cast("Mapping[str, Any]", losses))
@@ -136,3 +136,25 @@ def split_report(losses: Any, test: Any, cost: Any) -> tuple[Any, Any, Any]:
     elif hasattr(losses, "validation"):
         return losses.validation, test or losses.test, cost or losses.cost
     return losses, test, cost
+
+
+def full_report(settings: StudySettings, given: tuple[Any, Any, Any], tasks: Sequence[str]) -> dict[str, Any]:
+    """What a run brought, JSON-ready: losses, and where they are there metrics, losses on test data, and the cost.
+
+    Args:
+        settings: of the study.
+        given: losses, losses on test data, cost.
+        tasks: names of the tasks that the run trained on.
+
+    Raises:
+        SettingError: see :func:`read_report`; also for a cost that is not positive.
+    """
+    losses, test, cost = _split(*given)
+    if losses is None:
+        raise SettingError("Parameter `losses` is missing. Give {task: loss}, or failed='why'.")
+    report = read_report(losses, settings, tasks, "losses")
+    if test is not None:
+        report["test"] = read_report(test, settings, tasks, "test")["losses"]
+    if cost is not None:
+        report["cost"] = positive(cost, "cost")
+    return report

@@ -225,3 +225,12 @@ def seen_by_optuna(tasks: Sequence[str], seed: int | None, variant: str) -> dict
 def shown_losses(run: StudyRun) -> str:
     """The first losses of a run, for messages."""
     return ", ".join(f"{task} {value:.6g}" for task, (value, _) in [*(run.losses or {}).items()][:5])
+
+
+def lost_runs(runs: Sequence[StudyRun], limit: float) -> list[StudyRun]:
+    """Runs whose worker was last known to be alive before a time, and that nobody told or asked for again since."""
+    numbered = {run.number: run for run in runs}
+    again = {run.again for run in runs}
+    done = {root_of(run, numbered) for run in runs if run.state == TOLD}
+    waiting = (run for run in runs if run.state == ASKED and run.since < limit and run.number not in again)
+    return [run for run in waiting if root_of(run, numbered) not in done]

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from coterie._check import positive, whole_number
+from coterie._check import whole_number
 from coterie._surface import known_arguments, warn
 from coterie.errors import SettingError, StoreWarning
-from coterie.study.losses import read_report, split_report
+from coterie.study.losses import full_report
 from coterie.study.propose import CONFIRMATION, advise
 from coterie.study.results import Floats, Results
 from coterie.study.runs import (
@@ -28,6 +28,7 @@ from coterie.study.runs import (
     count_of,
     derive_runs,
     entry,
+    lost_runs,
     root_of,
     seen_by_optuna,
     shown_losses,
@@ -39,10 +40,13 @@ from coterie.study.storage import reaching
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
+    from pathlib import Path
 
     import optuna
     import pandas
 
+    from coterie.affinity import Affinity
+    from coterie.grouping import Grouping
     from coterie.study.recommend import StudyRecommendation
     from coterie.study.study_view import Aim
 
@@ -147,23 +151,11 @@ class Study:
 
     def _stale(self, runs: Sequence[StudyRun]) -> list[StudyRun]:
         """Runs that nobody has told for too long; one whose losses are there, but not its end, is ended."""
-        numbered = {run.number: run for run in runs}
-        again = {run.again for run in runs}
-        done = {root_of(run, numbered) for run in runs if run.state == TOLD}
-        limit = time.time() - self.settings.reask_after
-        found: list[StudyRun] = []
-        for run in runs:
-            if (
-                run.state == ASKED
-                and run.since < limit
-                and run.number not in again
-                and root_of(run, numbered) not in done
-            ):
-                if run.losses is None:
-                    found.append(run)
-                else:
-                    self._end(run.number, self._value(run.losses))
-        return found
+        found = lost_runs(runs, time.time() - self.settings.reask_after)
+        for run in found:
+            if run.losses is not None:
+                self._end(run.number, self._value(run.losses))
+        return [run for run in found if run.losses is None]
 
     def _show(self, run: StudyRun) -> None:
         """Say on the trial what run it stands for; nothing depends on it."""
@@ -234,7 +226,7 @@ class Study:
                     raise SettingError(f"Parameter `failed` should say why, in words. Found {failed!r}.")
                 self._note(number, FAILED, str(failed))
                 return self._finish(found, None)
-            report = self.report(losses, test, cost, found.tasks)
+            report = full_report(self.settings, (losses, test, cost), found.tasks)
             self._note(number, RESULT, report)
             root = root_of(found, runs)
             other = [one for one in runs.values() if one.state == TOLD and root_of(one, runs) == root]
@@ -276,18 +268,6 @@ class Study:
             ) from error
         return next(one for one in self.runs if one.number == run.number)
 
-    def report(self, losses: Any, test: Any, cost: Any, tasks: Sequence[str]) -> dict[str, Any]:
-        """What a run brought, JSON-ready."""
-        losses, test, cost = split_report(losses, test, cost)
-        if losses is None:
-            raise SettingError("Parameter `losses` is missing. Give {task: loss}, or failed='why'.")
-        report = read_report(losses, self.settings, tasks, "losses")
-        if test is not None:
-            report["test"] = read_report(test, self.settings, tasks, "test")["losses"]
-        if cost is not None:
-            report["cost"] = positive(cost, "cost")
-        return report
-
     @known_arguments
     def add(
         self,
@@ -313,8 +293,12 @@ class Study:
             SettingError: for what :meth:`tell` refuses, and for a run with these tasks, seed and variant that is there.
             StoreError: when the storage cannot be used.
         """
-        wish = self.addable(tasks, seed, variant, self.runs)
-        number = self.append_told(wish, self.report(losses, test, cost, [self.tasks[task] for task in wish.tasks]))
+        from coterie.study.table import addable
+
+        wish = addable(self, tasks, seed, variant)
+        number = self.append_told(
+            wish, full_report(self.settings, (losses, test, cost), [self.tasks[task] for task in wish.tasks])
+        )
         return next(run for run in self.runs if run.number == number)
 
     @known_arguments
@@ -337,25 +321,6 @@ class Study:
         from coterie.study.table import add_rows, read_rows
 
         return add_rows(self, read_rows(table, self.settings))
-
-    def addable(self, tasks: Sequence[str], seed: Any, variant: Any, runs: Sequence[StudyRun]) -> Wish:
-        """A run that is not there yet."""
-        numbers = self.settings.numbers(tasks)
-        seed = None if seed is None else whole_number(seed, "seed", low=0)
-        variant = str(variant)
-        named = tuple(self.tasks[task] for task in numbers)
-        for run in runs if seed is not None else ():
-            if (run.tasks, run.seed, run.variant) == (named, seed, variant) and run.state in (ASKED, TOLD):
-                way = (
-                    "Another training has another seed, or seed=None."
-                    if run.state == TOLD
-                    else f"Tell it: {run.number}."
-                )
-                raise SettingError(
-                    f"The study has a run on {list(named)!r:.80} with seed {seed} already: run {run.number}, which is "
-                    f"{run.state}. {way}"
-                )
-        return Wish(numbers, seed, variant)
 
     def append_told(self, wish: Wish, report: dict[str, Any]) -> int:
         """Add a finished run that was checked before, in one step; returns its number."""
@@ -476,6 +441,53 @@ class Study:
 
         own = self.settings
         return Aim(own.models if models is None and costs is None else models, costs, own.matters, own.subset_rules)
+
+    @known_arguments
+    def affinity(self, *, predictor: Any = None) -> Affinity:
+        """Who helps whom, as far as the runs tell: rows are targets, larger is better.
+
+        An entry is the expected relative reduction of the target's loss when the source is trained along: the mean of
+        training beside nothing else and beside all other tasks.
+
+        Args:
+            predictor: see :meth:`predict`.
+
+        Raises:
+            SettingError: where targets are others than tasks, or no run was told.
+        """
+        from coterie.study.page import affinity_of
+
+        return affinity_of(self, predictor)
+
+    def grouping(self) -> Grouping:
+        """The groups of :meth:`recommend`, as every other way to find groups gives them.
+
+        Raises:
+            SettingError: where targets are others than tasks.
+            WorkloadError: without any run that was told.
+        """
+        from coterie.study.page import grouping_of
+
+        return grouping_of(self)
+
+    def report(self, path: str | Path) -> Path:
+        """Write a page about the study: what to serve and why, who helps whom, all runs. One file that loads nothing.
+
+        Args:
+            path: of the HTML file.
+
+        Raises:
+            StoreError: when it cannot be written.
+        """
+        from coterie.study.page import write_page
+
+        return write_page(self, path)
+
+    def _repr_html_(self) -> str:
+        """What to serve and the last runs, for notebooks."""
+        from coterie.study.page import as_html
+
+        return as_html(self)
 
     def to_frame(self) -> pandas.DataFrame:
         """One row a run: `tasks`, `seed`, `variant`, `state`, `cost`, `reason`, and the loss of each target."""

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coterie._check import is_number, plain
+from coterie._check import is_number, plain, whole_number
 from coterie._files import read_bytes
 from coterie._surface import warn
 from coterie.errors import DataWarning, SettingError, require
-from coterie.study.losses import TRAINED
-from coterie.study.runs import TOLD, StudyRun, Wish
+from coterie.study.losses import TRAINED, full_report
+from coterie.study.runs import ASKED, TOLD, StudyRun, Wish
 from coterie.study.settings import StudySettings
 
 if TYPE_CHECKING:
@@ -195,6 +195,25 @@ def _row(line: int, cells: dict[str, str], names: Iterable[str], settings: Study
     )
 
 
+def addable(study: Study, tasks: Sequence[str], seed: int | None, variant: str) -> Wish:
+    """A run that is not there yet.
+
+    Raises:
+        SettingError: when it is, or a task is not in the study.
+    """
+    numbers = study.settings.numbers(tasks)
+    seed, variant = None if seed is None else whole_number(seed, "seed", low=0), str(variant)
+    named = tuple(study.tasks[task] for task in numbers)
+    for run in study.runs if seed is not None else ():
+        if (run.tasks, run.seed, run.variant) == (named, seed, variant) and run.state in (ASKED, TOLD):
+            way = f"Tell it: {run.number}." if run.state == ASKED else "Another training has another seed, or None."
+            raise SettingError(
+                f"The study has a run on {list(named)!r:.80} with seed {seed} already: run {run.number}, which is "
+                f"{run.state}. {way}"
+            )
+    return Wish(numbers, seed, variant)
+
+
 def add_rows(study: Study, rows: Sequence[TableRun]) -> list[StudyRun]:
     """Add the runs of a table that are not there yet; all are checked before the first is added.
 
@@ -210,14 +229,14 @@ def add_rows(study: Study, rows: Sequence[TableRun]) -> list[StudyRun]:
     for row in rows:
         try:
             tasks = tuple(study.tasks[task] for task in study.settings.numbers(row.tasks))
-            report = study.report(row.losses, None, row.cost, tasks)
+            report = full_report(study.settings, (row.losses, None, row.cost), tasks)
             mark = _fingerprint(tasks, row.losses, row)
             if there[mark] > 0:
                 there[mark] -= 1
                 continue
             other = seeded.get((tasks, row.seed, row.variant))
             if isinstance(other, StudyRun):
-                study.addable(row.tasks, row.seed, row.variant, runs)
+                addable(study, row.tasks, row.seed, row.variant)
             elif other is not None:
                 raise SettingError(f"line {other.line} has the same tasks and seed {row.seed}")
         except SettingError as error:
