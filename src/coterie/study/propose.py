@@ -74,13 +74,15 @@ def _key(wish: Wish) -> tuple[Any, ...]:
 def _choose(study: Study, runs: Sequence[StudyRun], confirmation: Any) -> Advice:
     """What the design says."""
     from coterie.study.confirmation import Confirmation, WantedRun
-    from coterie.study.design import next_runs
+    from coterie.study.design import design_size, next_runs
 
     under_way = [
         WantedRun(np.array([task in run.tasks for task in study.tasks]), run.seed or 0, "", run.variant)
         for run in runs
         if run.state in (ASKED, FAILED_STATE) and run.again is None
     ]
+    if not told_runs(runs) and len(under_way) >= design_size(len(study.tasks)):
+        return Advice((), False, "No run was told yet: these subsets are random.")
     written = None if confirmation is None else Confirmation.from_dict(confirmation)
     try:
         found = next_runs(
