@@ -55,6 +55,8 @@ def test_results_are_the_runs_that_were_told(study):
     assert found.trained.tolist() == [[task in run.tasks for task in TASKS] for run in runs[:4]]
     np.testing.assert_allclose(found.losses, [[losses_of(run).get(task, np.nan) for task in TASKS] for run in runs[:4]])
     assert found.costs.tolist() == [1, 2, 3, 4]
+    study.tell(runs[5], losses_of(runs[5]))
+    assert study.results().costs.tolist() == [1, 2, 3, 4, 2.5]
     assert found.seeds.tolist() == [run.seed for run in runs[:4]]
     assert found.errors is None
 

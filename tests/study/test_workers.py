@@ -91,7 +91,7 @@ def test_twelve_workers_do_five_hundred_runs(tmp_path, name, killed):
 @pytest.fixture
 def postgres():
     """Address of a database of its own."""
-    pytest.importorskip("psycopg2")
+    pytest.importorskip("psycopg")
     control = shutil.which("pg_ctl")
     if control is None:
         pytest.skip("no PostgreSQL server on PATH")

@@ -61,6 +61,8 @@ def results_of(study: Study, part: str) -> Results:
         raise SettingError(f"Parameter `part` should be 'validation' or 'test'. Found {part!r}.")
     told = [(run, run.losses if part == "validation" else run.test) for run in told_runs(study.runs)]
     rows = [(run, losses) for run, losses in told if losses]
+    costs = [run.cost for run, _ in rows if run.cost is not None]
+    usual = float(np.mean(costs)) if costs else 1.0  # of a run whose cost was not told
     position = {task: index for index, task in enumerate(study.targets)}
     values = np.full((len(rows), len(position)), np.nan)
     errors = np.zeros_like(values)
@@ -77,7 +79,7 @@ def results_of(study: Study, part: str) -> Results:
         errors if errors.any() else None,
         np.array([-1 if run.seed is None else run.seed for run, _ in rows], dtype=np.int64),
         tuple(run.variant for run, _ in rows),
-        np.array([1.0 if run.cost is None else run.cost for run, _ in rows]),
+        np.array([usual if run.cost is None else run.cost for run, _ in rows]),
     )
 
 

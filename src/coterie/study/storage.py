@@ -19,8 +19,13 @@ JOURNALS, SQLITE = (".journal", ".jsonl", ".log"), (".db", ".sqlite", ".sqlite3"
 _LOCK_SECONDS = 10
 #: seconds that a process waits for others that write to the same SQLite file
 _SQLITE_SECONDS = 120
-#: drivers of databases, and the packages that bring them
-_DRIVERS = {"postgresql": "psycopg2-binary", "mysql": "pymysql"}
+#: beginnings of addresses, and the packages that bring their drivers
+_DRIVERS = {
+    "postgresql": "'psycopg[binary]'",
+    "postgresql+psycopg2": "psycopg2-binary",
+    "mysql": "mysqlclient",
+    "mysql+pymysql": "pymysql",
+}
 
 
 def default_path(name: str) -> Path:
@@ -108,7 +113,7 @@ def _database(optuna: Any, address: str, create: bool) -> tuple[Any, str]:
         try:
             return optuna.storages.RDBStorage(address, engine_kwargs=options), name
         except ImportError as error:
-            package = _DRIVERS.get(url.get_backend_name(), "its driver")
+            package = _DRIVERS.get(url.drivername, "its driver")
             raise MissingDependencyError(
                 f"The storage {name} needs a driver of this database ({error}). Install it, for example with: "
                 f"pip install {package}"
