@@ -16,7 +16,7 @@ from coterie.study.results import Results
 from coterie.study.study_view import Aim, StudyView
 from coterie.study.subset_rules import SubsetRules, all_subsets, run_costs
 from reference.additive_values import AdditiveValues
-from study.test_recommend import TASKS, joined, made, study
+from reference.small_study import TASKS, joined, made, study
 
 PREDICTOR = AdditiveValues(0.1, 0.01)
 
@@ -101,17 +101,20 @@ def test_worth_of_a_run_is_the_gain_of_deciding_after_it():
     draws, covariance = small_draws()
     # two plans: the difference of their gains is normal, and E max(0, d) has a closed form
     weights = np.array([0.5, 0.5, -0.5, -0.5])
-    mean = weights @ draws.menu.values.ravel()
+    mean, best = weights @ draws.menu.values.ravel(), int(draws.expected.argmax())
     for row in range(2):
         seen = slice(2 * row, 2 * row + 2)
         moved = covariance[seen] @ weights
         spread = np.sqrt(moved @ np.linalg.solve(covariance[seen, seen] + np.diag(draws.noise**2), moved))
         exact = spread * norm.pdf(mean / spread) + mean * norm.cdf(mean / spread) - max(mean, 0)
-        assert draws.worth()[row] == pytest.approx(exact, rel=0.1)
+        assert draws.worths(row)[0] == pytest.approx(exact, rel=0.1)
+        assert draws.worths(row)[1] == pytest.approx(draws.probability[1 - best] * spread**2, rel=0.1)
     spread = np.sqrt(weights @ covariance @ weights)
     exact = spread * norm.pdf(mean / spread) + mean * norm.cdf(mean / spread) - max(mean, 0)
     assert draws.regret() == pytest.approx(exact, rel=0.1)
-    assert max(draws.worth()) < draws.regret()
+    assert max(draws.worths(row)[0] for row in range(2)) < draws.regret()
+    assert draws.probability.sum() == 1
+    assert draws.worth().max() <= 2
 
 
 def test_a_run_that_is_under_way_leaves_less_to_learn():
@@ -122,7 +125,7 @@ def test_a_run_that_is_under_way_leaves_less_to_learn():
     assert np.cov(after.draws.reshape(-1, 4).T) == pytest.approx(left, abs=0.1 * np.abs(covariance).max())
     assert after.draws.mean(axis=0) == pytest.approx(draws.draws.mean(axis=0), abs=0.005)
     assert after.regret() < draws.regret()
-    assert after.worth()[0] < draws.worth()[0]
+    assert after.worths(0)[0] < draws.worths(0)[0]
 
 
 def test_noise_of_a_run_is_found():

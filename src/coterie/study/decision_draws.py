@@ -16,6 +16,9 @@ from coterie.study.subset_rules import servable
 
 #: joint draws, and those of them whose best models are looked for
 _DRAWS, _PLANS = 300, 100
+#: draws are so much wider than the predictor believes: what it learnt from few runs is surer than it should be, most
+#: of all at the optimum of what it predicts (benchmarks/study_decisions.py)
+_WIDER = 1.5
 #: values that are drawn jointly at most: targets times models
 _VALUES = 1500
 
@@ -61,15 +64,33 @@ class DecisionDraws:
         return max(0.0, float((self.expected + self.gains).max(axis=1).mean() - self.expected.max()))
 
     def worth(self) -> Floats:
-        """(models,) the gain that the result of one run of each is expected to add to that of the choice."""
-        return np.array([self._worth(row) for row in range(len(self.menu.costs))])
+        """(models,) what one run of each is worth to the decision: its two worths, each as a share of the largest.
 
-    def _worth(self, row: int) -> float:
+        The gain that one result adds is 0 for all where no single result changes the choice; what it tells of the
+        choices that may be best is not.
+        """
+        found = np.array([self.worths(row) for row in range(len(self.menu.costs))])
+        return (found / np.maximum(found.max(axis=0), 1e-300)).sum(axis=1)
+
+    def worths(self, row: int) -> tuple[float, float]:
+        """Two worths of one run of a model.
+
+        The gain that its result is expected to add to that of the choice (the knowledge gradient); and how much it
+        lowers the variance of the differences between the choice and the others, each with its probability to be best.
+        """
         weights, seen = self._regression(row, self.gains)
         moved = seen @ weights
         # both signs of every draw: the mean of the moves is exactly 0
         tops = [(self.expected + sign * moved).max(axis=1).mean() for sign in (1, -1)]
-        return float(np.mean(tops) - self.expected.max())
+        differences = moved - moved[:, [int(self.expected.argmax())]]
+        told = (differences**2).mean(axis=0) @ self.probability
+        return float(np.mean(tops) - self.expected.max()), float(told)
+
+    @cached_property
+    def probability(self) -> Floats:
+        """(plans,) how often each is the best one."""
+        tops = (self.expected + self.gains).argmax(axis=1)
+        return np.bincount(tops, minlength=len(self.expected)) / len(tops)
 
     def _regression(self, row: int, of: Floats) -> tuple[Floats, Floats]:
         """Weights with which results of a run move what is expected of (draws, any), and the results (draws, seen)."""
@@ -105,6 +126,8 @@ def decision_draws(view: StudyView, others: Mask, seed: int) -> DecisionDraws:
         rest = predicted_menu(view.results, view.posterior_or_raise, fresh[: most - len(leading.costs)], [variant])
         menu = leading.together(rest)
     draws = draws_of_menu(menu, view.posterior_or_raise, _DRAWS, seed)
+    middle = draws.mean(axis=0)
+    draws = middle + _WIDER * (draws - middle)
     served = slice(len(leading.costs))
     weights, limits = view.total.weights, view.aim.limits
     plans = [leading.choose(weights, limits, search=True).serves]

@@ -16,15 +16,20 @@ from coterie.study.decision_draws import DecisionDraws, decision_draws
 from coterie.study.recommend import is_excluded, written_choice
 from coterie.study.results import Floats, Mask, Results, ValuePredictor
 from coterie.study.serving_plan import all_in_one
-from coterie.study.study_view import Aim, StudyView, fit_values
+from coterie.study.study_view import MODELS, Aim, StudyView, fit_values
 from coterie.study.subset_rules import SubsetRules, all_subsets, run_costs, servable, unique_rows
 
 #: random subsets that a design chooses from, and that are looked at beside the leading ones later
 _CANDIDATES, _OTHERS = 300, 30
+#: every second run of the design has at most so many times the mean size of the groups that may be served
+_LARGER = 1.5
 #: of the additive model behind the first design: variance of a source's effect, that of the noise being 1
 _EFFECT = 1.0
 #: share of the gain that matters: an expected miss below it is worth no further run
 _SMALL = 0.25
+#: every so many runs, one tells most about the additive model: what a predictor is wrongly sure of is not asked for by
+#: what it believes (benchmarks/study_decisions.py)
+_BROAD = 2
 #: so many runs of a subset that did not come back, and it is not asked for again
 _LOST = 2
 
@@ -65,7 +70,9 @@ def next_runs(
     First comes a design: all tasks together, then subsets that tell most about which source helps which target. Then
     every run is chosen for what it is expected to add to the gain of the models that will be served, for its cost:
     values of all subsets that may matter are drawn jointly from the predictor, and a run is worth the gain that its
-    result lets one choose beyond the choice of now (the knowledge gradient). Further seeds of a subset that was run
+    result lets one choose beyond the choice of now (the knowledge gradient), and what it tells of the differences
+    between the choices that may be best. Every second run is one of the first kind, because a predictor can be sure of
+    what is wrong. Further seeds of a subset that was run
     compete with new subsets. Runs of a batch are chosen one after the other as if those before had told what is
     expected of them.
 
@@ -102,7 +109,7 @@ def next_runs(
     whole_number(seed, "seed", low=0)
     aim = aim or Aim()
     book = _Book(results, taken)
-    first = _first_design(results, aim.rules, book, count, seed)
+    first = _first_design(results, aim, book, count, seed)
     if first:
         reason = "These runs tell most about which task helps which."
         return Proposal(first, False, reason, confirmation, float("nan"))
@@ -145,13 +152,15 @@ def design_size(sources: int) -> int:
     return max(6, sources + 2)
 
 
-def _first_design(results: Results, rules: SubsetRules, book: _Book, count: int, seed: int) -> tuple[WantedRun, ...]:
+def _first_design(results: Results, aim: Aim, book: _Book, count: int, seed: int) -> tuple[WantedRun, ...]:
     """What is missing from the first design, at most `count` runs.
 
     All tasks together come first, as the reference of every gain. Then each subset is the one that tells most, for its
     cost, about an additive model of each target that it measures: large subsets measure many targets, and pairs that
-    were seldom together tell more. Single tasks are in it where there may be a model for each.
+    were seldom together tell more. Every second one is not much larger than the groups that will be served, so that the
+    effect of the size is known there.
     """
+    rules = aim.rules
     told = np.concatenate([results.trained, *(run.trained[None] for run in book.under_way)])
     needed = min(count, design_size(len(results.sources)) - len(told))
     if needed <= 0:
@@ -165,8 +174,12 @@ def _first_design(results: Results, rules: SubsetRules, book: _Book, count: int,
         found.append(book.add(together, variant, "all tasks together, the reference"))
         design.add(together)
     costs = run_costs(results, candidates, variant)
+    sizes = candidates.sum(axis=1)
+    usual = max(2, round(_LARGER * len(results.sources) / (aim.models or MODELS)), int(sizes.min()))
     while len(found) < needed:
-        row = candidates[int(np.argmax(design.worth(candidates) / np.maximum(costs, 1e-12)))]
+        worth = design.worth(candidates) / np.maximum(costs, 1e-12)
+        worth = np.where((sizes <= usual) | ((len(told) + len(found)) % 2 == 0), worth, 0.0)
+        row = candidates[int(np.argmax(worth))]
         found.append(book.add(row, variant, "first design"))
         design.add(row)
     return tuple(found[:needed])
@@ -264,11 +277,16 @@ def _explore(view: StudyView, draws: DecisionDraws, book: _Book, count: int) -> 
     costs = np.concatenate(
         [run_costs(view.results, menu.trained[[row]], variant) for row, variant in enumerate(menu.variants)]
     )
-    for _ in range(count):
-        worth = np.where(free, draws.worth() / np.maximum(costs, 1e-12), -np.inf)
-        row = int(np.argmax(worth))
+    told = np.concatenate([view.results.trained, *(run.trained[None] for run in book.under_way)])
+    design = _AdditiveDesign(view.results, told)
+    for number in range(len(told), len(told) + count):
+        broad = number % _BROAD == 0
+        worth = design.worth(menu.trained) / np.sqrt(menu.trained.sum(axis=1)) if broad else draws.worth()
+        row = int(np.argmax(np.where(free, worth / np.maximum(costs, 1e-12), -np.inf)))
+        design.add(menu.trained[row])
         again = (menu.trained[row].tobytes(), menu.variants[row]) in book.counts
         reason = "a further seed of a subset that decides" if again else "decides which groups are best"
+        reason = "keeps the predictor honest: it tells most of what was seldom together" if broad else reason
         found.append(book.add(menu.trained[row], menu.variants[row], reason))
         draws = draws.after(row)
     return tuple(found)
