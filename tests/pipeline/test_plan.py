@@ -36,7 +36,7 @@ OPTIONS = {"groups": 2, "seeds": 2}
 def hurry() -> Iterator[None]:
     """Time fewer steps: what is tested here does not depend on the seconds that are found."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planning_time, "TIMING", 0.01)
+        patch.setattr(planning_time, "ALONE", 0.01)
         yield
 
 
@@ -112,12 +112,35 @@ def test_a_pilot_that_is_cut_off_says_so(tiny: Workload, monkeypatch: pytest.Mon
 @given(st.lists(st.integers(1, 500), min_size=2, max_size=30), st.integers(2, 40))
 def test_step_cost_of_a_population(steps: list[int], at_once: int) -> None:
     one = Timing(1.0, 1.0)
-    step_cost = StepCost(True, at_once, Timing(), Timing(), one, one * 0.1, Timing(), Timing(), one)
+    step_cost = StepCost(at_once, one, one, one * 0.1)
     chunks = -(-len(steps) // at_once)
     assert step_cost.trainings(steps).cpu == pytest.approx(chunks * max(steps) + 0.1 * sum(steps))
-    alone = StepCost(False, 1, Timing(), Timing(), one, one, Timing(), Timing(), one)
+    alone = StepCost(1, one)
     assert alone.trainings(steps).cpu == pytest.approx(sum(steps))
     assert alone.trainings([]) == Timing()
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.integers(1, 500), min_size=2, max_size=30, unique=True),
+    st.integers(2, 40),
+    st.floats(0.02, 0.9),
+)
+def test_the_cost_of_a_step_is_found_again(steps: list[int], at_once: int, share: float) -> None:
+    """From a step alone and one population, as long as a population of one member takes as long as a model alone."""
+    one = Timing(1.0, 1.0)
+    real = StepCost(at_once, one, one * (1 - share), one * share)
+    found = StepCost.of(at_once, one, steps, real.trainings(steps))
+    assert found.trainings(steps).cpu == pytest.approx(real.trainings(steps).cpu)
+    if sum(steps) > -(-len(steps) // at_once) * max(steps):
+        assert found.trainings([7] * 50).cpu == pytest.approx(real.trainings([7] * 50).cpu)
+
+
+def test_members_that_share_nothing_cost_what_was_measured() -> None:
+    """More a step than models alone, as a population that outgrows the caches may."""
+    found = StepCost.of(8, Timing(1.0, 1.0), [10] * 4, Timing(60.0, 60.0))
+    assert found.trainings([10] * 4).cpu == pytest.approx(60.0)
+    assert StepCost.of(1, Timing(1.0, 1.0), [10] * 4, Timing(60.0, 60.0)).trainings([5]).cpu == pytest.approx(7.5)
 
 
 def test_few_examples_have_labels_of_every_task(tiny: Workload) -> None:
@@ -159,7 +182,7 @@ def test_a_process_that_was_larger_before_is_not_the_pilot(tiny: Workload, monke
 def test_the_past_of_the_process_does_not_make_trainings_small(
     measured: Measurements, before: tuple[int, int] | None, after: tuple[int, int] | None
 ) -> None:
-    shapes = min(len(measured.members), measured.step_cost.at_once) * measured.footprint.member
+    shapes = min(len(measured.members), measured.pilot.cost.at_once) * measured.footprint.member
     assert shapes > 2**16
     rows = {row["stage"]: row for row in planning_rows.rows_of(replace(measured, before=before, after=after))}
     assert rows["base models"]["memory_bytes"] == shapes
@@ -175,7 +198,7 @@ def test_what_a_run_refuses_is_refused_before_anything_is_trained(
     """The rehearsal has one base on a few examples, which would fit."""
     with pytest.raises(ResourceError) as real:
         run(tiny, method=method, memory=3000, **OPTIONS)
-    monkeypatch.setattr(planning_measurements, "measure_step_cost", lambda *_: pytest.fail("steps were timed"))
+    monkeypatch.setattr(planning_measurements, "run_pilot", lambda *_: pytest.fail("models were trained"))
     with pytest.raises(ResourceError) as planned:
         plan(tiny, method=method, memory=3000, **OPTIONS)
     assert str(planned.value) == str(real.value)
@@ -198,8 +221,8 @@ def measured(tiny: Workload) -> Measurements:
 
 def test_methods_that_combine_gradients_train_groups_one_by_one(measured: Measurements) -> None:
     one = Timing(1.0, 1.0)
-    step_cost = StepCost(True, 100, Timing(), Timing(), one, Timing(), Timing(), Timing(), one)
-    measured = replace(measured, step_cost=step_cost, losses=Timing())
+    pilot = replace(measured.pilot, cost=StepCost(100, one, one))
+    measured = replace(measured, pilot=pilot, losses=Timing())
     plain, weighted, combined = (
         stage(
             {"rows": rows_of(replace(measured, request=replace(measured.request, balancing=as_balancing(name))))},
@@ -284,5 +307,5 @@ def test_the_smallest_number_of_runs_is_enough(tiny: Workload) -> None:
 def test_a_training_that_was_cut_off_cannot_stop_before_its_patience(steps: int, best: int, expected: float) -> None:
     job, nothing = Job((0, 1), seed=0), np.full(2, np.nan)
     done = Fit(replace(job, max_steps=4), {}, steps, best, (), nothing, nothing)
-    pilot = Pilot((done,), (), {job: 100}, {job: 30}, 4, Timing(), Timing())
+    pilot = Pilot((done,), (), {job: 100}, {job: 30}, 4, Timing(), StepCost(1, Timing()))
     assert pilot.steps(done) == pytest.approx(expected)

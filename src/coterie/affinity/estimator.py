@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from inspect import signature
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,10 @@ from coterie.affinity.costs import Costs
 from coterie.affinity.gain_model import GainModel
 from coterie.errors import SettingError
 from coterie.workload import Workload
+
+if TYPE_CHECKING:
+    from coterie.affinity.context import Prepared
+    from coterie.affinity.planned import EstimatePlan, KnownTrainings
 
 
 @short_repr
@@ -73,6 +77,29 @@ class Estimator(ABC):
             subset_size: size of the subsets that will mostly be asked about; methods to which it means nothing do not
                 look at it.
         """
+
+    @property
+    def probes(self) -> int:
+        """Usual subsets that a plan trains to learn what an ordinary training takes."""
+        return 2
+
+    def plan_trainings(self, prepared: Prepared, subset_size: int, known: KnownTrainings) -> EstimatePlan:
+        """What :meth:`estimate` will do, for :func:`coterie.plan`.
+
+        Args:
+            prepared: the workload.
+            subset_size: as for :meth:`estimate`.
+            known: trainings in the place of the first ones of the estimate.
+
+        Raises:
+            SettingError: the method cannot tell.
+            ResourceError: what the estimate will refuse.
+        """
+        del prepared, subset_size, known
+        raise SettingError(
+            f"Parameter `method`: no plan can be made for {self.name!r}, only for methods that are built on base "
+            "models. Use 'fused', 'secants', 'task-vectors' or 'grad-tag'."
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description."""

@@ -17,7 +17,7 @@ import torch
 from coterie._check import whole_number
 from coterie._context import DEFAULT_CONTEXT, Context
 from coterie._surface import known_arguments
-from coterie.affinity.bases import Bases, train, train_all, train_bases
+from coterie.affinity.bases import Bases, checkpoint, train, train_all, train_bases
 from coterie.affinity.context import Prepared, prepare
 from coterie.affinity.estimator import Estimate, Estimator
 from coterie.affinity.forks import displacements, fork_jobs, orthonormal, stack
@@ -25,11 +25,14 @@ from coterie.affinity.grad_tae_model import GradTAEModel
 from coterie.affinity.linear import LinearBase
 from coterie.affinity.linearize import by_secants, linearize
 from coterie.affinity.network import NetworkValues
+from coterie.affinity.planned import EstimatePlan, FeatureStage, KnownTrainings, TrainingCall, TrainingStage
 from coterie.affinity.ridge import matched_ridge
-from coterie.affinity.stopped import PATH, stopped_ridge
+from coterie.affinity.secants import secant_flops
+from coterie.affinity.stopped import PATH, SAMPLE, stopped_ridge
 from coterie.affinity.task_gradients import task_gradients
 from coterie.errors import ResourceError, SettingError
 from coterie.features.directions import Directions
+from coterie.features.plan import plan_features
 from coterie.features.program import refuse_complex
 from coterie.features.random_directions import RandomDirections
 from coterie.features.storage import STORED
@@ -184,6 +187,47 @@ class GradTAE(Estimator):
         model.memory = context.memory
         facts = {"steps of the training on all tasks": float(bases.full.steps)}
         return Estimate(model, prepared.costs, None, tuple(notes), facts)
+
+    def plan_trainings(self, prepared: Prepared, subset_size: int, known: KnownTrainings) -> EstimatePlan:
+        """Base models, forks and features, as the early stop of a training on all tasks says."""
+        self._check_memory(prepared)
+        n, features, full = prepared.workload.n_tasks, self._planned_features(prepared), known.full
+        # two bases, since the first keeps more than others, in store and for the choice of the ridge
+        few = replace(self, bases=2, share=0.0, ridge=0.1 if self.ridge == "matched" else self.ridge)
+        plan = EstimatePlan(
+            self.bases, features=features, remembers=self.evaluation == "network", rehearsed=few,
+            asked=(SAMPLE,) if self.ridge == "stopped" else (),
+        )  # fmt: skip
+        if full is None:
+            return plan
+        early, steps, fork = self.share > 0, checkpoint(full, self.share), max(1, round(self.fork * full.steps))
+        short = TrainingCall((n,) * self.bases, max(1, steps) if early else None)
+        models = (TrainingCall((n,)), short) if early else (short,)
+        stages = [TrainingStage("base models", f"{self.bases + early} trainings on all tasks", models)]
+        # the ends of forks are held, and where they have gone from the base in double precision
+        forks = [("task vectors", n, self.bases, fork)] if self.directions in ("secants", "task-vectors") else []
+        forks += [("choice of the ridge", min(LONG_FORKS, n), 1, 3 * fork)] if self.ridge == "matched" and early else []
+        for stage, tasks, calls, length in forks:
+            what = f"{calls * tasks} short trainings of {length} steps"
+            stages.append(TrainingStage(stage, what, (TrainingCall((1,) * tasks, length, calls),), 3 * tasks))
+        return replace(plan, stages=tuple(stages))
+
+    def _planned_features(self, prepared: Prepared) -> FeatureStage:
+        """The features of one base.
+
+        Raises:
+            ResourceError: they do not fit the memory.
+        """
+        workload, unit, n = prepared.workload, prepared.costs.unit, prepared.workload.n_tasks
+        if self.directions == "secants":
+            what, flops = f"margins at {n} ends, d = {n}", secant_flops(workload, n, unit)
+            return FeatureStage("secant features", what, "forward passes only", flops, 0.0, n)
+        count = self.count if self.directions == "random" else n
+        found = plan_features(workload, prepared.structure, count, prepared.context.memory)
+        rows = len(workload.split.train) + len(workload.split.validation)
+        flops = rows * (unit.forward + count * (unit.jvp - unit.forward))
+        what = f"{found.mode} mode, d = {count}"
+        return FeatureStage("gradient features", what, found.reason, flops, found.bytes, count)
 
     def _check_network(self, prepared: Prepared) -> None:
         other = [h for h, head in enumerate(prepared.structure.heads) if not head.linear]

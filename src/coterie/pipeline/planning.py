@@ -11,9 +11,8 @@ from coterie._check import whole_number
 from coterie._process_lock import process_lock
 from coterie._progress import Progress, silent
 from coterie._surface import known_arguments
-from coterie.affinity import Estimator, GradTAE
+from coterie.affinity import Estimator
 from coterie.affinity.methods import estimator_of
-from coterie.affinity.surrogates.fused import Fused
 from coterie.balancing import Balancing
 from coterie.balancing.choice import as_balancing
 from coterie.errors import SettingError
@@ -48,8 +47,8 @@ def plan(
 ) -> Plan:
     """Predict the peak memory, the time and the disk of a run, stage by stage; say which backend runs where and why.
 
-    A pilot trains a few of the models for real, with the recipe's early stopping; steps are timed one model at a time
-    and for a whole population; the estimate is rehearsed on a few hundred examples, the search for groups on a random
+    A pilot trains a few of the models for real, one alone and some together, with the recipe's early stopping, and
+    says what a step takes; the estimate is rehearsed on a few hundred examples, the search for groups on a random
     matrix, and the page on random losses. Nothing is kept.
 
     Args:
@@ -86,14 +85,13 @@ def plan(
     groups, budget, seeds, _, memory = check_settings(workload, groups, budget, seeds, 0, memory)
     check_runs(workload.n_tasks, groups, budget, seeds, compare_runs)
     validate(workload)
-    base = base_of(estimator)
     counts = group_counts(workload.n_tasks, groups, budget)
     models = sum(_proper(workload.n_tasks, counts)) + (budget or 0) * has_overlapping(workload.n_tasks, groups, budget)
     most = min(seeds * (1 + workload.n_tasks + models), compare_runs or sys.maxsize)
     with process_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the run will say them
         request = PlanRequest(
-            workload, estimator, base, groups, budget, counts, seeds, most, balancing, memory,
+            workload, estimator, groups, budget, counts, seeds, most, balancing, memory,
             typical_size(workload.n_tasks, groups),
         )  # fmt: skip
         measured = Measurements.make(request, tell)
@@ -130,18 +128,3 @@ def check_runs(n_tasks: int, groups: int | None, budget: int | None, seeds: int,
 def _proper(n_tasks: int, counts: list[int]) -> list[int]:
     """Without one group and one group a task, which every comparison has already."""
     return [count for count in counts if 1 < count < n_tasks]
-
-
-def base_of(estimator: Estimator) -> GradTAE:
-    """The settings of the base models of a method.
-
-    Raises:
-        SettingError: a method of another kind.
-    """
-    base: Any = estimator.base if isinstance(estimator, Fused) else estimator
-    if not isinstance(base, GradTAE):
-        raise SettingError(
-            f"Parameter `method`: no plan can be made for {estimator.name!r}, only for methods that are built on base "
-            "models. Use 'fused', 'secants', 'task-vectors' or 'grad-tag'."
-        )
-    return base

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,66 +14,47 @@ from numpy.typing import NDArray
 from coterie._context import Context
 from coterie._process_lock import process_lock
 from coterie._units import Payload
-from coterie.affinity import Affinity, Estimate, GainModel, GradTAE, PairwiseGainModel
+from coterie.affinity import Affinity, Estimate, Estimator, GainModel, PairwiseGainModel
 from coterie.affinity.costs import Costs
-from coterie.affinity.grad_tae_model import GradTAEModel
-from coterie.affinity.stopped import SAMPLE
 from coterie.grouping import Grouping
-from coterie.pipeline.candidates import candidate_groupings, subset_count
+from coterie.pipeline.candidates import candidate_groupings
 from coterie.pipeline.planning_time import Timing, timed
 from coterie.training.units import UnitCost
 from coterie.workload import Split, Workload
 
-#: examples of the rehearsal, and of a second one with a part of them, which tells what does not grow with examples
-ROWS, PART = 600, 4
+#: examples of the rehearsal
+ROWS = 600
 #: examples with a label of every task
 EACH = 2
-#: subsets in a call whose time is measured
-FEW, MANY = 8, 64
+#: subsets in the call whose time is measured, at most
+MANY = 64
 #: the search is rehearsed with so many tasks at most
 TASKS = 48
 #: features of a rehearsal may take so many numbers
 NUMBERS = 2**26
+#: what the features of a base leave behind for every label of a part
+_PARTS = ("train", "validation")
 
 
 @dataclass
 class _Recorder:
-    """Times units of work and keeps their arrays' sizes."""
+    """Times the units of work that hold features, and keeps their arrays' sizes."""
 
-    timing: dict[str, Timing] = field(default_factory=dict)
-    sizes: dict[str, dict[str, int]] = field(default_factory=dict)
+    timing: list[Timing] = field(default_factory=list[Timing])
+    sizes: list[dict[str, int]] = field(default_factory=list[dict[str, int]])
 
     def unit(self, name: str, key: Mapping[str, Any], compute: Callable[[], Payload]) -> Payload:
         """Compute."""
-        del key
-        payload, self.timing[name] = timed(compute)
-        self.sizes[name] = {k: int(v.nbytes) for k, v in payload.arrays.items()}
+        del name, key
+        payload, timing = timed(compute)
+        found: dict[str, int] = dict.fromkeys((*_PARTS, "statistics"), 0)
+        for array, value in payload.arrays.items():
+            if array.split("/")[0] in found:
+                found[array.split("/")[0]] += int(value.nbytes)
+        if found["statistics"]:
+            self.timing.append(timing)
+            self.sizes.append(found)
         return payload
-
-
-@dataclass(frozen=True)
-class Rehearsal:
-    """An estimate with one base model on few examples.
-
-    Attributes:
-        model: predicts any subset, as the real one will but worse.
-        train: labels of the training part.
-        validation: labels of the validation part.
-        timing: time of the features and of their sums.
-        fixed: bytes of what is kept of a base whatever the number of examples.
-        label: bytes of what is kept of a label.
-        call: time of a call of the model.
-        subset: time of a subset in a call.
-    """
-
-    model: GradTAEModel
-    train: int
-    validation: int
-    timing: Timing
-    fixed: int
-    label: float
-    call: Timing
-    subset: Timing
 
 
 @dataclass(frozen=True)
@@ -82,94 +63,64 @@ class EstimateCost:
 
     Attributes:
         features: time of the features of one base.
-        kept: bytes that stay in memory of one base.
-        stored: bytes on disk of the first base and of any other.
+        stored: bytes on disk of each base; those of the last stay in memory.
         features_bytes: bytes of all features of one base while they are made.
-        call: time of a call of the model, for one base.
-        subset: time of a subset in a call, for one base.
+        call: time of a usual call of the model, for one base.
     """
 
     features: Timing
-    kept: float
-    stored: tuple[float, float]
+    stored: tuple[float, ...]
     features_bytes: float
     call: Timing
-    subset: Timing
 
 
-def rehearse(base: GradTAE, workload: Workload, size: int, memory: int, label_numbers: int) -> EstimateCost:
-    """Make the estimate with one base on a few examples, and on fewer, and scale it to all.
+def rehearse(
+    estimator: Estimator, workload: Workload, memory: int, size: int, numbers: int, usual: float
+) -> EstimateCost:
+    """Make an estimate with few base models on a few examples, and scale it to all.
 
     Args:
-        base: settings of the base models.
+        estimator: settings with one or two base models.
         workload: tasks and data.
-        size: of a usual subset.
         memory: for the features.
-        label_numbers: numbers that the features of a label have, at most.
+        size: of a usual subset.
+        numbers: that the features of a label have, at most.
+        usual: subsets in a usual call of the model.
     """
-    rows = int(np.clip(NUMBERS // max(1, label_numbers * workload.n_tasks), 32, ROWS))
-    large = _rehearsal(base, workload, rows, size, memory)
-    small = _rehearsal(base, workload, max(8, rows // PART), size, memory)
-    train, validation = (int(workload.observed[workload.split.part(p)].sum()) for p in ("train", "validation"))
-    labels, grown = train + validation, large.train + large.validation
-    features = _line(large.timing, small.timing, grown, small.train + small.validation, labels)
-    call = _line(large.call, small.call, large.validation, small.validation, validation)
-    subset = _line(large.subset, small.subset, large.validation, small.validation, validation)
-    both = large.fixed + large.label * labels
-    one = large.fixed + large.label * validation
-    first = both if base.directions != "secants" or base.fit == "converged" else one
-    kept = both if base.fit == "converged" else one
-    return EstimateCost(features, kept, (first, kept), large.label * labels, call, subset)
-
-
-def _line(large: Timing, small: Timing, many: int, few: int, wanted: int) -> Timing:
-    """A time that grows with a count, from two."""
-    if many <= few:
-        return large
-    return large + (large - small) * max(0.0, (wanted - many) / (many - few))
-
-
-def _rehearsal(base: GradTAE, workload: Workload, rows: int, size: int, memory: int) -> Rehearsal:
+    rows = int(np.clip(NUMBERS // max(1, numbers * workload.n_tasks), 32, ROWS))
     small = shrunk(workload, rows)
     recipe = replace(workload.recipe, epochs=1, check_every=None, batch_size=min(workload.recipe.batch_size, rows))
-    small = replace(small, recipe=recipe)
-    store = _Recorder()
-    settings = replace(base, bases=1, share=0.0, ridge=base.ridge if base.ridge != "matched" else 0.1)
+    small, store = replace(small, recipe=recipe), _Recorder()
     with process_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        estimate = settings.estimate(small, Context(memory=memory, store=store), size)
-    model: Any = estimate.model
-    name = "secants" if base.directions == "secants" else "features"
-    sizes = store.sizes[name]
-    fixed = sum(v for k, v in sizes.items() if k.startswith("statistics/"))
-    train, validation = (int(small.observed[small.split.part(p)].sum()) for p in ("train", "validation"))
-    label = sum(v for k, v in sizes.items() if k.startswith("validation/")) / max(1, validation)
-    call, subset = _call(model, size)
-    return Rehearsal(model, train, validation, store.timing[name], fixed, label, call, subset)
+        model: Any = estimator.estimate(small, Context(memory=memory, store=store), size).model
+    labels = [{part: int(w.observed[w.split.part(part)].sum()) for part in _PARTS} for w in (small, workload)]
+    more = {part: labels[1][part] / max(1, labels[0][part]) for part in _PARTS} | {"statistics": 1.0}
+    stored = tuple(sum(more[part] * count for part, count in sizes.items()) for sizes in store.sizes)
+    total = sum(labels[1].values())
+    label = store.sizes[0]["validation"] / max(1, labels[0]["validation"])
+    return EstimateCost(
+        store.timing[-1] * (total / max(1, sum(labels[0].values()))), stored, label * total,
+        _call(model, size, int(np.clip(usual, 1, MANY))) * (more["validation"] * max(1.0, usual / MANY)),
+    )  # fmt: skip
 
 
-def _call(model: GradTAEModel, size: int) -> tuple[Timing, Timing]:
-    """Time of a call and of a subset in it."""
+def _call(model: Any, size: int, count: int) -> Timing:
+    """Time of a call, the best of two after a first one, for one base."""
     n, rng = len(model.tasks), np.random.default_rng(0)
-    least: list[Timing] = []
-    for count in (FEW, MANY):
-        masks = [rng.random((count, n)).argsort(1) < size for _ in range(3)]
-        found: list[Timing] = []
-        for mask in masks:
-            if model.network is not None:
-                model.network.known.clear()  # nothing is evaluated twice
-            found.append(timed(lambda m=mask: model.predict_values(m))[1])
-        least.append(min(found[1:], key=lambda t: t.cpu))
-    subset = (least[1] - least[0]) * (1 / (MANY - FEW))
-    return least[0] - subset * FEW, subset
+    found: list[Timing] = []
+    for _ in range(3):
+        masks = rng.random((count, n)).argsort(1) < size
+        if model.network is not None:
+            model.network.known.clear()  # nothing is evaluated twice
+        found.append(timed(lambda masks=masks: model.predict_values(masks))[1])
+    return min(found[1:], key=lambda timing: timing.cpu) * (1 / len(model.bases))
 
 
 def shrunk(workload: Workload, rows: int) -> Workload:
     """The workload with a few examples a part, among which every task has labels."""
-    return replace(
-        workload,
-        split=Split(*(_some(workload, workload.split.part(p), rows) for p in ("train", "validation", "test"))),
-    )
+    parts = (workload.split.part(part) for part in ("train", "validation", "test"))
+    return replace(workload, split=Split(*(_some(workload, part, rows) for part in parts)))
 
 
 def _some(workload: Workload, part: torch.Tensor, rows: int) -> torch.Tensor:
@@ -228,6 +179,10 @@ class SearchCost:
         found = {tuple(sorted(g)) for grouping in self.groupings for g in grouping.groups}
         return [len(g) for g in found if len(g) > 1]
 
+    def after(self, asked: Sequence[int]) -> SearchCost:
+        """With the calls that come before the search, by the number of subsets in each."""
+        return replace(self, calls=self.calls + len(asked), subsets=self.subsets + sum(asked))
+
 
 def count_search(names: tuple[str, ...], groups: int | None, budget: int | None, *, remembers: bool) -> SearchCost:
     """Search for groups in a random matrix with as many tasks, and count; beyond 48 tasks with 48, and scaled.
@@ -248,9 +203,3 @@ def count_search(names: tuple[str, ...], groups: int | None, budget: int | None,
     (_, found), own = timed(lambda: candidate_groupings(estimate, matrix, given, most))
     more = len(names) / n
     return SearchCost(model.calls * more, model.subsets * more, own * more**2, tuple(found.values()))
-
-
-def asked_before(n_tasks: int, size: int, stopped: bool, reference: int) -> tuple[int, int]:
-    """Calls and subsets before the search: the choice of the ridge, the reference, tasks alone, the affinity matrix."""
-    parts = [SAMPLE] * stopped + [reference] * (reference > 0) + [n_tasks, subset_count(n_tasks, size)]
-    return len(parts), sum(parts)

@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from coterie._context import Context
 from coterie._progress import Progress
-from coterie.affinity import Estimator, GradTAE
+from coterie.affinity import Estimator
 from coterie.affinity.context import Prepared, prepare
 from coterie.affinity.costs import training_flops
-from coterie.affinity.surrogates.budget import probes_of
-from coterie.affinity.surrogates.fused import Fused
+from coterie.affinity.planned import EstimatePlan, KnownTrainings, TrainingCall
 from coterie.affinity.surrogates.real_runs import different_subsets
 from coterie.balancing import Balancing
 from coterie.evaluation.halves import halve_validation
 from coterie.evaluation.labels import LabelIndex
+from coterie.pipeline.candidates import subset_count
 from coterie.pipeline.planning_estimate import TASKS, EstimateCost, SearchCost, count_search, rehearse
 from coterie.pipeline.planning_memory import Sizes, resident
 from coterie.pipeline.planning_page import PageCost, rehearse_page
-from coterie.pipeline.planning_split import TrainingCounts, check_memory, count_trainings, fixed_bases, process_seconds
-from coterie.pipeline.planning_time import Pilot, StepCost, Timing, corrected, measure_step_cost, run_pilot, timed
+from coterie.pipeline.planning_time import Pilot, StepCost, Timing, run_pilot, timed
 from coterie.training.evaluate import Footprint, measure_footprint
-from coterie.training.job import Fit, Job, Schedule, derive
+from coterie.training.job import Fit, Job, derive
 from coterie.workload import Workload
 
-#: usual subsets that the pilot trains, where the method has no number of its own
-PROBES = 2
+#: observations with which the algebra after the trainings is rehearsed; more are scaled with the cube
+OBSERVED = 400
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,6 @@ class PlanRequest:
 
     workload: Workload
     estimator: Estimator
-    base: GradTAE
     groups: int | None
     budget: int | None
     counts: Sequence[int]
@@ -63,13 +61,12 @@ class Measurements:
         request: what is to be planned.
         prepared: structure and FLOPs.
         started: time of modules that were imported for the first time.
-        step_cost: what trainings cost.
-        pilot: a few of them.
-        search: what the search for groups asks for.
-        planned: how many base models and real runs the estimate makes.
+        pilot: a few trainings.
+        search: what the search for groups, and the estimate before it, ask of the model.
+        planned: what the estimate does.
         cost: of the features and of a call of the model; None without base models.
         page: of the end.
-        process: time to fit the process of the fused estimate.
+        solve: time of the algebra after the trainings of the estimate.
         losses: time to find the loss of every label under one model.
         labels: labels of the half that chooses and of the test part.
         footprint: memory of a member of a population.
@@ -80,13 +77,12 @@ class Measurements:
     request: PlanRequest
     prepared: Prepared
     started: Timing
-    step_cost: StepCost
     pilot: Pilot
     search: SearchCost
-    planned: TrainingCounts
+    planned: EstimatePlan
     cost: EstimateCost | None
     page: PageCost
-    process: Timing
+    solve: Timing
     losses: Timing
     labels: int
     footprint: Footprint
@@ -96,25 +92,21 @@ class Measurements:
     @staticmethod
     def make(request: PlanRequest, tell: Progress) -> Measurements:
         """Measure."""
-        workload, memory, n = request.workload, request.memory, request.workload.n_tasks
+        workload, memory, n, size = request.workload, request.memory, request.workload.n_tasks, request.size
         prepared, first = timed(lambda: prepare(workload, Context(memory=memory)))
         _, second = timed(lambda: prepare(workload, Context(memory=memory)))
-        fused = isinstance(request.estimator, Fused)
-        known = TrainingCounts(fixed_bases(request.estimator, request.base), 0, 0, 0)
-        check_memory(prepared, request.estimator, request.base, request.size, known)  # before anything is trained
-        remembers = fused or request.base.evaluation == "network"
-        search = count_search(workload.task_names, request.groups, request.budget, remembers=remembers)
+        known = request.estimator.plan_trainings(prepared, size, KnownTrainings())  # refuses before anything is trained
+        search = count_search(workload.task_names, request.groups, request.budget, remembers=known.remembers)
         before = resident()
         tell("plan", 1, 4)
-        jobs, probes = _jobs(request)
-        step_cost = measure_step_cost(workload, jobs, memory)
-        pilot = run_pilot(workload, jobs, probes, step_cost, memory)
+        pilot = run_pilot(workload, *_jobs(request), memory)
         after = resident()
         tell("plan", 2, 4)
-        planned = count_trainings(prepared, request.estimator, request.base, pilot)
-        check_memory(prepared, request.estimator, request.base, request.size, planned)
-        width = request.base.count if request.base.directions == "random" else n
-        cost = rehearse(request.base, workload, request.size, memory, width) if planned.bases else None
+        planned = request.estimator.plan_trainings(prepared, size, KnownTrainings(pilot.fits[0], pilot.usual))
+        search, cost = search.after([*planned.asked, n, subset_count(n, size)]), None
+        if planned.rehearsed is not None and planned.features is not None:
+            usual = search.subsets / max(1.0, search.calls)
+            cost = rehearse(planned.rehearsed, workload, memory, size, planned.features.numbers, usual)
         tell("plan", 3, 4)
         halved, choose = halve_validation(workload)
         index = [LabelIndex.of(workload, rows) for rows in (choose, workload.split.test)]
@@ -122,9 +114,8 @@ class Measurements:
         _, losses = timed(lambda: [one.losses(halved, state, range(n)) for one in index])
         groupings = search.groupings if len(search.groupings[:1] and search.groupings[0].tasks) == n else ()
         return Measurements(
-            request, prepared, first - second, corrected(step_cost, pilot), pilot, search, planned, cost,
-            rehearse_page(workload, index, groupings, request.seeds),
-            process_seconds(request.estimator, n, request.size, planned.runs), losses,
+            request, prepared, first - second, pilot, search, planned, cost,
+            rehearse_page(workload, index, groupings, request.seeds), _solve(planned, min(max(size, 2), n)), losses,
             sum(len(one.task) for one in index), measure_footprint(workload), before, after,
         )  # fmt: skip
 
@@ -163,51 +154,48 @@ class Measurements:
 
         return [f for f in self.pilot.fits if kind(len(f.job.subset)) == kind(size)] or list(self.pilot.fits)
 
-    def steps(self, sizes: Sequence[int], *, most: bool = False) -> list[float]:
-        """Steps of trainings on so many tasks each: those of the pilot's that are like them, in turn."""
-        if most:
-            return [float(self.longest(size)) for size in sizes]
-        known = {size: self.like(size) for size in set(sizes)}
-        return [self.pilot.steps(known[size][i % len(known[size])]) for i, size in enumerate(sizes)]
-
-    def longest(self, size: int) -> int:
-        """Steps of the longest training on so many tasks in the pilot, had it gone on to the last epoch."""
-        return max(self.pilot.most(done) for done in self.like(size))
-
     def checks(self, size: int) -> float:
         """Mean number of validation checks of a training on so many tasks."""
-        like = self.like(size)
-        return float(np.mean([len(done.history) * self.pilot.steps(done) / max(1, done.steps) for done in like]))
+        return float(np.mean([len(f.history) * self.pilot.steps(f) / max(1, f.steps) for f in self.like(size)]))
 
-    def trained(self, sizes: Sequence[int], share: float = 1.0, *, most: bool = False, stacked: bool = True) -> Timing:
-        """Time of ordinary trainings by one call, checked on a share of the validation part."""
-        steps, workload, looks = self.steps(sizes, most=most), self.request.workload, 0.0
-        for size, count in zip(sizes, steps, strict=True):
-            like = self.like(size)
-            rows = np.mean([len(workload.rows_of(done.job.subset, "validation")) for done in like])
-            test = np.mean([len(workload.rows_of(done.job.subset, "test")) for done in like])
-            every = Schedule(workload, like[0].job).check_every
-            looks += float(rows * share * (1 + count / every) + test)
-        step_cost = self.step_cost if stacked else replace(self.step_cost, stackable=False)
-        return step_cost.trainings(steps, looks)
+    def trained(self, what: TrainingCall, *, most: bool = False, stacked: bool = True) -> Timing:
+        """Time of trainings: as many steps as those of the pilot's that are like them, in turn."""
+        pilot, known = self.pilot, {size: self.like(size) for size in set(what.sizes)}
+        steps = [float(what.steps or 0)] * len(what.sizes)
+        if what.steps is None and most:
+            steps = [float(max(map(pilot.most, known[size]))) for size in what.sizes]
+        elif what.steps is None:
+            steps = [pilot.steps(known[size][i % len(known[size])]) for i, size in enumerate(what.sizes)]
+        cost = pilot.cost if stacked else StepCost(1, pilot.cost.alone)
+        return cost.trainings(steps) * what.calls
 
-    def flops(self, sizes: Sequence[int], *, most: bool = False) -> float:
-        """FLOPs of ordinary trainings."""
-        workload, unit = self.request.workload, self.prepared.costs.unit
-        flops = lambda done: training_flops(workload, done, unit) / max(1, done.steps)  # noqa: E731
-        pilot, known = self.pilot, dict[int, float]()
-        for size in set(sizes):
-            like = self.like(size)
-            known[size] = float(np.mean([flops(f) * (pilot.most(f) if most else pilot.steps(f)) for f in like]))
-        return sum(known[size] for size in sizes)
+    def flops(self, what: TrainingCall, *, most: bool = False) -> float:
+        """FLOPs of trainings."""
+        return what.calls * sum(self._flops(size, what.steps, most=most) for size in what.sizes)
+
+    def _flops(self, size: int, steps: int | None, *, most: bool) -> float:
+        """FLOPs of one training; with a number of steps, nothing is checked."""
+        workload, unit, like, pilot = self.request.workload, self.prepared.costs.unit, self.like(size), self.pilot
+        if steps is None:
+            each = [training_flops(workload, done, unit) / max(1, done.steps) for done in like]
+            counts = [pilot.most(done) if most else pilot.steps(done) for done in like]
+            return float(np.mean(np.array(each) * counts))
+        rows = np.mean([len(workload.rows_of(done.job.subset, "train")) for done in like])
+        return float(steps * rows / max(1.0, np.ceil(rows / workload.recipe.batch_size)) * unit.training)
+
+
+def _solve(planned: EstimatePlan, size: int) -> Timing:
+    """Time of the algebra that follows on the trainings of an estimate, rehearsed with as many as are quick."""
+    if planned.solve is None:
+        return Timing()
+    solve, count = planned.solve, max(1, min(planned.runs, OBSERVED // size))
+    return timed(lambda: solve(count))[1] * max(1.0, (planned.runs / count) ** 3)
 
 
 def _jobs(request: PlanRequest) -> tuple[list[Job], int]:
     """What a run trains with its first seed: on all tasks, usual subsets of the estimate, and the comparison's."""
     n, rng = request.workload.n_tasks, np.random.default_rng(0)
-    fused = request.estimator if isinstance(request.estimator, Fused) else None
-    count = probes_of(fused.trainings) if fused else PROBES
-    usual = different_subsets(n, count, min(max(2, request.size), n), 0)
+    usual = different_subsets(n, request.estimator.probes, min(max(2, request.size), n), 0)
     seed = derive(0, 71) % 2**31
     jobs = [Job(tuple(range(n)), 0)]
     jobs += [Job(tuple(np.flatnonzero(row).tolist()), seed, order_seed=seed) for row in usual]

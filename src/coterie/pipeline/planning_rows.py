@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from coterie.affinity.grad_tae import LONG_FORKS
 from coterie.affinity.linearize import KEEP_BYTES
-from coterie.affinity.secants import secant_flops
-from coterie.affinity.surrogates.fused import MATRICES, Fused
-from coterie.affinity.surrogates.real_runs import BLOCK
-from coterie.features.plan import plan_features
-from coterie.pipeline.planning_estimate import asked_before
+from coterie.affinity.planned import TrainingCall, TrainingStage
 from coterie.pipeline.planning_measurements import Measurements
 from coterie.pipeline.planning_memory import COPIES, FIXED, resident, trainings_unit, write_seconds
-from coterie.pipeline.planning_split import reference_size
 from coterie.pipeline.planning_time import Timing
 from coterie.training.stack import is_stackable
 
@@ -27,44 +22,31 @@ NOTICED = 0.05
 
 def rows_of(measured: Measurements) -> list[Row]:
     """All stages, in order."""
-    found = [
-        *_bases(measured),
-        *_features(measured),
-        *_runs(measured),
-        _search(measured),
-        _comparison(measured),
-        _end(measured),
-    ]
-    return (
-        [_row("imports", "modules that a run needs", "", measured.started), *found]
-        if measured.started.cpu > NOTICED
-        else found
-    )
+    trained = [_trained(measured, stage) for stage in measured.planned.stages]
+    kept = [row for row, stage in zip(trained, measured.planned.stages, strict=True) if stage.trainings[0].kept]
+    found = [*kept, *_features(measured), *(row for row in trained if row not in kept), _search(measured)]
+    found += [_comparison(measured), _end(measured)]
+    if measured.started.cpu > NOTICED:
+        found.insert(0, _row("imports", "modules that a run needs", "", measured.started))
+    return found
 
 
 def totals(measured: Measurements, rows: Sequence[Row]) -> Row:
     """Sums, and the peak of the process with what they are made of."""
     disk = {row["stage"]: row["disk_bytes"] for row in rows if row["disk_bytes"]}
     # what is kept of the estimate is there in every stage; what the comparison keeps, only at its end
-    estimate, compared = (
-        int(measured.planned.bases * measured.cost.kept) if measured.cost else 0,
-        int(measured.sizes.held),
-    )
-    stages = {row["stage"]: row["memory_bytes"] for row in rows if row["stage"] != "report"}
-    stages["report"] = compared + sum(row["memory_bytes"] for row in rows if row["stage"] == "report")
+    estimate = int(measured.planned.bases * measured.cost.stored[-1]) if measured.cost else 0
+    stages = {row["stage"]: row["memory_bytes"] for row in rows}
+    stages["report"] += int(measured.sizes.held)
     largest = max(stages, key=lambda stage: stages[stage])
-    now = resident()
-    peak = None
-    if measured.before is not None and now is not None:
-        peak = max(now[1], measured.before[0] + estimate + stages[largest])
+    now, before = resident(), measured.before
+    peak = None if before is None or now is None else max(now[1], before[0] + estimate + stages[largest])
     return {
         "peak_memory_bytes": peak,
         "disk_bytes": sum(disk.values()),
-        "seconds": sum(row["seconds"] for row in rows),
-        "cpu_seconds": sum(row["cpu_seconds"] for row in rows),
-        "seconds_at_most": sum(row["seconds_at_most"] for row in rows),
+        **{name: sum(row[name] for row in rows) for name in ("seconds", "cpu_seconds", "seconds_at_most")},
         "memory": {
-            "process": None if measured.before is None else measured.before[0],
+            "process": None if before is None else before[0],
             "kept of the estimate": estimate,
             f"largest stage: {largest}": stages[largest],
         },
@@ -74,113 +56,59 @@ def totals(measured: Measurements, rows: Sequence[Row]) -> Row:
 
 def notes(measured: Measurements, total: Row) -> list[str]:
     """What is worth knowing about this plan."""
-    pilot, structure = measured.pilot, measured.prepared.structure
-    longest = max(done.steps for done in pilot.fits)
-    peak = total["peak_memory_bytes"]
+    pilot, structure, peak = measured.pilot, measured.prepared.structure, total["peak_memory_bytes"]
     memory = "" if peak is None else f"a peak of {peak / 2**20:,.0f} MiB of memory and "
     found = [
         f"Expected: {_spoken(total['seconds'])} (at most {_spoken(total['seconds_at_most'])}), {memory}"
-        f"{total['disk_bytes'] / 2**20:,.1f} MiB on disk."
+        f"{total['disk_bytes'] / 2**20:,.1f} MiB on disk.",
+        f"Pilot: {len(pilot.fits)} real trainings in {pilot.timing.wall:.1f} s, "
+        f"{max(done.steps for done in pilot.fits)} steps at most.",
     ]
-    found.append(f"Pilot: {len(pilot.fits)} real trainings in {pilot.timing.wall:.1f} s, {longest} steps at most.")
     if pilot.limit is not None:
         found.append(
             f"The pilot was cut off at {pilot.limit} steps, before early stopping: trainings are expected to take as "
             "long as the geometric mean of the soonest early stop and the last epoch, and may well take another time."
         )
     linear = sum(head.linear for head in structure.heads)
-    n = measured.request.workload.n_tasks
-    found.append(f"trunk: {len(structure.trunk)} parameter tensors; heads: {linear} linear of {n}")
-    return found
+    heads = f"heads: {linear} linear of {measured.request.workload.n_tasks}"
+    return [*found, f"trunk: {len(structure.trunk)} parameter tensors; {heads}"]
 
 
-def _bases(measured: Measurements) -> list[Row]:
-    request, planned, n = measured.request, measured.planned, measured.request.workload.n_tasks
-    if not planned.bases:
-        return []
-    why, sizes, early = _why(measured), measured.sizes, request.base.share > 0
-    full = [n] if early else [n] * planned.bases
-    once = measured.trained(full)
-    timing = once + measured.step_cost.trainings([planned.steps] * planned.bases) if early else once
-    flops = measured.flops(full) + early * _steps_flops(measured, (n,), planned.bases * planned.steps)
-    disk = trainings_unit(sizes.state, sizes.tensors, n, planned.bases, 0) if early else 0.0
-    disk += trainings_unit(sizes.state, sizes.tensors, n, len(full), measured.checks(n))
-    rows = [
-        _row("base models", f"{planned.bases + early} trainings on all tasks", why, timing, flops=flops, disk=disk,
-             memory=_population(measured),
-             most=(measured.trained(full, most=True), measured.flops(full, most=True)))
-    ]  # fmt: skip
-    if request.base.directions in ("secants", "task-vectors"):
-        rows.append(_forks(measured, "task vectors", n, planned.bases, planned.fork))
-    if request.base.ridge == "matched" and early:
-        rows.append(_forks(measured, "choice of the ridge", min(LONG_FORKS, n), 1, 3 * planned.fork))
-    return rows
-
-
-def _forks(measured: Measurements, stage: str, tasks: int, bases: int, steps: int) -> Row:
-    """Short trainings on single tasks from each base."""
-    timing = measured.step_cost.trainings([steps] * tasks) * bases
-    disk = bases * trainings_unit(
-        measured.sizes.state, measured.sizes.tensors, measured.request.workload.n_tasks, tasks, 0
-    )
-    flops = bases * _steps_flops(measured, (1,), tasks * steps)
-    what = f"{bases * tasks} short trainings of {steps} steps"
-    # the ends, and where they have gone from the base in double precision
-    memory = _population(measured) + 3 * tasks * measured.sizes.state
-    return _row(stage, what, _why(measured), timing, flops=flops, disk=disk, memory=memory)
+def _trained(measured: Measurements, stage: TrainingStage) -> Row:
+    """A stage of the estimate that trains models."""
+    sizes, n, disk = measured.sizes, measured.request.workload.n_tasks, 0.0
+    for one in stage.trainings:
+        count = len(one.sizes)
+        checks = measured.checks(one.sizes[0]) if one.steps is None else 0.0
+        unit = trainings_unit(sizes.state, sizes.tensors, n, count, checks)
+        disk += one.calls * (unit if one.kept else count * (8 * n + 60)) + (not one.kept) * 900
+    timings = [sum((measured.trained(one, most=most) for one in stage.trainings), Timing()) for most in (False, True)]
+    flops = [sum(measured.flops(one, most=most) for one in stage.trainings) for most in (False, True)]
+    return _row(
+        stage.stage, stage.what, _why(measured), timings[0], flops=flops[0], disk=disk, most=(timings[1], flops[1]),
+        memory=_population(measured) + stage.states * sizes.state,
+    )  # fmt: skip
 
 
 def _features(measured: Measurements) -> list[Row]:
-    cost, request, bases = measured.cost, measured.request, measured.planned.bases
-    if cost is None:
+    cost, features, bases = measured.cost, measured.planned.features, measured.planned.bases
+    if cost is None or features is None:
         return []
-    workload, unit, n = request.workload, measured.prepared.costs.unit, request.workload.n_tasks
-    stored = sum(cost.stored[min(number, 1)] for number in range(bases))
+    stored = sum(cost.stored[min(number, len(cost.stored) - 1)] for number in range(bases))
     stored = stored if cost.features_bytes <= KEEP_BYTES else 0.0
-    held = cost.features_bytes + (COPIES - 1) * cost.stored[0] * (stored > 0)
-    if request.base.directions == "secants":
-        what, why, flops = f"margins at {n} ends, d = {n}", "forward passes only", secant_flops(workload, n, unit)
-        stage, working = "secant features", 0.0
-    else:
-        count = request.base.count if request.base.directions == "random" else n
-        features = plan_features(workload, measured.prepared.structure, count, request.memory)
-        rows = len(workload.split.train) + len(workload.split.validation)
-        flops = rows * (unit.forward + count * (unit.jvp - unit.forward))
-        stage, what, why = "gradient features", f"{features.mode} mode, d = {count}", features.reason
-        working = features.bytes
-    return [
-        _row(stage, what, why, cost.features * bases, flops=bases * flops, disk=stored, memory=held + working)
-    ]  # fmt: skip
-
-
-def _runs(measured: Measurements) -> list[Row]:
-    request, runs = measured.request, measured.planned.runs
-    if not runs:
-        return []
-    sizes = [min(max(2, request.size), request.workload.n_tasks)] * min(runs, BLOCK)
-    blocks = runs / len(sizes)
-    return [
-        _row("real trainings of subsets", f"{runs} ordinary trainings", _why(measured),
-             measured.trained(sizes) * blocks, flops=measured.flops(sizes) * blocks,
-             disk=runs * (8 * request.workload.n_tasks + 60) + 900, memory=_population(measured),
-             most=(measured.trained(sizes, most=True) * blocks, measured.flops(sizes, most=True) * blocks))
-    ]  # fmt: skip
+    held = cost.features_bytes + (COPIES - 1) * cost.stored[0] * (stored > 0) + features.bytes
+    timing, flops = cost.features * bases, bases * features.flops
+    return [_row(features.stage, features.what, features.why, timing, flops=flops, disk=stored, memory=held)]
 
 
 def _search(measured: Measurements) -> Row:
     """Everything that asks the model, and the search itself."""
-    request, n, cost = measured.request, measured.request.workload.n_tasks, measured.cost
-    calls, subsets = asked_before(n, request.size, request.base.ridge == "stopped", reference_size(request.estimator))
-    calls, subsets = calls + measured.search.calls, subsets + measured.search.subsets
-    timing = measured.search.own + measured.process
-    if cost is not None:
-        timing += (cost.call * calls + cost.subset * subsets) * measured.planned.bases
-    observed = measured.planned.runs * max(2, request.size) if isinstance(request.estimator, Fused) else 0
-    counts = ", ".join(str(count) for count in request.counts) or "no"
-    return _row(
-        "search for groups", f"{counts} groups", f"about {subsets:.0f} subsets asked in {calls:.0f} calls", timing,
-        disk=22 * n * n + 120 * n, memory=8 * MATRICES * observed**2,
-    )  # fmt: skip
+    n, search, cost = measured.request.workload.n_tasks, measured.search, measured.cost
+    asked = cost.call * (search.calls * measured.planned.bases) if cost else Timing()
+    counts = ", ".join(str(count) for count in measured.request.counts) or "no"
+    why = f"about {search.subsets:.0f} subsets asked in {search.calls:.0f} calls"
+    return _row("search for groups", f"{counts} groups", why, search.own + measured.solve + asked,
+                disk=22 * n * n + 120 * n, memory=measured.planned.solve_bytes)  # fmt: skip
 
 
 def _comparison(measured: Measurements) -> Row:
@@ -189,16 +117,16 @@ def _comparison(measured: Measurements) -> Row:
     # an upper bound has groups that all differ
     most_members = [n, *[1] * n, *[size for k in request.counts for size in [-(-n // k)] * k]]
     grow = request.most / len(most_members)
-    timing = _compared(measured, members) * seeds + measured.losses * (seeds * len(members))
-    most = _compared(measured, most_members, most=True) * grow + measured.losses * request.most
+    timing, flops = _compared(measured, members)
+    most, most_flops = _compared(measured, most_members, most=True)
     why = _why(measured)
     if request.balancing is not None:
         alone = "" if request.balancing.stackable else ", which trains groups one by one"
         why = f"{why}; balancing: {request.balancing}{alone}"
     return _row(
-        "comparison", f"{request.most} real trainings", f"{why}; {measured.runs} are expected to differ", timing,
-        flops=_compared_flops(measured, members) * seeds, disk=sizes.units,
-        most=(most, _compared_flops(measured, most_members, most=True) * grow),
+        "comparison", f"{request.most} real trainings", f"{why}; {measured.runs} are expected to differ",
+        timing * seeds + measured.losses * (seeds * len(members)), flops=flops * seeds, disk=sizes.units,
+        most=(most * grow + measured.losses * request.most, most_flops * grow),
         memory=max(_population(measured), COPIES * sizes.unit) + sizes.states * (1 - 1 / sizes.seeds),
     )  # fmt: skip
 
@@ -213,39 +141,22 @@ def _end(measured: Measurements) -> Row:
                 memory=sizes.table)  # fmt: skip
 
 
-def _steps_flops(measured: Measurements, like: tuple[int, ...], steps: float) -> float:
-    """FLOPs of so many steps."""
-    workload = measured.request.workload
-    rows = np.mean([len(workload.rows_of(f.job.subset, "train")) for size in like for f in measured.like(size)])
-    batch = workload.recipe.batch_size
-    return float(steps * rows / max(1.0, np.ceil(rows / batch)) * measured.prepared.costs.unit.training)
-
-
-def _balanced(measured: Measurements, size: int) -> float:
-    """How many times the FLOPs of a plain training a balanced one on so many tasks takes; 1 for a single task."""
+def _compared(measured: Measurements, sizes: Sequence[int], *, most: bool = False) -> tuple[Timing, float]:
+    """Time and FLOPs of the comparison's trainings with one seed; methods that combine gradients train one by one."""
     balancing, unit = measured.request.balancing, measured.prepared.costs.unit
-    if balancing is None or size < 2:
-        return 1.0
-    return unit.step(balancing.passes(size)) / max(unit.step(), 1.0)
-
-
-def _compared_flops(measured: Measurements, sizes: Sequence[int], *, most: bool = False) -> float:
-    """FLOPs of the comparison's trainings with one seed."""
-    return sum(measured.flops([size], most=most) * _balanced(measured, size) for size in sizes)
-
-
-def _compared(measured: Measurements, sizes: Sequence[int], *, most: bool = False) -> Timing:
-    """Time of the comparison's trainings with one seed, where methods that combine gradients train one by one."""
-    balancing = measured.request.balancing
-    if balancing is None or balancing.stackable:
-        plain = measured.flops(sizes, most=most)
-        factor = _compared_flops(measured, sizes, most=most) / plain if plain else 1.0
-        return measured.trained(sizes, 0.5, most=most) * factor
-    timing = measured.trained([size for size in sizes if size == 1], 0.5, most=most)
-    for size in {size for size in sizes if size > 1}:
-        own = [one for one in sizes if one == size]
-        timing += measured.trained(own, 0.5, most=most, stacked=False) * _balanced(measured, size)
-    return timing
+    what = TrainingCall(tuple(sizes))
+    plain = measured.flops(what, most=most)
+    if balancing is None:
+        return measured.trained(what, most=most), plain
+    passes = {size: unit.step(balancing.passes(size)) / max(unit.step(), 1.0) if size > 1 else 1.0 for size in {*sizes}}
+    flops = sum(measured.flops(TrainingCall((size,)), most=most) * passes[size] for size in sizes)
+    if balancing.stackable:
+        return measured.trained(what, most=most) * (flops / max(plain, 1.0)), flops
+    timing = measured.trained(TrainingCall((1,) * sum(size == 1 for size in sizes)), most=most)
+    for size in {*sizes} - {1}:
+        own = replace(what, sizes=tuple(one for one in sizes if one == size))
+        timing += measured.trained(own, most=most, stacked=False) * passes[size]
+    return timing, flops
 
 
 def _population(measured: Measurements) -> float:
@@ -254,7 +165,7 @@ def _population(measured: Measurements) -> float:
     At least by shapes: how far the process grew leaves out what fits into memory that it had freed but not given back.
     Where its peak stayed where it was, by work of others, its growth says nothing.
     """
-    shapes = float(min(len(measured.members), measured.step_cost.at_once) * measured.footprint.member)
+    shapes = float(min(len(measured.members), measured.pilot.cost.at_once) * measured.footprint.member)
     if measured.before is None or measured.after is None or measured.after[1] <= measured.before[1]:
         return shapes
     return max(shapes, float(measured.after[1] - measured.before[0]))

@@ -1,4 +1,4 @@
-"""What trainings will take: a short real one tells the number of steps, timed steps tell what one costs."""
+"""What trainings will take: a few real ones, begun anew with more steps as long as there is time."""
 
 from __future__ import annotations
 
@@ -18,17 +18,14 @@ from coterie.training.population import members_at_once
 from coterie.training.stack import is_stackable
 from coterie.workload import Workload
 
-#: seconds that the pilot aims at (no round begins that would end after twice as many), and of each timing of steps
-BUDGET, TIMING = 4.0, 0.3
-#: a timing has so many steps more than the one that it is held against; at most so many
-STEPS, MOST_STEPS = 4, 64
+#: seconds that the pilot aims at (no round begins that would take twice as many), and at most of a training alone
+BUDGET, ALONE = 4.0, 0.5
+#: steps of the first round, and how many times more each further one has
+FIRST, GROW = 4, 3
 #: trainings of the pilot at most; as many as fit the budget if early stopping leaves this part of the epochs
 SAMPLE, STOPPED = 16, 4
-#: trainings that have not come to their end are made anew with so many times the steps
-GROW = 3
 
 T = TypeVar("T")
-Subset = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -65,111 +62,37 @@ def timed(work: Callable[[], T]) -> tuple[T, Timing]:
 
 @dataclass(frozen=True)
 class StepCost:
-    """What trainings cost on this machine.
+    """What a step of training costs on this machine, checks on validation data included.
 
     Attributes:
-        stackable: several models are trained as a population.
-        at_once: members of a population that are trained together.
-        begin: of a population, before its first step.
-        enter: of each member, before its first step.
+        at_once: members of a population that are trained together; 1 where models are trained one by one.
+        alone: of one model.
         step: of a population, whatever its size.
-        member: of each member, a step.
-        look: of one member at one validation row.
-        begin_alone: of one training in the plain loop, before its first step.
-        alone: of one of its steps.
-        factor: how much longer the pilot's trainings took than this says.
+        member: of each member of it.
     """
 
-    stackable: bool
     at_once: int
-    begin: Timing
-    enter: Timing
-    step: Timing
-    member: Timing
-    look: Timing
-    begin_alone: Timing
     alone: Timing
-    factor: float = 1.0
+    step: Timing = Timing()
+    member: Timing = Timing()
 
-    def trainings(self, steps: Sequence[float], looks: float = 0.0) -> Timing:
-        """Models with so many steps each, trained by one call; `looks` counts members times rows at all checks."""
-        if not steps:
-            return Timing()
-        if len(steps) == 1 or not self.stackable:
-            once = self.begin_alone * len(steps) + self.alone * sum(steps)
-        else:
-            chunks = -(-len(steps) // self.at_once)
-            once = self.begin * chunks + self.enter * len(steps)
-            once += self.step * (chunks * max(steps)) + self.member * sum(steps)
-        return (once + self.look * looks) * self.factor
+    def trainings(self, steps: Sequence[float]) -> Timing:
+        """Models with so many steps each, trained by one call."""
+        if len(steps) < 2 or self.at_once == 1:
+            return self.alone * sum(steps)
+        return self.step * (-(-len(steps) // self.at_once) * max(steps)) + self.member * sum(steps)
 
-
-def measure_step_cost(workload: Workload, jobs: Sequence[Job], memory: int) -> StepCost:
-    """Time a few steps of one model, of a small population and of one with all jobs, and a look at validation data."""
-    stackable, _ = is_stackable(workload)
-    begin_alone, alone = _line(workload, jobs[:1], memory)
-    at_once, begin, enter, step, member = 1, begin_alone, Timing(), Timing(), alone
-    look = _look(workload, jobs[:1], memory)
-    if stackable and len(jobs) > 1:
-        try:
-            at_once = members_at_once(measure_footprint(workload), memory)
-        except CoterieError:
-            at_once = 1
-    if at_once > 1:
-        many, few = jobs[:at_once], jobs[: max(2, min(at_once, len(jobs)) // 4)]
-        (first, slope), (less, flat) = _line(workload, many, memory), _line(workload, few, memory)
-        apart = len(many) - len(few)
-        if apart:
-            member, enter = (slope - flat) * (1 / apart), (first - less) * (1 / apart)
-        else:
-            member, enter = slope * (1 / len(many)), Timing()
-        step, begin = slope - member * len(many), first - enter * len(many)
-        look = _look(workload, many, memory)
-    return StepCost(at_once > 1, at_once, begin, enter, step, member, look, begin_alone, alone)
-
-
-def _line(workload: Workload, jobs: Sequence[Job], memory: int) -> tuple[Timing, Timing]:
-    """What a call takes before its first step, and a step."""
-    steps = STEPS
-    _, less = timed(lambda: _steps(workload, jobs, 1, memory))
-    while True:
-        _, more = timed(lambda count=steps: _steps(workload, jobs, 1 + count, memory))
-        if (more - less).least >= TIMING or steps >= MOST_STEPS:
-            break
-        each = max((more - less).least / steps, 1e-4)
-        steps = min(MOST_STEPS, max(2 * steps, int(1.2 * TIMING / each)))
-    # the better of two: what else the machine does only ever adds
-    less = _better(less, timed(lambda: _steps(workload, jobs, 1, memory))[1])
-    more = _better(more, timed(lambda: _steps(workload, jobs, 1 + steps, memory))[1])
-    slope = (more - less) * (1 / steps)
-    return less - slope, slope
-
-
-def _better(one: Timing, other: Timing) -> Timing:
-    return min(one, other, key=lambda timing: timing.cpu)
-
-
-def _steps(workload: Workload, jobs: Sequence[Job], steps: int, memory: int, *, checks: bool = False) -> list[Fit]:
-    short = [replace(job, max_steps=steps, early_stopping=False, checks=checks) for job in jobs]
-    return fit(workload, short, Context(memory=memory))
-
-
-def _look(workload: Workload, jobs: Sequence[Job], memory: int) -> Timing:
-    """One member at one row of validation or test data: the same step with checks before and after it, and without."""
-    without = _better(*(timed(lambda: _steps(workload, jobs, 1, memory))[1] for _ in range(2)))
-    fits, more = timed(lambda: _steps(workload, jobs, 1, memory, checks=True))
-    more = _better(more, timed(lambda: _steps(workload, jobs, 1, memory, checks=True))[1])
-    return (more - without) * (1 / max(1, looks_of(workload, fits)))
-
-
-def looks_of(workload: Workload, fits: Sequence[Fit]) -> int:
-    """Members times rows at all checks, the look at test data at the end included."""
-    return sum(
-        len(done.history) * len(workload.rows_of(done.job.subset, "validation"))
-        + len(workload.rows_of(done.job.subset, "test"))
-        for done in fits
-        if done.job.checks
-    )
+    @staticmethod
+    def of(at_once: int, alone: Timing, steps: Sequence[float], took: Timing) -> StepCost:
+        """From a step alone and from a population with so many steps: one of a single member takes as long as alone."""
+        if at_once == 1 or len(steps) < 2:
+            return StepCost(1, took * (1 / max(1.0, sum(steps))))
+        together, each = -(-len(steps) // at_once) * max(steps), took * (1 / sum(steps))
+        more = sum(steps) - together
+        member = (took - alone * together) * (1 / more) if more > 0 else each
+        if not 0 < member.cpu < alone.cpu:  # noise, or members that share nothing
+            member = each
+        return StepCost(at_once, alone, alone - member, member)
 
 
 @dataclass(frozen=True)
@@ -182,8 +105,8 @@ class Pilot:
         longest: steps of each, had it gone on to the last epoch.
         waits: steps without improvement after which each stops early; those to the last epoch where it never does.
         limit: steps at which trainings were cut off; None where all of them came to their own end.
-        timing: what they took.
-        said: what the cost of a step had said.
+        timing: what the last round took.
+        cost: of a step.
     """
 
     fits: tuple[Fit, ...]
@@ -192,7 +115,7 @@ class Pilot:
     waits: dict[Job, int]
     limit: int | None
     timing: Timing
-    said: Timing
+    cost: StepCost
 
     def steps(self, done: Fit) -> float:
         """Expected steps: where a training was cut off, the geometric mean of the soonest stop and the last epoch."""
@@ -206,14 +129,13 @@ class Pilot:
         return self.longest[replace(done.job, max_steps=None)]
 
 
-def run_pilot(workload: Workload, jobs: Sequence[Job], usual: int, step_cost: StepCost, memory: int) -> Pilot:
+def run_pilot(workload: Workload, jobs: Sequence[Job], usual: int, memory: int) -> Pilot:
     """Train a sample of the jobs for real, as many and as long as the budget of seconds allows.
 
     Args:
         workload: tasks, data, model and recipe.
         jobs: the training on all tasks, so many usual subsets, then everything else that will be trained.
         usual: number of the usual subsets.
-        step_cost: what a step costs.
         memory: for the population.
     """
     schedules = {job: Schedule(workload, job) for job in jobs}
@@ -223,34 +145,42 @@ def run_pilot(workload: Workload, jobs: Sequence[Job], usual: int, step_cost: St
         job: longest[job] if patience is None else patience * schedule.check_every
         for job, schedule in schedules.items()
     }
-    every = workload.recipe.check_every
-    rows = len(workload.split.validation)
-
-    def price(chosen: Sequence[Job], limit: int) -> float:
-        steps = [min(limit, longest[job]) for job in chosen]
-        checks = [1 + count / (every or max(1, longest[job] // workload.recipe.epochs)) for job, count in
-                  zip(chosen, steps, strict=True)]  # fmt: skip
-        return step_cost.trainings(steps, rows * sum(checks)).least
-
-    wanted, full = _mixed(jobs, usual)[:SAMPLE], max(longest.values())
-    while len(wanted) > usual + 3 and price(wanted, full // STOPPED) > BUDGET:
+    at_once = _members(workload, memory)
+    (first,), _, timing = _rounds(workload, jobs[:1], longest, ALONE, memory)
+    alone = timing * (1 / first.steps)
+    wanted, part = _mixed(jobs, usual)[:SAMPLE], max(longest.values()) / STOPPED
+    # members of a population take less than models alone: a guess that only decides how many are tried
+    while len(wanted) > usual + 3 and alone.least * len(wanted) * part > BUDGET * (1 + 3 * (at_once > 1)):
         wanted.pop()
-    limit = full
-    while limit > STEPS and price(wanted, limit) > BUDGET / GROW**2:
-        limit = int(0.8 * limit)
-    pending, found, timing, said = wanted, dict[Job, Fit](), Timing(), Timing()
-    while True:  # those that have not come to their end begin anew with more steps: optimisers cannot be gone on with
-        cut = [replace(job, max_steps=min(limit, longest[job])) for job in pending]
-        fits, once = timed(lambda cut=cut: fit(workload, cut, Context(memory=memory), keep_states=False))
-        timing, said = timing + once, said + step_cost.trainings([f.steps for f in fits], looks_of(workload, fits))
-        found.update(zip(pending, fits, strict=True))
-        pending = [job for job in pending if found[job].steps == limit < longest[job]]
-        if not pending or timing.least + GROW * once.least > 2 * BUDGET:
-            break
+    fits, limit, timing = _rounds(workload, wanted, longest, 2 * BUDGET, memory)
+    chosen = tuple(done for job, done in zip(wanted, fits, strict=True) if job in jobs[1 : 1 + usual])
+    cost = StepCost.of(at_once, alone, [done.steps for done in fits], timing)
+    return Pilot(tuple(fits), chosen, longest, waits, limit, timing, cost)
+
+
+def _rounds(
+    workload: Workload, jobs: Sequence[Job], longest: dict[Job, int], budget: float, memory: int
+) -> tuple[list[Fit], int | None, Timing]:
+    """Trainings, where they were cut off, and what the last round took; optimisers cannot be gone on with."""
+    limit = FIRST
+    while True:
+        cut = [replace(job, max_steps=min(limit, longest[job])) for job in jobs]
+        fits, took = timed(lambda cut=cut: fit(workload, cut, Context(memory=memory), keep_states=False))
+        if not any(done.steps == limit < longest[job] for job, done in zip(jobs, fits, strict=True)):
+            return fits, None, took
+        if GROW * took.least > budget:
+            return fits, limit, took
         limit *= GROW
-    chosen = tuple(found[job] for job in wanted if job in jobs[1 : 1 + usual])
-    fits = tuple(found[job] for job in wanted)
-    return Pilot(fits, chosen, longest, waits, limit if pending else None, timing, said)
+
+
+def _members(workload: Workload, memory: int) -> int:
+    """Members of a population that are trained together."""
+    if not is_stackable(workload)[0]:
+        return 1
+    try:
+        return members_at_once(measure_footprint(workload), memory)
+    except CoterieError:
+        return 1
 
 
 def _mixed(jobs: Sequence[Job], usual: int) -> list[Job]:
@@ -260,9 +190,3 @@ def _mixed(jobs: Sequence[Job], usual: int) -> list[Job]:
     kinds = [[job for job in rest if (len(job.subset) == 1) == single] for single in (True, False)]
     longest = max(len(kind) for kind in kinds)
     return [*jobs[: 1 + usual], *(kind[i] for i in range(longest) for kind in kinds if i < len(kind))]
-
-
-def corrected(step_cost: StepCost, pilot: Pilot) -> StepCost:
-    """The cost of a step, times what the pilot's trainings really took over what they had said."""
-    both = (pilot.timing.cpu, pilot.said.cpu)
-    return replace(step_cost, factor=both[0] / both[1]) if min(both) > 0 else step_cost

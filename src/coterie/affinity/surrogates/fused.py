@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import comb
 from typing import Any
 
@@ -16,25 +17,27 @@ from coterie._context import DEFAULT_CONTEXT, Context
 from coterie._process_lock import process_lock
 from coterie._surface import known_arguments
 from coterie.affinity.context import Prepared, prepare
-from coterie.affinity.costs import Costs
+from coterie.affinity.costs import Costs, training_flops
 from coterie.affinity.estimator import Estimate, Estimator
 from coterie.affinity.grad_tae import SECANTS, GradTAE
 from coterie.affinity.pairwise import PairwiseGainModel
+from coterie.affinity.planned import EstimatePlan, KnownTrainings, TrainingCall, TrainingStage
 from coterie.affinity.sampling import random_subsets
-from coterie.affinity.surrogates.budget import Remembered, probes_of, split_budget
+from coterie.affinity.surrogates.budget import BudgetSplit, KnownFull, Remembered, probes_of, split_budget
 from coterie.affinity.surrogates.covariance import Floats
 from coterie.affinity.surrogates.design import choose_subsets
 from coterie.affinity.surrogates.fused_model import FusedModel
 from coterie.affinity.surrogates.prior import Prior, guess, make_prior, partial_correlation
 from coterie.affinity.surrogates.process import fit_process
 from coterie.affinity.surrogates.real_runs import (
+    BLOCK,
     RealRuns,
     balanced_subsets,
     different_subsets,
     real_runs,
 )
 from coterie.errors import DataWarning, ResourceError, SettingError
-from coterie.training.job import derive
+from coterie.training.job import Fit, derive
 from coterie.workload import Workload
 
 #: sizes of the reference subsets, around that of a usual subset
@@ -157,6 +160,47 @@ class Fused(Estimator):
         flops = float(trained.flops.mean()) if len(trained.flops) else None
         return Estimate(model, costs, flops, tuple(notes), facts)
 
+    @property
+    def probes(self) -> int:
+        """TrainingCall that say what an ordinary one costs."""
+        return probes_of(self.trainings)
+
+    def plan_trainings(self, prepared: Prepared, subset_size: int, known: KnownTrainings) -> EstimatePlan:
+        """The plan of the base, as many models as the budget leaves room for, and the real runs."""
+        n, base, runs = prepared.workload.n_tasks, self._chosen_base, self.runs or 0
+        if isinstance(base, GradTAE) and self.bases is None and self.runs is None:
+            split = BudgetSplit(0, 0, base.fork)
+            if known.full is not None:
+                split, runs = self._planned_split(prepared, base, known.full, known.usual)
+            base = replace(base, bases=split.bases, fork=split.fork) if split.bases else None
+        size = min(max(subset_size, 2), n)
+        count = max(REFERENCE, 3 * int(self.trainings if self.runs is None else self.runs))
+        reference = balanced_subsets(n, count, size, 0)
+        self._check_memory(runs, reference, prepared.context.memory)
+        made = EstimatePlan(0) if base is None else base.plan_trainings(prepared, subset_size, known)
+        runs += n * self.alone
+        sizes = (size,) * min(runs, BLOCK)
+        trainings = TrainingCall(sizes, calls=runs / max(1, len(sizes)), kept=False)
+        stage = TrainingStage("real trainings of subsets", f"{runs} ordinary trainings", (trainings,))
+        return replace(
+            made, remembers=True, stages=(*made.stages, stage)[: len(made.stages) + (runs > 0)], runs=runs,
+            asked=(*made.asked, count),
+            solve=partial(_rehearse_process, reference), solve_bytes=8 * MATRICES * (runs * max(2, subset_size)) ** 2,
+        )  # fmt: skip
+
+    def _planned_split(
+        self, prepared: Prepared, base: GradTAE, full: Fit, usual: Sequence[Fit]
+    ) -> tuple[BudgetSplit, int]:
+        """The budget as it will be divided, with known trainings in the place of its own; and the real runs."""
+        workload, unit = prepared.workload, prepared.costs.unit
+        usual = usual or [full]
+        flops = np.array([training_flops(workload, done, unit) for done in usual])
+        none = np.zeros((0, workload.n_tasks))
+        ordinary = RealRuns(none > 0, none, flops, np.array([float(done.steps) for done in usual]))
+        known = replace(prepared, context=replace(prepared.context, store=KnownFull(full)), costs=Costs(unit))
+        split = split_budget(known, base, self.trainings, ordinary)
+        return split, max(len(usual), split.runs)
+
     def _check_memory(self, runs: int, reference: NDArray[np.bool_], memory: int) -> None:
         """Refuse covariances that do not fit: of what is observed, and of what the active choice chooses from."""
         observed = runs * _usual(reference) + (reference.shape[1] if self.alone else 0)
@@ -205,6 +249,15 @@ class Fused(Estimator):
         known = prior(chosen) if len(chosen) else trained.values
         process = fit_process(chosen, trained.values, known, reference, estimates, features=features)
         return FusedModel(workload.task_names, self.name, process, prior), trained
+
+
+def _rehearse_process(reference: NDArray[np.bool_], runs: int) -> object:
+    """Fit the process to made-up values of so many runs."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=reference.shape)
+    estimates = np.where(reference, values, np.nan)
+    seen = np.where(reference, estimates + 0.5 * rng.normal(size=estimates.shape), np.nan)[:runs]
+    return fit_process(reference[:runs], seen, estimates[:runs], reference, estimates)
 
 
 def _without_base(subsets: NDArray[np.bool_], trainings: float) -> str:
