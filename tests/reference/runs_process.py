@@ -75,7 +75,9 @@ def dense(results, values, errors, variances, usual, asked, **known):
     runs = as_runs(results)
     seen = [(run, t) for t in range(values.shape[1]) for run in runs if np.isfinite(values[run["number"], t])]
     y = np.array([values[run["number"], t] for run, t in seen])
-    noise = [math.exp(variances.logs["noise"]) + TINY + errors[run["number"], t] for run, t in seen]
+    noise = [
+        math.exp(variances.logs["noise"] + variances.noises[t]) + TINY + errors[run["number"], t] for run, t in seen
+    ]
 
     def cov(one, two):
         return covariance(results, variances, usual, one, two, **known)

@@ -39,7 +39,8 @@ def moved(data, seed, rank=2):
     rng = np.random.default_rng(seed)
     start = Learning(rank=rank).start(data)
     start = start.replaced(start.vector() + 0.4 * rng.normal(size=len(start.vector())))
-    return replace(start, loadings=0.5 * rng.normal(size=(rank, data.values.shape[1])))
+    targets = data.values.shape[1]
+    return replace(start, loadings=0.5 * rng.normal(size=(rank, targets)), noises=0.5 * rng.normal(size=targets))
 
 
 def full(seed):

@@ -25,24 +25,24 @@ BOUNDS = (-14.0, 6.0)
 PRIORS: dict[str, tuple[float, float]] = {
     # losses are centred at their own mean, so the runs would say that levels hardly differ
     "own level": (0.0, 0.1),
-    "own partners": (-2.0, 1.5),
-    "own near": (-2.0, 1.5),
-    "own size": (-2.0, 1.5),
+    "own partners": (-2.0, 0.75),
+    "own near": (-2.0, 0.75),
+    "own size": (-2.0, 0.75),
     "own alone": (0.0, 1.5),
     "own seed": (-1.5, 1.0),
     "own variant level": (0.0, 1.5),
     "own variant partners": (-4.0, 1.5),
     "own variant near": (-3.0, 1.5),
-    "shared near": (-3.0, 1.5),
-    "shared size": (-2.0, 1.5),
-    "shared quality": (-3.0, 1.5),
-    "shared luck": (-3.0, 1.5),
+    "shared near": (-3.0, 0.75),
+    "shared size": (-2.0, 0.75),
+    "shared quality": (-2.0, 1.5),
+    "shared luck": (-3.0, 0.75),
     "shared variant level": (0.0, 1.5),
     "shared variant size": (-3.0, 1.5),
     "prior": (-2.0, 2.0),
-    "alike": (-3.0, 1.5),
+    "alike": (-3.0, 0.75),
     "length": (1.4, 0.5),
-    "noise": (-1.0, 1.0),
+    "noise": (-1.0, 0.5),
 }
 
 
@@ -100,10 +100,12 @@ class Variances:
     Attributes:
         logs: log of each, by name.
         loadings: (rank, targets) B = loadings' loadings; rank 0 is none.
+        noises: (targets,) log of a factor on each target's noise.
     """
 
     logs: dict[str, float]
     loadings: Floats
+    noises: Floats
 
     def of(self, name: str) -> float:
         """A variance or length by name; 0 where it is not part of the model."""
@@ -111,13 +113,18 @@ class Variances:
 
     def vector(self) -> Floats:
         """All in one vector."""
-        return np.concatenate([np.array(list(self.logs.values())), self.loadings.ravel()])
+        return np.concatenate([np.array(list(self.logs.values())), self.noises, self.loadings.ravel()])
 
     def replaced(self, vector: Floats) -> Variances:
         """Of another vector."""
-        n = len(self.logs)
+        n, end = len(self.logs), len(self.logs) + len(self.noises)
         logs = dict(zip(self.logs, vector[:n].tolist(), strict=True))
-        return Variances(logs, vector[n:].reshape(self.loadings.shape))
+        return Variances(logs, vector[end:].reshape(self.loadings.shape), vector[n:end])
+
+    @property
+    def noise(self) -> Floats:
+        """(targets,) variance of the noise of one run."""
+        return self.of("noise") * np.exp(self.noises)
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +185,7 @@ class RunModel:
     def system(self) -> BlockSystem:
         """Factors and solution."""
         data = self.data
-        own, noise = self.combined("own", self.kernels), self.variances.of("noise") + JITTER
+        own, noise = self.combined("own", self.kernels), self.variances.noise + JITTER
         alone = self.variances.of("own alone")
         blocks: list[Floats] = []
         shared: list[Floats] = []
@@ -186,7 +193,7 @@ class RunModel:
             block = own[np.ix_(rows, rows)]
             if alone:
                 block = block + alone * np.outer(data.trained[rows, target], data.trained[rows, target])
-            block[np.diag_indices_from(block)] += noise + data.errors[rows, target]
+            block[np.diag_indices_from(block)] += noise[target] + data.errors[rows, target]
             blocks.append(block)
             columns = [column[rows] for column in data.columns]
             shared.append(np.concatenate([self.root[rows], self.loaded(data.runs.member[rows], columns, target)], 1))
@@ -198,7 +205,8 @@ class RunModel:
         runs, targets = data.values.shape
         blocks, products = system.slack()
         own, through = np.zeros((runs, runs)), np.zeros((runs, runs))
-        diagonal = alone = alike = 0.0
+        alone = alike = 0.0
+        diagonal = np.zeros(targets)
         loadings, priors = np.zeros_like(variances.loadings), np.zeros(len(data.columns))
         rank, sources = len(loadings), data.runs.member.shape[1]
         member = data.runs.member / np.sqrt(data.coding.usual)
@@ -207,7 +215,7 @@ class RunModel:
             rows, block, product = data.rows[target], blocks[target], products[target]
             own[np.ix_(rows, rows)] += block
             through[rows] += product[:, :runs]
-            diagonal += float(np.trace(block))
+            diagonal[target] = 0.5 * variances.noise[target] * float(np.trace(block))
             with_self = data.trained[rows, target]
             alone += float(with_self @ block @ with_self)
             parts = product[:, runs:end].reshape(len(rows), rank, sources)
@@ -225,12 +233,12 @@ class RunModel:
         mixed += variances.of("own variant near") * own * self.kernels["variant level"]
         length = variances.of("length")
         by_length = 0.5 * float(np.vdot(mixed, self.kernels["near"] * data.apart)) / length
-        found |= {"own alone": 0.5 * alone, "noise": 0.5 * diagonal}
+        found |= {"own alone": 0.5 * alone}
         logs = [variances.of(name) * found[name] for name in variances.logs if name in found]
-        extra = {"alike": 0.5 * alike, "length": by_length}
+        extra = {"alike": 0.5 * alike, "length": by_length, "noise": float(diagonal.sum())}
         extra |= {f"prior {number}": 0.5 * value for number, value in enumerate(priors)}
         by_name = dict(zip((name for name in variances.logs if name in found), logs, strict=True)) | extra
-        return np.concatenate([np.array([by_name[name] for name in variances.logs]), loadings.ravel()])
+        return np.concatenate([np.array([by_name[name] for name in variances.logs]), diagonal, loadings.ravel()])
 
 
 @dataclass(frozen=True)
@@ -242,6 +250,7 @@ class Learning:
         quality: whether a source is alike good for all targets.
         rank: number of patterns of likeness between targets.
         loading: prior standard deviation of a loading.
+        noises: prior standard deviation of the log of each target's factor on the noise.
         steps: at most so many steps of the search.
         most: variances are learnt from so many observations; of more runs, from the first so many of a random order.
         fixed: variances that are not learnt, by name.
@@ -251,6 +260,7 @@ class Learning:
     quality: bool = True
     rank: int = 0
     loading: float = 0.2
+    noises: float = 0.2
     steps: int = 40
     most: int = 3000
     fixed: dict[str, float] = field(default_factory=dict)
@@ -265,7 +275,8 @@ class Learning:
         names += [f"prior {number}" for number in range(len(data.columns))]
         names += ["alike"] * (data.alike is not None) + ["length", "noise"]
         logs = {name: self.prior(name)[0] for name in names}
-        return Variances(logs, np.zeros((0, data.values.shape[1])))
+        targets = data.values.shape[1]
+        return Variances(logs, np.zeros((0, targets)), np.zeros(targets))
 
     def prior(self, name: str) -> tuple[float, float]:
         """Prior mean and standard deviation of a log-variance."""
@@ -276,9 +287,10 @@ def penalised(model: RunModel, learning: Learning) -> tuple[float, Floats]:
     """Negative log posterior density of the variances, and its gradient."""
     variances = model.variances
     means, widths = (np.array(part) for part in zip(*(learning.prior(name) for name in variances.logs), strict=True))
-    vector, n = variances.vector(), len(variances.logs)
+    vector, n, targets = variances.vector(), len(variances.logs), len(variances.noises)
     centre = np.concatenate([means, np.zeros(len(vector) - n)])
-    width = np.concatenate([widths, np.full(len(vector) - n, learning.loading)])
+    others = np.full(variances.loadings.size, learning.loading)
+    width = np.concatenate([widths, np.full(targets, learning.noises), others])
     away = (vector - centre) / width
     return -model.system.log_likelihood + 0.5 * float(away @ away), model.gradient() + away / width
 
@@ -290,7 +302,7 @@ def learn_variances(data: Observations, start: Variances, learning: Learning) ->
         return penalised(RunModel(data, start.replaced(x)), learning)
 
     n = len(start.logs)
-    bounds = [BOUNDS] * n + [(-3.0, 3.0)] * start.loadings.size
+    bounds = [BOUNDS] * n + [(-3.0, 3.0)] * (len(start.noises) + start.loadings.size)
     options = {"maxiter": learning.steps, "ftol": 1e-6}
     found = minimize(objective, start.vector(), jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     return start.replaced(np.asarray(found.x, dtype=np.float64))

@@ -49,23 +49,21 @@ class RunsPosterior:
 
         Targets that were measured without having been trained on have values in all subsets.
         """
-        shape = (len(trained), len(self.scales.centre))
-        mean, error = np.empty(shape), np.empty(shape)
+        known = served(trained, self.results)
+        mean, error = np.full(known.shape, np.nan), np.full(known.shape, np.nan)
         for start in range(0, len(trained), CHUNK):
             part = slice(start, start + CHUNK)
-            mean[part], error[part] = self._standard(trained[part], variant)
-        known = served(trained, self.results)
+            mean[part], error[part] = self._standard(trained[part], known[part], variant)
         mean = self.scales.centre + self.scales.scale * mean
-        error *= self.scales.widened * np.sqrt(self.inflation)
-        return np.where(known, mean, np.nan), np.where(known, error, np.nan)
+        return mean, error * self.scales.widened * np.sqrt(self.inflation)
 
     def _kernels(self, a: Subsets, b: Subsets) -> tuple[Floats, Floats]:
         """Own and shared covariance (len(a), len(b)), without luck."""
         found = unit_kernels(a, b, self.model.data.coding.usual, differing(a, b), self.model.variances.of("length"))
         return self.model.combined("own", found), self.model.combined("shared", found)
 
-    def _standard(self, trained: Mask, variant: str) -> tuple[Floats, Floats]:
-        """In units of the scales."""
+    def _standard(self, trained: Mask, known: Mask, variant: str) -> tuple[Floats, Floats]:
+        """Where `known`, in units of the scales; NaN elsewhere."""
         model = self.model
         data, system, alone = model.data, model.system, model.variances.of("own alone")
         asked = data.coding.asked(trained, variant)
@@ -77,15 +75,18 @@ class RunsPosterior:
         )
         left = np.maximum(prior_shared - np.einsum("ij,ij->i", root, root), 0.0)
         total = system.carried(system.weights)
-        mean, error = np.empty(with_self.shape), np.empty(with_self.shape)
+        mean, error = np.full(known.shape, np.nan), np.full(known.shape, np.nan)
         for target, rows in enumerate(data.rows):
-            cross = own[:, rows] + alone * with_self[:, target, None] * data.trained[rows, target]
-            z = np.concatenate([root, model.loaded(asked.member, columns, target)], 1)
-            mean[:, target] = cross @ system.weights[target] + z @ total
+            at = np.flatnonzero(known[:, target])
+            self_at = with_self[at, target]
+            cross = own[np.ix_(at, rows)] + alone * self_at[:, None] * data.trained[rows, target]
+            loaded = model.loaded(asked.member[at], [column[at] for column in columns], target)
+            z = np.concatenate([root[at], loaded], 1)
+            mean[at, target] = cross @ system.weights[target] + z @ total
             explained = np.einsum("ij,ij->i", cross @ system.inverses[target], cross)
-            variance = np.maximum(prior_own + alone * with_self[:, target] ** 2 - explained, 0.0)
-            variance += left + remaining(system.lower, z - cross @ system.solved[target])
-            error[:, target] = np.sqrt(variance)
+            variance = np.maximum(prior_own[at] + alone * self_at**2 - explained, 0.0)
+            variance += left[at] + remaining(system.lower, z - cross @ system.solved[target])
+            error[at, target] = np.sqrt(variance)
         return mean, error
 
     def sample(self, trained: Mask, draws: int, rng: np.random.Generator, variant: str = "") -> Floats:
@@ -103,7 +104,7 @@ class RunsPosterior:
         with_self = np.concatenate([self_trained(trained, self.results), data.trained])
         common = factor_of(shared) @ rng.standard_normal((len(own), draws))
         luck = np.sqrt(model.variances.of("shared luck") + JITTER) * rng.standard_normal((len(own) - m, draws))
-        root_own, noise = factor_of(own), model.variances.of("noise") + JITTER
+        root_own, noise = factor_of(own), model.variances.noise + JITTER
         weights = rng.standard_normal((model.loaded(both.member, columns, 0).shape[1], draws))
         drawn = np.empty((len(data.rows), m, draws))
         apart: list[Floats] = []
@@ -112,7 +113,7 @@ class RunsPosterior:
             values = root_own @ rng.standard_normal((len(own), draws)) + common
             values += model.loaded(both.member, columns, target) @ weights + np.outer(with_self[:, target], alone)
             drawn[target] = values[:m]
-            deviation = np.sqrt(noise + data.errors[rows, target])[:, None]
+            deviation = np.sqrt(noise[target] + data.errors[rows, target])[:, None]
             seen = values[m:][rows] + luck[rows] + deviation * rng.standard_normal((len(rows), draws))
             apart.append(data.observed[target][:, None] - seen)
         moved = system.solve(apart)

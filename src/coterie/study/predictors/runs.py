@@ -13,9 +13,9 @@ from coterie.study.predictors.likelihood import Learning
 from coterie.study.predictors.process import PriorValues, RunsPosterior, fit_process, observe
 from coterie.study.results import Floats, Mask, Posterior, Results
 
-#: two views of the same runs: targets share no more than luck, or also how they react to partners
-PLAIN = Learning(luck=True, quality=False, rank=0)
-ALIKE = Learning(luck=True, quality=True, rank=2)
+#: two views of the same runs: a source is as good for all targets as far as it is alike, or there are patterns, too
+PLAIN = Learning(rank=0)
+ALIKE = Learning(rank=2)
 
 
 @known_arguments

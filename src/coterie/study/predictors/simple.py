@@ -168,14 +168,14 @@ class KernelValues(SimplePredictor):
 
 @dataclass(frozen=True)
 class TreeValues(SimplePredictor):
-    """Extra trees on membership and target, all targets in one forest.
+    """Extra trees on membership and target, all targets in one forest; errors from what each tree did not see.
 
     Args:
         trees: number of trees.
         seed: of the trees.
     """
 
-    trees: int = 200
+    trees: int = 150
     seed: int = 0
 
     def learn(self, results: Results, values: Floats) -> tuple[Rule, Floats | None]:
@@ -184,15 +184,19 @@ class TreeValues(SimplePredictor):
 
         row, target = np.nonzero(np.isfinite(values))
         n = values.shape[1]
-        forest = ExtraTreesRegressor(self.trees, min_samples_leaf=2, max_features=0.5, random_state=self.seed, n_jobs=1)
+        forest = ExtraTreesRegressor(
+            self.trees, min_samples_leaf=2, max_features=0.5, bootstrap=True, oob_score=True, random_state=self.seed
+        )
         forest.fit(np.concatenate([results.trained[row], np.eye(n)[target]], 1), values[row, target])
+        left_out = np.zeros_like(values)
+        left_out[row, target] = forest.oob_prediction_
 
         def rule(trained: Mask) -> Floats:
             rows, targets = np.repeat(np.arange(len(trained)), n), np.tile(np.arange(n), len(trained))
             found = forest.predict(np.concatenate([trained[rows], np.eye(n)[targets]], 1))
             return np.asarray(found, dtype=np.float64).reshape(len(trained), n)
 
-        return rule, None
+        return rule, left_out
 
 
 def _ridges(results: Results, values: Floats, kernel: Callable[[Floats, Floats], Floats]) -> tuple[Rule, Floats]:
