@@ -1,10 +1,10 @@
 """How often a study says "better than one model" in error, and how soon it says so in truth.
 
 ``python benchmarks/study_honesty.py`` simulates studies of four tasks in which somebody asks what to serve after every
-single run. Losses have noise of 2 % from run to run, a part of which is shared by the targets of a run. "eager":
-after the first design, whatever looks best by what was observed is written down and confirmed at once, and where nothing
-does, subsets are run by chance. "design": runs follow `next_runs` to the end. Without differences every subset has the same
-expected losses; with a gain, two groups of two tasks are better than one model by a known share.
+single run. Losses have noise of 2 % from run to run, a part of which is shared by the targets of a run. "eager": after
+the first design, whatever looks best by what was observed is written down and confirmed at once, and where nothing
+does, subsets are run by chance. "design": runs follow `next_runs` to the end. Without differences every subset has the
+same expected losses; with a gain, two groups of two tasks are better than one model by a known share.
 
 ``tests/study/test_sequential.py`` holds the bound of the e-process with a small simulation.
 """
