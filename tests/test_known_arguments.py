@@ -26,7 +26,7 @@ UNLISTED = {
     "workload": ("structure:HeadSpec",),
     "affinity": ("sampling:random_subsets",),
     "grouping": (
-        *("improve:improve", "intervals.programme:every_k", "peers.leiden:leiden_partition"),
+        *("objective:improve", "intervals.programme:every_k", "peers.leiden:leiden_partition"),
         *("peers.random_groups:random_partition", "search.local:search"),
     ),
     "training": ("job:Job", "trainer:train_runs"),

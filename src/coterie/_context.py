@@ -105,11 +105,17 @@ def keywords_into(**objects: type[Any]) -> Callable[[Call], Call]:
             if not old:
                 return call(*args, **given)
             there = shape.bind_partial(*args, **{k: v for k, v in given.items() if k in shape.parameters}).arguments
-            return call(*args, **given, **_objects(call.__qualname__, old, moved, objects, there))
+            return call(*args, **given, **_objects(_shown_name(call, args), old, moved, objects, there))
 
         return cast("Call", folded)
 
     return decorate
+
+
+def _shown_name(call: Callable[..., Any], args: tuple[Any, ...]) -> str:
+    """Name of a function, or of a method with the class of its object, which may have inherited the method."""
+    method = "." in call.__qualname__.rpartition("<locals>.")[2] and args
+    return f"{type(args[0]).__name__}.{call.__name__}" if method else call.__qualname__
 
 
 def _objects(

@@ -133,7 +133,7 @@ def test_targets_of_their_own_and_zero_shot(tmp_path):
 @pytest.mark.parametrize(
     ("losses", "message"),
     [
-        ({"z": 1.0}, "no task 'z'"),
+        ({"z": 1.0}, r"no task 'z'.* tasks are 'a', 'b', 'c', 'd'\.$"),
         ({"a": math.nan}, "loss of task 'a' should be a finite number.*Found nan.*diverged"),
         ({"a": math.inf}, "Found inf"),
         ({"a": [math.nan, math.nan]}, "Found \\[nan, nan\\]"),

@@ -153,6 +153,7 @@ class StudySettings:
     def check_name(name: object, known: Sequence[str], parameter: str) -> None:
         """Refuse a name that is not among the known ones, and say which is like it."""
         if name not in known:
+            known = list(dict.fromkeys(known))  # most targets are sources, too
             near = get_close_matches(str(name), known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             shown = ", ".join(map(repr, known[:10])) + (f" and {len(known) - 10} more" if len(known) > 10 else "")
