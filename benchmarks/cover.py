@@ -28,7 +28,7 @@ from coterie.affinity import Affinity, PairwiseGainModel
 from coterie.grouping import Costs, Grouping, select_groups
 from coterie.grouping.cover.bound import Pricing, upper_bound
 from coterie.grouping.cover.problem import MatrixScores
-from coterie.grouping.cover.read import read_cover
+from coterie.grouping.cover.select import read_cover
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT.parent / "tests"))

@@ -52,7 +52,7 @@ from torch import nn
 
 from coterie import Context
 from coterie._units import Payload
-from coterie.affinity.digest import digest
+from coterie.affinity.costs import digest
 from coterie.datasets.images import FOLDER, load_images
 from coterie.diffusion.affinity import StepAffinity, average, step_affinity
 from coterie.diffusion.ema import moving_average

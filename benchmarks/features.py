@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, jvp, vmap
 
 from coterie.features import FeatureOptions, RandomDirections, compute_features
-from coterie.features.measure import TensorSizes
+from coterie.features.plan import TensorSizes
 from coterie.workload import Split, Task, Workload
 
 INPUTS, HIDDEN, D, ROWS, REPEATS = 640, (128, 64), 200, 1024, 5

@@ -30,10 +30,10 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from coterie import datasets
+from coterie.affinity.blocks import TaskBlock, compute_statistics
+from coterie.affinity.gain_model import random_subsets
 from coterie.affinity.newton import Solution, solve, values
 from coterie.affinity.refine import iterate
-from coterie.affinity.sampling import random_subsets
-from coterie.affinity.statistics import TaskBlock, compute_statistics
 from coterie.features import FeatureOptions, RandomDirections, compute_features
 from coterie.features.part import PartFeatures
 from coterie.training.job import Job

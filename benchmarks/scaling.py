@@ -40,9 +40,9 @@ from scipy.stats import linregress, t
 
 from coterie import Context
 from coterie.affinity import Affinity, PairwiseGainModel
+from coterie.affinity.blocks import TaskBlock, compute_statistics
+from coterie.affinity.linearize import secant_blocks
 from coterie.affinity.newton import solve, values
-from coterie.affinity.secants import secant_blocks
-from coterie.affinity.statistics import TaskBlock, compute_statistics
 from coterie.features import FeatureOptions, RandomDirections, compute_features
 from coterie.pipeline.candidates import subset_count, typical_size
 from coterie.training.job import Job

@@ -2,7 +2,7 @@
 
 The tasks ask for pixels and for sets of digits, each with a label on 12 % of the examples, so that all have different
 examples, as in a table with many holes. The estimate is that of ``coterie.run``. The plain search is that of
-``coterie.grouping.search.steps``: one move at a time, gains of earlier steps as guesses, exchanges in the end. Both
+``coterie.grouping.search.moves``: one move at a time, gains of earlier steps as guesses, exchanges in the end. Both
 start from the groups of the matrix; the other also has plain starts and those found for more groups. The search for
 groups that share tasks, made up to 50 tasks, stands apart. One thread; times are those of the processor. Then a run is
 made and made again: seconds of the second one, and the sum of the costs over the seconds of the first.
@@ -32,8 +32,7 @@ from coterie import Context
 from coterie.affinity import get_estimator
 from coterie.grouping import group
 from coterie.grouping.objective import GainObjective
-from coterie.grouping.search.moves import Limits
-from coterie.grouping.search.steps import Steps, climb_by_steps
+from coterie.grouping.search.moves import Limits, Steps, climb_by_steps
 from coterie.pipeline import candidates
 from coterie.pipeline.candidates import candidate_groupings, estimated_affinity, group_counts, typical_size
 from coterie.workload import Workload

@@ -45,11 +45,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from coterie.features import RandomDirections, compute_features, reverse
 from coterie.features.heads import HeadCapture
 from coterie.features.hooked import Hooks
-from coterie.features.modes import differentiable
-from coterie.features.pairs import Pairs, labelled_pairs
-from coterie.features.plan import FeaturePlan, demand, make_plan
+from coterie.features.plan import FeaturePlan, demand, differentiable, make_plan
 from coterie.features.program import MarginProgram
-from coterie.features.writer import FeatureWriter
+from coterie.features.storage import FeatureWriter, Pairs, labelled_pairs
 from coterie.workload import Split, Task, Workload
 from coterie.workload.structure import find_structure
 

@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from coterie.evaluation import Comparison  # noqa: E402
 from coterie.evaluation.intervals import Noise, Spread  # noqa: E402
-from coterie.evaluation.mix import conclude  # noqa: E402
+from coterie.evaluation.recommend import conclude  # noqa: E402
 from reference.verdict_bed import draw  # noqa: E402
 
 SEEDS = tuple(range(2, 11))

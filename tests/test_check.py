@@ -13,7 +13,7 @@ from coterie.adapters import DenseRecipe
 from coterie.affinity import GradTAE
 from coterie.balancing import get_balancer
 from coterie.errors import SettingError
-from coterie.evaluation.given import as_groupings, as_seeds
+from coterie.evaluation.compare import as_groupings, as_seeds
 from coterie.grouping import Grouping, group
 from coterie.pipeline.check import check_settings
 from coterie.training.job import Job

@@ -24,7 +24,7 @@ INNER = {
 #: what no room lists, and refuses unknown arguments all the same
 UNLISTED = {
     "workload": ("structure:HeadSpec",),
-    "affinity": ("sampling:random_subsets",),
+    "affinity": ("gain_model:random_subsets",),
     "grouping": (
         *("objective:improve", "intervals.programme:every_k", "peers.leiden:leiden_partition"),
         *("peers.random_groups:random_partition", "search.local:search"),

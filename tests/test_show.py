@@ -12,7 +12,7 @@ from torch import nn
 import coterie
 from coterie._show import brief, html_table, names
 from coterie.features import FeatureOptions, RandomDirections, compute_features
-from coterie.pipeline.planned import Plan
+from coterie.pipeline.planning import Plan
 from coterie.report.formats import size
 from coterie.training import fit
 from coterie.training.job import Job

@@ -19,7 +19,7 @@ from banks import opened
 from coterie import Context
 from coterie.affinity import get_estimator
 from coterie.affinity.grad_tae_model import GradTAEModel
-from coterie.affinity.stopped import PATH, at, chosen, path_values
+from coterie.affinity.linear import PATH, at, chosen, path_values
 from coterie.evaluation.bank import train_subsets
 from coterie.evaluation.skill import mean_by_task, within_task
 

@@ -14,10 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coterie.affinity.affinity import Affinity
-from coterie.affinity.gain_model import GainModel
-from coterie.affinity.pairwise import PairwiseGainModel
-from coterie.affinity.sampling import random_subsets
-from coterie.affinity.subsets import as_subsets
+from coterie.affinity.gain_model import GainModel, PairwiseGainModel, as_subsets, random_subsets
 from coterie.errors import CoterieError, SettingError, StoreError, WorkloadError
 
 NAMES = ("a", "b & <i>", 'c,"$x_1$')

@@ -2,7 +2,7 @@
 
 import torch
 
-from coterie.affinity.digest import digest
+from coterie.affinity.costs import digest
 
 
 def test_every_type_of_numbers_has_a_digest():

@@ -14,14 +14,12 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from coterie.affinity import GradTAE, get_estimator
-from coterie.affinity.forks import displacements, orthonormal, stack
+from coterie.affinity.blocks import Penalty, compute_statistics
 from coterie.affinity.grad_tae_model import GradTAEModel
-from coterie.affinity.linearize import stretch, task_blocks
+from coterie.affinity.linear import FLOOR, GRID, _match
+from coterie.affinity.linearize import displacements, orthonormal, stack, stretch, task_blocks, task_gradients
 from coterie.affinity.newton import values
 from coterie.affinity.refine import Stopping, iterate
-from coterie.affinity.ridge import FLOOR, GRID, _match
-from coterie.affinity.statistics import Penalty, compute_statistics
-from coterie.affinity.task_gradients import task_gradients
 from coterie.errors import SettingError, StoreError
 from coterie.features import FeatureOptions, RandomDirections, compute_features
 from coterie.features.directions import StackedDirections

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from coterie.affinity import get_estimator
+from coterie.affinity.blocks import TaskBlock
 from coterie.affinity.grad_tae_model import GradTAEModel
 from coterie.affinity.linearize import CONSTANT, with_constant
-from coterie.affinity.statistics import TaskBlock
 from coterie.errors import SettingError
 from coterie.workload import Recipe, Workload, from_arrays, get_loss
 from reference.grad_tag_released import released_losses

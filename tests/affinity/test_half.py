@@ -10,11 +10,10 @@ import pytest
 import torch
 
 from coterie.affinity import GradTAE
-from coterie.affinity.blocks import compressed, pack_blocks, unpack_blocks
+from coterie.affinity.blocks import TaskBlock, compressed, compute_statistics, pack_blocks, unpack_blocks
 from coterie.affinity.grad_tae_model import GradTAEModel
 from coterie.affinity.newton import solve, values
 from coterie.affinity.refine import iterate
-from coterie.affinity.statistics import TaskBlock, compute_statistics
 from coterie.errors import SettingError
 from coterie.workload import get_loss
 from reference.training_workloads import make

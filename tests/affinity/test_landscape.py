@@ -22,7 +22,7 @@ from coterie.affinity.scores.landscape_gradients import BLOCK, SampleGradients, 
 from coterie.affinity.scores.landscape_heads import RIDGE, fit_heads, fit_linear
 from coterie.affinity.scores.mixture import fill, graph_labels, mixture_labels
 from coterie.errors import ResourceError, SettingError, WorkloadError
-from coterie.features.modes import differentiable
+from coterie.features.plan import differentiable
 from coterie.workload import Workload
 from coterie.workload.losses import get_loss
 from coterie.workload.structure import find_structure

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from coterie.affinity import get_estimator
-from coterie.affinity.stopped import at
+from coterie.affinity.linear import at
 from coterie.workload import Recipe, Workload, from_arrays
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coterie.affinity import Affinity
-from coterie.affinity.table import cell_name, name_cell
+from coterie.affinity.affinity import cell_name, name_cell
 from coterie.cli.per_task import read_per_task
 
 HARD = [

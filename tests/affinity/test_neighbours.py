@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from coterie.affinity import conjugate, neighbours, stopped
-from coterie.affinity.arrow import Shifts
-from coterie.affinity.conjugate import ConjugateSolver
-from coterie.affinity.linear import LinearBase
+from coterie.affinity import conjugate, neighbours
+from coterie.affinity import linear as stopped
+from coterie.affinity.blocks import TaskBlock, compute_statistics
+from coterie.affinity.conjugate import ConjugateSolver, Shifts
+from coterie.affinity.linear import PATH, LinearBase, chosen, mixed, path_values, place_of
 from coterie.affinity.neighbours import LEAST, neighbourhoods
 from coterie.affinity.newton import check_layout, ridges
-from coterie.affinity.statistics import TaskBlock, compute_statistics
-from coterie.affinity.stopped import PATH, chosen, mixed, path_values, place_of
 from coterie.workload import get_loss
 
 TASKS, DIRECTIONS = 16, 10

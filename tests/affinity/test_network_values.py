@@ -11,8 +11,7 @@ from torch import nn
 
 from coterie import Context
 from coterie.affinity import get_estimator
-from coterie.affinity.grad_tae_model import GradTAEModel
-from coterie.affinity.network import NetworkValues
+from coterie.affinity.grad_tae_model import GradTAEModel, NetworkValues
 from coterie.features.directions import Directions
 from coterie.workload import Recipe, Workload, from_arrays
 

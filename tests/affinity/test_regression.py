@@ -10,12 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coterie.affinity.arrow import Shifts
-from coterie.affinity.conjugate import ConjugateSolver
-from coterie.affinity.layout import Layout
+from coterie.affinity.blocks import Layout, Penalty, Statistics, TaskBlock, compute_statistics
+from coterie.affinity.conjugate import ConjugateSolver, Shifts
 from coterie.affinity.newton import solve, values
 from coterie.affinity.refine import Stopping, iterate
-from coterie.affinity.statistics import Penalty, Statistics, TaskBlock, compute_statistics
 from coterie.errors import NumericsWarning, SettingError, WorkloadError
 from coterie.workload.losses import get_loss
 from reference import offset_regression as reference

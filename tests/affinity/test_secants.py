@@ -12,8 +12,8 @@ from torch import nn
 from coterie._progress import silent
 from coterie.affinity import GradTAE, get_estimator
 from coterie.affinity.grad_tae_model import GradTAEModel
-from coterie.affinity.secants import secant_blocks
-from coterie.affinity.stopped import PATH, at, chosen, mixed, path_values
+from coterie.affinity.linear import PATH, at, chosen, mixed, path_values
+from coterie.affinity.linearize import secant_blocks
 from coterie.errors import SettingError
 from coterie.features import compute_features
 from coterie.features.directions import StackedDirections

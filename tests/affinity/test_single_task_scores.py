@@ -13,7 +13,7 @@ from torch import nn
 
 from coterie import Context
 from coterie.affinity import get_estimator
-from coterie.affinity.context import prepare
+from coterie.affinity.costs import prepare
 from coterie.affinity.scores.attribution import Attribution, attribution_maps, summed_cosines
 from coterie.affinity.scores.label_correlation import LabelCorrelation, correlations, label_overlap
 from coterie.affinity.scores.label_injection import (

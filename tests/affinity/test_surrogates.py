@@ -19,24 +19,34 @@ from tests.reference.gaussian_process import posterior
 from coterie import Context
 from coterie._units import NoStore, Payload
 from coterie.affinity import Estimate, Estimator, GradTAE, get_estimator
-from coterie.affinity.bases import train_full
-from coterie.affinity.context import prepare
-from coterie.affinity.costs import Costs, training_flops
-from coterie.affinity.sampling import random_subsets
+from coterie.affinity.costs import Costs, prepare, training_flops
+from coterie.affinity.gain_model import random_subsets
+from coterie.affinity.linearize import train_full
 from coterie.affinity.surrogates import fused as fused_module
-from coterie.affinity.surrogates.budget import FORK_OF_RUN, Remembered, split_budget
-from coterie.affinity.surrogates.collapsed import apart
-from coterie.affinity.surrogates.covariance import covariances, find_likeness, make_points
-from coterie.affinity.surrogates.design import choose_subsets
-from coterie.affinity.surrogates.evidence import Evidence, ProcessPriors, negative_log_likelihood
+from coterie.affinity.surrogates.covariance import (
+    Evidence,
+    ProcessPriors,
+    apart,
+    covariances,
+    find_likeness,
+    make_points,
+    negative_log_likelihood,
+)
 from coterie.affinity.surrogates.fused import Fused
 from coterie.affinity.surrogates.kernel import KernelSurrogate, radial
 from coterie.affinity.surrogates.linear import LinearSurrogate, membership
 from coterie.affinity.surrogates.prior import make_prior
-from coterie.affinity.surrogates.process import absolute, combine, fit_process, lucky
-from coterie.affinity.surrogates.real_runs import STAGE, balanced_subsets, different_subsets, real_runs
-from coterie.affinity.surrogates.task_ridge import TaskRidgeModel, fit_task
-from coterie.affinity.surrogates.value_model import ValueModel
+from coterie.affinity.surrogates.process import absolute, choose_subsets, combine, fit_process, lucky
+from coterie.affinity.surrogates.real_runs import (
+    FORK_OF_RUN,
+    STAGE,
+    Remembered,
+    balanced_subsets,
+    different_subsets,
+    real_runs,
+    split_budget,
+)
+from coterie.affinity.surrogates.task_ridge import TaskRidgeModel, ValueModel, fit_task
 from coterie.errors import ResourceError, SettingError
 from coterie.store import MemoryRun, open_run
 from coterie.training import fit, measure_cost

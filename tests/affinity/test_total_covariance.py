@@ -10,10 +10,9 @@ from tests.affinity.test_surrogates import T, process
 
 from coterie.affinity import Affinity, PairwiseGainModel
 from coterie.affinity.grad_tae_model import GradTAEModel
-from coterie.affinity.surrogates.evidence import ProcessPriors
-from coterie.affinity.surrogates.fused_model import FusedModel
-from coterie.affinity.surrogates.process import combine, covariances
-from coterie.affinity.surrogates.sums import Sums, covariance_of_sums
+from coterie.affinity.surrogates.covariance import ProcessPriors
+from coterie.affinity.surrogates.prior import FusedModel
+from coterie.affinity.surrogates.process import Sums, combine, covariance_of_sums, covariances
 
 ALONE = np.eye(T, dtype=bool)
 

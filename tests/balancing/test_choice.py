@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from coterie.balancing import METHODS, Balancing, get_balancer
-from coterie.balancing.choice import as_balancing, balancing_key
-from coterie.balancing.methods import WEIGHTINGS
+from coterie.balancing.methods import WEIGHTINGS, as_balancing, balancing_key
 from coterie.errors import MissingDependencyError, SettingError
 
 

@@ -8,10 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coterie.balancing.marigold import Marigold
+from coterie.balancing.balancer import Replay
+from coterie.balancing.marigold import Marigold, length
 from coterie.balancing.methods import get_balancer
-from coterie.balancing.replay import Replay
-from coterie.balancing.shift import length
 from coterie.errors import SettingError
 from reference.balancing_problems import Quadratics, setting
 from reference.task_weights import min_norm_weights

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from coterie.balancing import get_balancer, task_means
-from coterie.balancing.missing_losses import ALL_MISSING, ONE_MISSING, MissingLossCounter
+from coterie.balancing.balancer import ALL_MISSING, ONE_MISSING, MissingLossCounter
 from coterie.errors import CoterieWarning, ModelError, SettingError
 
 WEIGHTINGS = ("equal", "uncertainty", "dwa", "rlw", "famo", "marigold", "marigold-next")

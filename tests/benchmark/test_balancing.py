@@ -7,7 +7,7 @@ from sklearn.metrics import r2_score, roc_auc_score
 
 from coterie.benchmark.balancing import auc, choose_methods, compare_balancing, deltas, measured
 from coterie.errors import SettingError
-from coterie.evaluation.halves import halve_validation
+from coterie.evaluation.compare import halve_validation
 from coterie.training.job import Job
 from coterie.training.loop import fit_one
 from reference.training_workloads import make

@@ -11,7 +11,7 @@ import pytest
 import coterie
 from coterie.errors import CoterieWarning, DataWarning, ModelError, SettingError
 from coterie.evaluation import compare
-from coterie.evaluation.mix import conclude
+from coterie.evaluation.recommend import conclude
 from coterie.store import MemoryRun
 from coterie.training import FunctionTrainer, Outcome
 from reference.own_trainers import Ridge, through_torch, without_examples

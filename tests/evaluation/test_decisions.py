@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from coterie.evaluation import BASELINE, JOINT, Comparison, mix, recommend
 from coterie.evaluation.labels import TINY, LabelLosses
-from coterie.evaluation.mix import conclude
-from coterie.evaluation.recommend import veto
+from coterie.evaluation.recommend import conclude, veto
 from coterie.evaluation.verdict import DecisionRules
 from coterie.grouping import Grouping
 from reference.made_comparisons import between, made, table

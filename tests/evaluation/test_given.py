@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from coterie.errors import SettingError
-from coterie.evaluation.given import as_groupings, as_seeds
+from coterie.evaluation.compare import as_groupings, as_seeds
 from coterie.grouping import Grouping
 
 TASKS = ("a", "b", "c")

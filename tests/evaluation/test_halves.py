@@ -8,7 +8,7 @@ import torch
 
 import coterie
 from coterie.errors import DataWarning
-from coterie.evaluation.halves import halve_validation
+from coterie.evaluation.compare import halve_validation
 from coterie.workload import Split
 
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from coterie.errors import SettingError
 from coterie.evaluation import BASELINE, JOINT, Comparison, halving, recommend
 from coterie.evaluation.compare import all_in_one, single_task
-from coterie.evaluation.entry import RaceEntries
 from coterie.evaluation.halving import Prices, race, smallest_runs
 from coterie.evaluation.labels import LabelLosses, Losses
+from coterie.evaluation.trainings import RaceEntries
 from coterie.grouping import Grouping
 from reference.halving_bed import Draw, prices
 

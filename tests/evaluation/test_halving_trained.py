@@ -12,8 +12,7 @@ from sklearn.datasets import load_digits
 from coterie._units import Payload
 from coterie.errors import CoterieWarning, SettingError
 from coterie.evaluation import compare
-from coterie.evaluation.compare import affordable
-from coterie.evaluation.given import as_groupings
+from coterie.evaluation.compare import affordable, as_groupings
 from coterie.evaluation.labels import log_losses
 from coterie.store import MemoryRun
 from coterie.training import fit, units

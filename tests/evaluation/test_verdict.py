@@ -12,8 +12,7 @@ from coterie.errors import SettingError
 from coterie.evaluation import BASELINE, JOINT, Comparison, recommend
 from coterie.evaluation.intervals import Interval, Noise, Spread
 from coterie.evaluation.labels import LabelLosses, log_losses
-from coterie.evaluation.mix import Mixture, conclude
-from coterie.evaluation.recommend import veto
+from coterie.evaluation.recommend import Mixture, conclude, veto
 from coterie.evaluation.verdict import DecisionRules
 from coterie.grouping import Grouping
 from reference.made_comparisons import between, made

@@ -15,11 +15,10 @@ from coterie import Context
 from coterie.features import FeatureOptions, RandomDirections, compute_features, layers
 from coterie.features.directions import Directions, StackedDirections
 from coterie.features.hooked import Hooks
-from coterie.features.measure import PassCost, TensorSizes
-from coterie.features.pairs import labelled_pairs
-from coterie.features.plan import Demand, make_plan, working_bytes
+from coterie.features.plan import Demand, PassCost, TensorSizes, make_plan, working_bytes
 from coterie.features.probe import _few
 from coterie.features.program import MarginProgram
+from coterie.features.storage import labelled_pairs
 from coterie.workload import Task, Workload
 from reference.models import make, workload_for
 from reference.plain_features import plain_features

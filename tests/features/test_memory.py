@@ -12,8 +12,7 @@ from torch import nn
 from coterie import Context
 from coterie.errors import ResourceError
 from coterie.features import FeatureOptions, RandomDirections, compute_features
-from coterie.features.measure import PassCost, TensorSizes
-from coterie.features.plan import Demand, make_plan, plan_features, working_bytes
+from coterie.features.plan import Demand, PassCost, TensorSizes, make_plan, plan_features, working_bytes
 from coterie.workload import Task, Workload
 from reference.models import make, workload_for
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from coterie.errors import StoreError, StoreWarning
-from coterie.features import shard_files
+from coterie.features import shards as shard_files
 
 TENSORS = {"g": torch.arange(40.0).reshape(8, 5), "starts": torch.tensor([0, 3, 8])}
 FACTS = {"mode": "reverse", "source": [1, 2]}

@@ -14,17 +14,15 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from coterie import Context
+from coterie.affinity.blocks import compute_statistics
 from coterie.affinity.linear import LinearBase
 from coterie.affinity.linearize import task_blocks
-from coterie.affinity.statistics import compute_statistics
 from coterie.datasets import load
 from coterie.errors import ModelError, SettingError
 from coterie.features import FeatureOptions, RandomDirections, compute_features
-from coterie.features.measure import TensorSizes
-from coterie.features.pairs import labelled_pairs
 from coterie.features.part import PartFeatures
-from coterie.features.storage import ColumnScales, FeatureMatrix
-from coterie.features.writer import FeatureWriter
+from coterie.features.plan import TensorSizes
+from coterie.features.storage import ColumnScales, FeatureMatrix, FeatureWriter, labelled_pairs
 from coterie.workload.structure import find_structure
 from reference.models import make
 

@@ -11,7 +11,7 @@ from coterie.errors import SettingError
 from coterie.grouping import Costs, Limit, select_groups
 from coterie.grouping.cover.bound import EnumeratedPricing, Pricing, upper_bound
 from coterie.grouping.cover.large import search_cover
-from coterie.grouping.cover.read import read_cover
+from coterie.grouping.cover.select import read_cover
 from reference.cover import all_groups, rows, score
 
 

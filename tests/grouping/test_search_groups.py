@@ -17,11 +17,9 @@ from coterie.errors import SettingError
 from coterie.grouping import Grouping
 from coterie.grouping.objective import GainObjective
 from coterie.grouping.search import moves as search_moves
-from coterie.grouping.search.confidence import Cautious, advantage
-from coterie.grouping.search.groups import search_groups
-from coterie.grouping.search.moves import Limits, Partition, climb
+from coterie.grouping.search.groups import Cautious, advantage, search_groups
+from coterie.grouping.search.moves import Limits, Partition, Steps, climb, climb_by_steps
 from coterie.grouping.search.reshape import Reshaper, ascend
-from coterie.grouping.search.steps import Steps, climb_by_steps
 
 
 class Smooth:

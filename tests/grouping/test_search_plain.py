@@ -9,8 +9,7 @@ from coterie.grouping.objective import GainObjective
 from coterie.grouping.search import moves
 from coterie.grouping.search.groups import search_groups
 from coterie.grouping.search.guesses import Guesses
-from coterie.grouping.search.moves import Limits, Partition, climb
-from coterie.grouping.search.steps import Steps, climb_by_steps
+from coterie.grouping.search.moves import Limits, Partition, Steps, climb, climb_by_steps
 
 
 class Rugged:

@@ -24,13 +24,14 @@ from coterie._units import drop_shards, folder_of
 from coterie.cli.app import app
 from coterie.errors import SettingError, WorkerError
 from coterie.executors import LocalExecutor
-from coterie.features import FeatureOptions, RandomDirections, compute_features, shard_files
+from coterie.features import FeatureOptions, RandomDirections, compute_features
+from coterie.features import shards as shard_files
 from coterie.features import shards as shards_module
 from coterie.features.directions import Directions, StackedDirections
 from coterie.features.part import PartFeatures
 from coterie.features.shards import compute_shards
 from coterie.pipeline import run
-from coterie.pipeline.recording import RecordingStore
+from coterie.pipeline.accounts import RecordingStore
 from coterie.store import MemoryRun, RunDirectory
 from coterie.training import evaluate as footprint
 from coterie.workload import Recipe, Workload, from_arrays

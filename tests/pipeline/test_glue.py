@@ -15,7 +15,7 @@ from coterie.affinity import Estimate, GainModel, get_estimator
 from coterie.affinity.costs import Costs
 from coterie.affinity.surrogates.prior import make_prior
 from coterie.evaluation import BASELINE, JOINT, Comparison, mix, recommend
-from coterie.evaluation.mix import conclude
+from coterie.evaluation.recommend import conclude
 from coterie.grouping import Grouping
 from coterie.pipeline import run
 from coterie.pipeline.candidates import candidate_groupings, estimated_affinity

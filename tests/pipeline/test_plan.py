@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coterie.balancing.choice import as_balancing
+from coterie.balancing.methods import as_balancing
 from coterie.errors import ResourceError, SettingError
 from coterie.evaluation import BASELINE, JOINT, Comparison
 from coterie.evaluation.compare import all_in_one, single_task
@@ -22,8 +22,7 @@ from coterie.evaluation.labels import LabelLosses
 from coterie.pipeline import plan, planning, planning_measurements, planning_rows, planning_time, run
 from coterie.pipeline.planning import check_runs
 from coterie.pipeline.planning_estimate import SearchCost, count_search, shrunk
-from coterie.pipeline.planning_measurements import Measurements
-from coterie.pipeline.planning_memory import Sizes, resident
+from coterie.pipeline.planning_measurements import Measurements, Sizes, resident
 from coterie.pipeline.planning_rows import rows_of
 from coterie.pipeline.planning_time import Pilot, StepCost, Timing
 from coterie.training.job import Fit, Job

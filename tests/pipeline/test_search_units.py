@@ -16,7 +16,7 @@ from coterie.affinity.costs import Costs
 from coterie.errors import SettingError
 from coterie.grouping import Grouping
 from coterie.pipeline import candidates, run
-from coterie.pipeline.accounts import Accounts
+from coterie.pipeline.accounts import Accounts, RecordingStore
 from coterie.pipeline.candidates import (
     AFFINITY,
     SEARCH,
@@ -27,7 +27,6 @@ from coterie.pipeline.candidates import (
     subset_count,
     typical_size,
 )
-from coterie.pipeline.recording import RecordingStore
 from coterie.store.arrays import MemoryRun
 from coterie.training.units import UnitCost
 from coterie.workload import Workload

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from scipy.optimize import minimize
 
+from coterie.affinity.blocks import TaskBlock, compute_statistics
 from coterie.affinity.newton import values
 from coterie.affinity.refine import Stopping, iterate
-from coterie.affinity.statistics import TaskBlock, compute_statistics
 from coterie.workload.losses import get_loss
 
 RIDGE, WIDTH, ROWS, TASKS = 0.02, 24, 300, 6

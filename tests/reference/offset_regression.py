@@ -97,7 +97,7 @@ def values(blocks, subset, u, w):
 def make_blocks(seed, rows, d, widths, kinds, dtype=torch.float64, scale=1.0):
     """Random blocks: one task an entry of `rows`, `widths`, `kinds` (loss objects)."""
     rng = np.random.default_rng(seed)
-    from coterie.affinity.statistics import TaskBlock
+    from coterie.affinity.blocks import TaskBlock
 
     blocks = []
     for n, q, loss in zip(rows, widths, kinds, strict=True):

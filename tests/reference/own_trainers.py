@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from coterie.evaluation.halves import halve_validation
+from coterie.evaluation.compare import halve_validation
 from coterie.evaluation.labels import LabelIndex
 from coterie.training import Outcome, fit
 from coterie.training.job import Fit, Job

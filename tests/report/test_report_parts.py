@@ -16,9 +16,9 @@ from coterie.errors import SettingError
 from coterie.report import affinity_figure, gains_figure, heatmap, print_summary, summary_text, tables, text
 from coterie.report import heatmap as palette
 from coterie.report.data import AffinityData, Groups, ReportedInterval, parse
-from coterie.report.forest import axis, nice_ticks, strip
 from coterie.report.formats import DASH, count, duration, flops, number, percent, share, shorten, span
 from coterie.report.heatmap import png
+from coterie.report.tables import axis, nice_ticks, strip
 from report.sample_result import NASTY, nasty_result, plain_names, sample_result
 
 

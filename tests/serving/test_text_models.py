@@ -15,7 +15,7 @@ from coterie.serving.saved import save_served
 from coterie.training.evaluate import tensors_of
 from coterie.workload import from_text
 from coterie.workload.causal import encode, from_causal
-from coterie.workload.text.spec import spec_of, text_spec
+from coterie.workload.text.encoder import spec_of, text_spec
 from reference import tiny_text
 
 pytestmark = [
@@ -127,7 +127,7 @@ def test_descriptions_are_json_or_none():
 
 @pytest.mark.parametrize("change", [lambda spec: spec.pop("lora"), lambda spec: spec.update(kind=3, lora=[1])])
 def test_a_damaged_description(change):
-    from coterie.workload.text.spec import builder_of
+    from coterie.workload.text.encoder import builder_of
 
     spec = dict(
         spec_of(from_text(tiny_text.tasks(), tiny_text.model(), tiny_text.tokenizer(), lora=2, max_length=20)) or {}

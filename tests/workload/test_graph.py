@@ -16,8 +16,7 @@ from torch import Tensor, nn
 import coterie
 from coterie.errors import FallbackWarning, ModelError, ResourceError, SettingError, WorkloadError
 from coterie.features import FeatureOptions, RandomDirections, compute_features, validate_gradients
-from coterie.features.measure import TensorSizes
-from coterie.features.plan import plan_features
+from coterie.features.plan import TensorSizes, plan_features
 from coterie.training import fit
 from coterie.training.job import Job
 from coterie.training.stack import is_stackable

@@ -9,12 +9,9 @@ from coterie._lazy import load_on_first_use
 
 if TYPE_CHECKING:
     from coterie.affinity.affinity import Affinity
-    from coterie.affinity.estimator import Estimate, Estimator
-    from coterie.affinity.gain_model import GainModel
+    from coterie.affinity.estimator import METHODS, Estimate, Estimator, get_estimator
+    from coterie.affinity.gain_model import GainModel, PairwiseGainModel, as_subsets
     from coterie.affinity.grad_tae import GradTAE
-    from coterie.affinity.methods import METHODS, get_estimator
-    from coterie.affinity.pairwise import PairwiseGainModel
-    from coterie.affinity.subsets import as_subsets
 
 __all__ = [
     "METHODS",
@@ -30,15 +27,15 @@ __all__ = [
 
 #: which module brings a name
 _LAZY = {
-    "METHODS": "methods",
+    "METHODS": "estimator",
     "Affinity": "affinity",
     "Estimate": "estimator",
     "Estimator": "estimator",
     "GainModel": "gain_model",
     "GradTAE": "grad_tae",
-    "PairwiseGainModel": "pairwise",
-    "as_subsets": "subsets",
-    "get_estimator": "methods",
+    "PairwiseGainModel": "gain_model",
+    "as_subsets": "gain_model",
+    "get_estimator": "estimator",
 }
 
 __getattr__ = load_on_first_use(__name__, _LAZY)

@@ -1,17 +1,24 @@
-"""What an estimate cost, stage by stage, against training every subset once."""
+"""What an estimate cost, stage by stage, against training every subset once; what its steps share."""
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from coterie._context import Context
 from coterie._show import short_repr
 from coterie._units import Payload, UnitStore
+from coterie.training import measure_cost
 from coterie.training.job import Fit
 from coterie.training.units import UnitCost
 from coterie.workload import Workload
+from coterie.workload.structure import Structure, find_structure
 
 
 @short_repr
@@ -111,3 +118,36 @@ def timed(
     payload = store.unit(name, key, measured)
     costs.add(stage, 0.0, float(payload.meta["seconds"]))
     return payload
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A workload whose structure was found and whose passes were counted, the context, and its ledger."""
+
+    workload: Workload
+    structure: Structure
+    context: Context
+    costs: Costs
+
+    @property
+    def everything(self) -> tuple[int, ...]:
+        """All tasks."""
+        return tuple(range(self.workload.n_tasks))
+
+
+def prepare(workload: Workload, context: Context) -> Prepared:
+    """Find the structure and measure unit costs; a ledger that the context does not bring is opened."""
+    model = workload.build_model(context.seed).to(workload.labels.device)
+    return Prepared(workload, find_structure(workload, model), context, context.costs or Costs(measure_cost(workload)))
+
+
+def digest(tensors: Mapping[str, Tensor] | None) -> str | None:
+    """SHA-256 of names, shapes and numbers; None for None."""
+    if tensors is None:
+        return None
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        found.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        found.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()

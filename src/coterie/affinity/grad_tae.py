@@ -17,24 +17,37 @@ import torch
 from coterie._check import whole_number
 from coterie._context import DEFAULT_CONTEXT, Context
 from coterie._surface import known_arguments
-from coterie.affinity.bases import Bases, checkpoint, train, train_all, train_bases
-from coterie.affinity.context import Prepared, prepare
-from coterie.affinity.estimator import Estimate, Estimator
-from coterie.affinity.forks import displacements, fork_jobs, orthonormal, stack
-from coterie.affinity.grad_tae_model import GradTAEModel
-from coterie.affinity.linear import LinearBase
-from coterie.affinity.linearize import by_secants, linearize
-from coterie.affinity.network import NetworkValues
-from coterie.affinity.planned import EstimatePlan, FeatureStage, KnownTrainings, TrainingCall, TrainingStage
-from coterie.affinity.ridge import matched_ridge
-from coterie.affinity.secants import secant_flops
-from coterie.affinity.stopped import PATH, SAMPLE, stopped_ridge
-from coterie.affinity.task_gradients import task_gradients
+from coterie.affinity.costs import Prepared, prepare
+from coterie.affinity.estimator import (
+    Estimate,
+    EstimatePlan,
+    Estimator,
+    FeatureStage,
+    KnownTrainings,
+    TrainingCall,
+    TrainingStage,
+)
+from coterie.affinity.grad_tae_model import GradTAEModel, NetworkValues
+from coterie.affinity.linear import PATH, SAMPLE, LinearBase, matched_ridge, stopped_ridge
+from coterie.affinity.linearize import (
+    Bases,
+    by_secants,
+    checkpoint,
+    displacements,
+    fork_jobs,
+    linearize,
+    orthonormal,
+    secant_flops,
+    stack,
+    task_gradients,
+    train,
+    train_all,
+    train_bases,
+)
 from coterie.errors import ResourceError, SettingError
-from coterie.features.directions import Directions
+from coterie.features.directions import Directions, RandomDirections
 from coterie.features.plan import plan_features
 from coterie.features.program import refuse_complex
-from coterie.features.random_directions import RandomDirections
 from coterie.features.storage import STORED
 from coterie.training.job import Fit, State
 from coterie.workload import Workload

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
+from coterie.affinity.blocks import Penalty, Statistics, TaskBlock
 from coterie.affinity.conjugate import CONDITION, CROSSOVER
-from coterie.affinity.statistics import Penalty, Statistics, TaskBlock
 
 #: neighbours of a group from which on its factorisation pays
 LEAST = 12

@@ -20,10 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from coterie._progress import Progress, silent
-from coterie.affinity.arrow import Shifts
-from coterie.affinity.conjugate import bytes_each, choose_method, make_solver
-from coterie.affinity.layout import Layout, Point
-from coterie.affinity.statistics import Penalty, Statistics, TaskBlock
+from coterie.affinity.blocks import Layout, Penalty, Point, Statistics, TaskBlock
+from coterie.affinity.conjugate import Shifts, bytes_each, choose_method, make_solver
 from coterie.errors import SettingError
 
 _FLAT = Penalty()
@@ -99,7 +97,7 @@ def solve(
     Example:
         Predict 1 from a feature that is 1, with loss ``(u - 1)^2 + u^2``:
 
-        >>> from coterie.affinity.statistics import compute_statistics
+        >>> from coterie.affinity.blocks import compute_statistics
         >>> from coterie.workload import get_loss
         >>> one = torch.ones(3, dtype=torch.float64)
         >>> block = TaskBlock(one[:, None], torch.zeros(3, 0).double(), 0 * one, one, get_loss("regression"))

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from coterie._surface import warn
-from coterie.affinity.arrow import ArrowSolver, Shifts, examples
-from coterie.affinity.conjugate import ITERATED, bytes_each, choose_method, make_solver
-from coterie.affinity.layout import Layout, Point
+from coterie.affinity.blocks import Layout, Penalty, Point, Statistics, TaskBlock
+from coterie.affinity.conjugate import ITERATED, ArrowSolver, Shifts, bytes_each, choose_method, examples, make_solver
 from coterie.affinity.newton import (
     Solution,
     base_gradient,
@@ -29,7 +28,6 @@ from coterie.affinity.newton import (
     ridges,
     tile_rows,
 )
-from coterie.affinity.statistics import Penalty, Statistics, TaskBlock
 from coterie.errors import NumericsWarning, SettingError
 
 _FLAT = Penalty()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from coterie._check import choice
 from coterie._surface import known_arguments
-from coterie.balancing.bilevel import BilevelWeighting
+from coterie.balancing.marigold import BilevelWeighting
 from coterie.errors import SettingError
 
 LOSSES = ("next", "same")

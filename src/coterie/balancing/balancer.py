@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, TypeVar, cast, final
 
 import torch
@@ -11,10 +13,149 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from coterie._check import is_whole
-from coterie.balancing.missing_losses import MissingLossCounter
-from coterie.balancing.replay import Replay
 from coterie.balancing.shares import complete
-from coterie.errors import SettingError
+from coterie.errors import CoterieWarning, ModelError, SettingError
+
+_FLAG = "track_running_stats"
+
+
+class Replay:
+    """A function that gives the losses of a batch; from the second call on it leaves no trace.
+
+    Methods that compare losses before and after a small change of the parameters need the same batch and the same
+    dropout masks, or the noise between two passes drowns the change. The first call is an ordinary one. Later calls use
+    the random numbers of the first, build no graph, and leave random numbers and running statistics as they were.
+
+    Args:
+        losses: gives the (tasks,) losses of the batch at the model's present parameters.
+        model: needed when it has BatchNorm: its running statistics are left alone in later calls.
+        keep: False does not remember the random numbers; later calls then draw new ones.
+
+    Example:
+        >>> from torch.nn.functional import dropout
+        >>> replay = Replay(lambda: dropout(torch.ones(4)))
+        >>> bool((replay() == replay()).all())
+        True
+    """
+
+    def __init__(self, losses: Callable[[], Tensor], model: nn.Module | None = None, *, keep: bool = True) -> None:
+        self._losses, self._model, self._keep = losses, model, keep
+        self._states: list[Tensor] | None = None
+        self._called = False
+
+    def __call__(self) -> Tensor:
+        """The losses at the present parameters."""
+        if not self._called:
+            self._called = True
+            self._states = _random_states() if self._keep else None
+            return self._losses()
+        now = _random_states()
+        _set(self._states or now)
+        try:
+            with torch.no_grad():
+                if self._model is None:
+                    return self._losses()
+                with still_statistics(self._model):
+                    return self._losses()
+        finally:  # everything goes on as if nothing had been drawn
+            _set(now)
+
+
+@contextlib.contextmanager
+def still_statistics(model: nn.Module | None) -> Generator[None]:
+    """BatchNorm in training mode normalises with its batch as always, but does not update its running statistics."""
+    norms = [] if model is None else [module for module in model.modules() if _updates_statistics(module)]
+    for norm in norms:
+        vars(norm)[_FLAG] = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            vars(norm)[_FLAG] = True
+
+
+def _updates_statistics(module: nn.Module) -> bool:
+    return module.training and bool(vars(module).get(_FLAG, False))
+
+
+def _random_states() -> list[Tensor]:
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_initialized():
+        states.append(torch.cuda.get_rng_state())
+    return states
+
+
+def _set(states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.cuda.set_rng_state(states[1])
+
+
+#: parameters are looked at when a task was missing so many steps in a row, and at most once in so many steps
+PATIENCE = 8
+#: so many steps in a row without a loss for any task, or for one, are worth a word
+ALL_MISSING, ONE_MISSING = 20, 1000
+
+
+class MissingLossCounter:
+    """Counts for how many steps in a row the tasks of one model had a loss of NaN.
+
+    Args:
+        tasks: number of tasks.
+    """
+
+    def __init__(self, tasks: int) -> None:
+        self._rows, self._empty, self._since = [0] * tasks, 0, PATIENCE
+        self._counts = False
+
+    def clear(self) -> None:
+        """Start anew after a step in which every task had a loss."""
+        if self._counts:
+            self._rows, self._empty, self._counts = [0] * len(self._rows), 0, False
+
+    def __call__(self, missing: Tensor, parameters: Sequence[Tensor]) -> None:
+        """Look at the losses of a step.
+
+        Args:
+            missing: (tasks,) whose loss was NaN.
+            parameters: everything that is trained.
+
+        Raises:
+            ModelError: when a parameter is NaN or infinite.
+        """
+        gone: list[bool] = missing.tolist()
+        self._counts = True
+        self._rows = [row + 1 if one else 0 for row, one in zip(self._rows, gone, strict=True)]
+        self._since += 1
+        if all(gone) or (max(self._rows) >= PATIENCE and self._since >= PATIENCE):
+            self._since = 0
+            _check(parameters)
+        self._empty = self._empty + 1 if all(gone) else 0
+        if self._empty == ALL_MISSING:
+            _warn("every task", ALL_MISSING)
+        elif not self._empty and ONE_MISSING in self._rows:
+            _warn(f"task number {self._rows.index(ONE_MISSING)}", ONE_MISSING)
+
+
+def _check(parameters: Sequence[Tensor]) -> None:
+    some = [parameter for parameter in parameters if parameter.numel()]  # nothing has no largest number
+    lengths = list(torch._foreach_norm(some, float("inf"))) if some else []  # pyright: ignore[reportPrivateImportUsage]
+    if lengths and not bool(torch.stack([length.float() for length in lengths]).isfinite().all()):
+        raise ModelError(
+            "Losses are NaN because parameters of the model are NaN or infinite: the training has diverged. Frequent "
+            "causes are a learning rate that is too large, and missing labels of NaN that go through the loss before "
+            "they are masked, whose gradient is NaN: put 0 in their place first, as in y.nan_to_num()."
+        )
+
+
+def _warn(who: str, steps: int) -> None:
+    warnings.warn(
+        f"The loss of {who} was NaN, which stands for no label, in {steps} steps in a row. If there are labels, look "
+        "for NaN or infinite inputs, or a loss that divides by zero.",
+        CoterieWarning,
+        stacklevel=4,
+    )
+
 
 Each = TypeVar("Each")
 #: (tasks,) losses of a batch, or as many scalars with graphs of their own

@@ -2,16 +2,168 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+import contextlib
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass, field, fields
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from coterie._surface import known_arguments
-from coterie.balancing.bilevel import BilevelWeighting
-from coterie.balancing.shift import length, shifted, with_gradients
+from coterie.balancing.criterion import Criterion
+from coterie.balancing.shares import complete, everyone, make_shares
+from coterie.balancing.weighting import Weighting
 from coterie.errors import SettingError
+
+
+@contextlib.contextmanager
+def shifted(parameters: Iterable[Tensor], mu: Tensor) -> Generator[None]:
+    """Move parameters p to ``p - mu g``, where g is their ``.grad``; afterwards they are back, bit for bit.
+
+    Args:
+        parameters: those without a gradient stay where they are.
+        mu: a scalar, or (members,) for stacked models in the first dimension of each parameter.
+
+    Cost: memory for one copy of the parameters.
+    """
+    moving, gradients = with_gradients(parameters)
+    saved = [p.clone() for p in moving]
+    with torch.no_grad():
+        if mu.dim() == 0 and mu.device.type == "cpu":  # a number costs no temporary, but elsewhere a wait
+            torch._foreach_sub_(moving, gradients, alpha=float(mu))  # pyright: ignore[reportPrivateImportUsage]
+        elif mu.dim() == 0:
+            steps = torch._foreach_mul(gradients, mu.to(gradients[0]))  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_sub_(moving, steps)  # pyright: ignore[reportPrivateImportUsage]
+        else:
+            for p, g in zip(moving, gradients, strict=True):
+                p.sub_(mu.view(-1, *[1] * (g.dim() - 1)).to(g) * g)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            torch._foreach_copy_(moving, saved)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def with_gradients(parameters: Iterable[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Parameters that have a gradient, and their gradients, both without graphs."""
+    found = [(p.detach(), p.grad.detach()) for p in parameters if p.grad is not None]
+    return [p for p, _ in found], [g for _, g in found]
+
+
+def length(tensors: list[Tensor], stacked: bool) -> Tensor:
+    """Euclidean length of all tensors together: a scalar, or (members,) for stacked models."""
+    if not stacked:
+        return torch.stack(torch._foreach_norm(tensors)).norm()  # pyright: ignore[reportPrivateImportUsage]
+    return torch.stack([t.flatten(1).norm(dim=1) for t in tensors]).norm(dim=0)
+
+
+@dataclass(frozen=True)
+class LowerSettings:
+    """Settings of the balancing problem, under the names that they have as options of a balancer.
+
+    Args:
+        phi: ``"identity"`` or ``"log"``, see :class:`Criterion`.
+        floor: lowest value that a loss can take; only for ``"log"``.
+        form: ``"softmax"`` or ``"simplex"``, see :mod:`coterie.balancing.shares`.
+        learning_rate: of the shares.
+        decay: of the logits; None means 0.001, and 0 for the simplex, which has no logits.
+        rho: how strongly shares are pulled to equal ones, in units of q.
+        adaptive: whether steps do not depend on the scale of q.
+        smoothing: share of the past in a running mean of q; 0 takes each q as it is.
+    """
+
+    phi: str
+    floor: float
+    form: str
+    learning_rate: float
+    decay: float | None
+    rho: float
+    adaptive: bool
+    smoothing: float
+
+    @staticmethod
+    def of(balancer: object) -> LowerSettings:
+        """Those of a balancer that has all of them as attributes."""
+        return LowerSettings(**{field.name: getattr(balancer, field.name) for field in fields(LowerSettings)})
+
+
+class LowerLevel(nn.Module):
+    """Shares that minimise ``|| sum_i share_i grad phi(loss_i) ||^2 / 2 + rho / 2 || shares - 1 / tasks ||^2``.
+
+    The gradient of the first term with respect to the shares is the vector q of slopes: how fast each phi(loss) falls
+    along the direction ``sum_i share_i grad phi(loss_i)``. Whoever has q, or something proportional to it, calls
+    :meth:`descend`.
+
+    Args:
+        shape: (..., tasks).
+        settings: of the problem.
+
+    Raises:
+        SettingError: when a value is unknown or out of range.
+    """
+
+    mean: Tensor
+
+    def __init__(self, shape: tuple[int, ...], settings: LowerSettings) -> None:
+        super().__init__()
+        learning_rate, decay, rho, smoothing = (
+            settings.learning_rate, settings.decay, settings.rho, settings.smoothing,
+        )  # fmt: skip
+        if not learning_rate > 0:
+            raise SettingError(f"Parameter `learning_rate` should be above 0. Found {learning_rate!r}.")
+        if not rho >= 0:
+            raise SettingError(f"Parameter `rho` should be at least 0. Found {rho!r}.")
+        if not 0 <= smoothing < 1:
+            raise SettingError(f"Parameter `smoothing` should be at least 0 and below 1. Found {smoothing!r}.")
+        self.criterion = Criterion(settings.phi, settings.floor)
+        if decay is None:
+            decay = 0.0 if settings.form == "simplex" else 1e-3
+        self.shares = make_shares(settings.form, shape, learning_rate, decay, settings.adaptive)
+        self.rho, self.smoothing = rho, smoothing
+        self.register_buffer("mean", torch.full(shape if smoothing else (*shape[:-1], 0), torch.nan))
+
+    def weights(self, values: Tensor, present: Tensor) -> Tensor:
+        """(..., tasks) factors of the losses, see :meth:`Criterion.weights`."""
+        return self.criterion.weights(self.shares.forward(present), values)
+
+    def descend(self, slopes: Tensor, present: Tensor) -> None:
+        """Move the shares of the tasks that are present and whose slope is finite."""
+        if present is not everyone(present.shape) or not complete(slopes):
+            present = present & slopes.isfinite()
+        if self.smoothing:
+            new = torch.where(self.mean.isnan(), slopes, torch.lerp(slopes, self.mean, self.smoothing))
+            self.mean.copy_(torch.where(present, new, self.mean))
+            slopes = self.mean
+        if self.rho:
+            number = present.sum(-1, keepdim=True)
+            slopes = slopes + self.rho * (self.shares.forward(present) - 1 / number)
+        self.shares.descend(slopes, present)
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class BilevelWeighting(Weighting):
+    """Weights from shares that solve the balancing problem; a subclass finds the slopes.
+
+    A subclass also has `tasks`, `phi` and `form`. The other settings are those of :class:`LowerSettings`, and
+    `members` that of :class:`Balancer`.
+    """
+
+    learning_rate: float = 0.025
+    decay: float | None = None
+    rho: float = 0.0
+    adaptive: bool = True
+    smoothing: float = 0.0
+    floor: float = 0.0
+    members: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__init__(self.tasks, self.members)
+        self.lower = LowerLevel(self.shape, LowerSettings.of(self))
+
+    def weigh(self, values: Tensor, present: Tensor) -> Tensor:
+        """Factors of the losses, which add up to one."""
+        return self.lower.weights(values, present)
+
 
 #: smallest relative change of the weighted loss that a probe should make, in units of the rounding error
 _ROUNDINGS = 100.0

@@ -15,10 +15,9 @@ from coterie._progress import silent
 from coterie._units import Payload
 from coterie.affinity.costs import training_flops
 from coterie.balancing import Balancing
-from coterie.balancing.choice import as_balancing, balancing_key
-from coterie.balancing.methods import WEIGHTINGS
+from coterie.balancing.methods import WEIGHTINGS, as_balancing, balancing_key
 from coterie.errors import SettingError
-from coterie.evaluation.halves import halve_validation
+from coterie.evaluation.compare import halve_validation
 from coterie.evaluation.intervals import t_interval
 from coterie.training import measure_cost
 from coterie.training.evaluate import load_state

@@ -51,7 +51,7 @@ def compare(
 
     Example: [bold]coterie compare yeast --grouping G.json --seeds 5[/bold]
     """
-    from coterie.balancing.choice import as_balancing
+    from coterie.balancing.methods import as_balancing
     from coterie.cli.groupings import read_groupings
     from coterie.workload import load_workload
 
@@ -83,7 +83,7 @@ def _compare(
     memory: int,
     executor: Executor | None,
 ) -> dict[str, Any]:
-    from coterie.balancing.choice import balancing_key
+    from coterie.balancing.methods import balancing_key
     from coterie.evaluation import compare as train_and_compare
     from coterie.evaluation import recommend
     from coterie.evaluation.recommend import veto

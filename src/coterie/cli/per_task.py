@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 
 from coterie._files import read_bytes
-from coterie.affinity.table import cell_name
+from coterie.affinity.affinity import cell_name
 from coterie.errors import SettingError
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from coterie._check import whole_number
 from coterie._random import random_numbers
 from coterie._units import NoStore, Payload, UnitStore
-from coterie.affinity.digest import digest
+from coterie.affinity.costs import digest
 from coterie.datasets.images import Images
 from coterie.diffusion.train import batches
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from coterie.report.forest import nice_step, nice_ticks
+from coterie.report.tables import nice_step, nice_ticks
 
 #: parts that ticks cut an axis into
 _ABOUT = 5

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from coterie._check import whole_number
-from coterie.features.random_directions import _key
+from coterie.features.directions import _key
 
 #: most buckets: bucket and sign of an entry have four bytes
 LONGEST = 2**30 - 1

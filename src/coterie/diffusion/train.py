@@ -20,7 +20,7 @@ from coterie._random import random_numbers
 from coterie._show import short_repr
 from coterie._surface import known_arguments, warn
 from coterie._units import NoStore, Payload
-from coterie.affinity.digest import digest
+from coterie.affinity.costs import digest
 from coterie.balancing import Weighting
 from coterie.diffusion.checks import check_denoiser, check_images
 from coterie.diffusion.denoising import denoising_losses

@@ -2,8 +2,7 @@
 
 from coterie.evaluation.compare import TrainedComparison, compare
 from coterie.evaluation.comparison import BASELINE, JOINT, Comparison
-from coterie.evaluation.mix import Mixture, mix
-from coterie.evaluation.recommend import Recommendation, recommend
+from coterie.evaluation.recommend import Mixture, Recommendation, mix, recommend
 
 __all__ = [
     "BASELINE",

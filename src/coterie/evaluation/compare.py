@@ -4,35 +4,145 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from coterie._check import whole_number
+from coterie._check import is_whole, whole_number
 from coterie._context import Context
 from coterie._progress import Progress, silent
 from coterie._show import short_repr
 from coterie._surface import known_arguments, said_once, warn
 from coterie._units import NoStore, UnitStore
 from coterie.balancing import Balancing
-from coterie.balancing.choice import as_balancing, balancing_key
 from coterie.balancing.criterion import ROUNDING
+from coterie.balancing.methods import as_balancing, balancing_key
 from coterie.errors import CoterieWarning, DataWarning, SettingError
 from coterie.evaluation.comparison import BASELINE, JOINT, Comparison
-from coterie.evaluation.entry import RaceEntries
-from coterie.evaluation.given import as_groupings, as_seeds
-from coterie.evaluation.halves import halve_validation
 from coterie.evaluation.halving import Halving, race, smallest_runs
 from coterie.evaluation.labels import LabelIndex, Losses
-from coterie.evaluation.run_outcomes import RunOutcomes
-from coterie.evaluation.trainings import Subset, Trainings, subsets_of
+from coterie.evaluation.trainings import RaceEntries, RunOutcomes, Subset, Trainings, subsets_of
 from coterie.grouping import Grouping
 from coterie.training import fit
 from coterie.training.job import Fit, pack_fits, unpack_fits
 from coterie.training.trainer import PARTS, Outcome, Trainer
-from coterie.workload import Workload
+from coterie.workload import Split, Workload
+
+
+def as_seeds(seeds: int | Sequence[int]) -> list[int]:
+    """Training seeds: a number of them, or they themselves.
+
+    Raises:
+        SettingError: when there is none, or something is no whole number from 0.
+
+    Example:
+        >>> as_seeds(2), as_seeds((7, 9))
+        ([0, 1], [7, 9])
+    """
+    given: Any = _listed(seeds)
+    if is_whole(given):
+        given = range(int(given))
+    found: list[Any] = list(given) if isinstance(given, Sequence) else []
+    good = all(is_whole(seed) and seed >= 0 for seed in found)
+    if not found or not good or len(set(found)) < len(found):
+        raise SettingError(
+            "Parameter `seeds` should be a number of seeds, at least 1, or different whole numbers from 0. "
+            f"Found {seeds!r}."
+        )
+    return [int(seed) for seed in found]
+
+
+def as_groupings(candidates: Mapping[str, Any], tasks: tuple[str, ...]) -> dict[str, Grouping]:
+    """Candidates as groupings of the workload's tasks.
+
+    Raises:
+        SettingError: when they are no mapping, name other tasks, or do not put each task into one group.
+    """
+    if not isinstance(candidates, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise SettingError(
+            f"Parameter `candidates` should map names to groupings. Found {type(candidates).__name__}. "
+            "Write {'mine': [['a', 'b'], ['c']]}."
+        )
+    return {str(name): _grouping(str(name), value, tasks) for name, value in candidates.items()}
+
+
+def _grouping(name: str, value: Any, tasks: tuple[str, ...]) -> Grouping:
+    if isinstance(value, Mapping) or hasattr(value, "iloc"):  # a label of each task
+        return Grouping.from_labels(tasks, value, method="given")
+    if isinstance(value, Grouping):
+        if set(value.tasks) == set(tasks):
+            return value if value.tasks == tasks else _reordered(value, tasks)
+        raise SettingError(
+            f"Parameter `candidates`: the grouping {name!r} is of other tasks ({list(value.tasks)[:3]}...) than "
+            f"the workload ({list(tasks)[:3]}...). Group the affinity of this workload."
+        )
+    labels: dict[str, int] = {}
+    value = _listed(value)
+    groups: list[Any] = list(map(_listed, value)) if isinstance(value, Sequence) else []
+    for number, group in enumerate(groups):
+        members: list[Any] = list(group) if isinstance(group, Sequence) and not isinstance(group, str) else []
+        for task in members:
+            known = tasks[int(task)] if is_whole(task) and 0 <= task < len(tasks) else task
+            if known not in tasks or known in labels:
+                raise SettingError(
+                    f"Parameter `candidates`: the grouping {name!r} names {task!r}, which is no task or is named twice."
+                )
+            labels[str(known)] = number
+    missing = [task for task in tasks if task not in labels]
+    if missing:
+        raise SettingError(
+            f"Parameter `candidates`: the grouping {name!r} should be a Grouping, or lists that hold each task once. "
+            f"Missing: {missing[:5]}."
+        )
+    return Grouping.from_labels(tasks, [labels[task] for task in tasks], method="given")
+
+
+def _listed(values: Any) -> Any:
+    """Arrays, tensors and indexes of pandas as lists; everything else as it is."""
+    return values.tolist() if hasattr(values, "tolist") else values
+
+
+def _reordered(grouping: Grouping, tasks: tuple[str, ...]) -> Grouping:
+    """The same groups for the same tasks in another order."""
+    place = {name: number for number, name in enumerate(tasks)}
+    groups = tuple(tuple(sorted(place[name] for name in names)) for names in grouping.names)
+    order = sorted(range(len(groups)), key=groups.__getitem__)
+    serves = [order.index(grouping.serves[grouping.tasks.index(name)]) for name in tasks]
+    return replace(grouping, tasks=tasks, groups=tuple(groups[group] for group in order), serves=tuple(serves))
+
+
+# A single-task model stops where its own validation loss is lowest, a group where the mean over its tasks is: the
+# first looks better on those rows than it is. Rows that no training has seen, not even to stop, give every candidate
+# the same chance.
+
+
+def halve_validation(workload: Workload) -> tuple[Workload, Tensor]:
+    """A workload that stops on one half of the validation rows, and the rows of the other half.
+
+    Rows are dealt out in turn after sorting by which labels they have and what they are, so that both halves look
+    alike. Where a task would have no label in one of the halves, all validation rows serve both ends and a DataWarning
+    says so.
+    """
+    rows = workload.split.validation
+    labels = workload.labels[rows].cpu().double().numpy()
+    order = np.lexsort(np.nan_to_num(labels, nan=-np.inf).T)
+    stop = torch.as_tensor(np.sort(order[0::2]), device=rows.device)
+    choose = torch.as_tensor(np.sort(order[1::2]), device=rows.device)
+    observed = workload.observed[rows]
+    if bool((observed[stop].any(0) & observed[choose].any(0)).all()):
+        split = Split(workload.split.train, rows[stop], workload.split.test)
+        return replace(workload, split=split), rows[choose]
+    warn(
+        "A task has too few validation labels to stop trainings on one half and choose on the other, so all of them "
+        "serve both ends, which flatters small groups. Give more validation rows.",
+        DataWarning,
+    )
+    return workload, rows
+
 
 STAGE = "compare: training candidates"
 
@@ -116,7 +226,7 @@ def compare(
     """Train candidate groupings, all-in-one and single-task models, and evaluate them on validation and test data.
 
     A subset that several candidates share is trained once a seed. Trainings stop on one half of the validation part;
-    the validation losses of the comparison are those of the other half (see :mod:`coterie.evaluation.halves`).
+    the validation losses of the comparison are those of the other half (see :mod:`coterie.evaluation.compare`).
 
     With `runs`, candidates are eliminated by successive halving on that other half until those that are left can be
     trained with all seeds within the budget (see :mod:`coterie.evaluation.halving`). The comparison then holds the

@@ -1,7 +1,7 @@
 """Projected gradients of margins: forward mode, reverse mode, the planner that chooses, the validator."""
 
+from coterie.features.directions import RandomDirections
 from coterie.features.features import FeatureOptions, compute_features
-from coterie.features.random_directions import RandomDirections
 from coterie.features.validate import GradientReport, validate_gradients
 
 __all__ = [

@@ -17,19 +17,15 @@ from coterie._progress import Progress
 from coterie._surface import known_arguments
 from coterie.errors import SettingError
 from coterie.features import forward, reverse
-from coterie.features.directions import Directions
+from coterie.features.directions import Directions, RandomDirections
 from coterie.features.heads import HeadCapture
 from coterie.features.hooked import Hooks
 from coterie.features.layers import HooksUnsupportedError
-from coterie.features.modes import differentiable
-from coterie.features.pairs import Pairs, labelled_pairs
 from coterie.features.part import PartFeatures
-from coterie.features.plan import MODES, FeaturePlan, demand, make_plan
+from coterie.features.plan import MODES, FeaturePlan, demand, differentiable, make_plan
 from coterie.features.probe import choose_backend, warn_fallback
 from coterie.features.program import MarginProgram
-from coterie.features.random_directions import RandomDirections
-from coterie.features.storage import STORED, stored_type
-from coterie.features.writer import FeatureWriter
+from coterie.features.storage import STORED, FeatureWriter, Pairs, labelled_pairs, stored_type
 from coterie.workload.structure import Structure, find_structure
 from coterie.workload.workload import Workload
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from coterie._show import short_repr
 from coterie.errors import SettingError
 from coterie.features.directions import Directions
-from coterie.features.pairs import Pairs
+from coterie.features.storage import Pairs
 from coterie.workload.structure import HeadSpec, Structure
 from coterie.workload.workload import Workload
 

@@ -15,14 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from coterie._progress import Progress
-from coterie.features.directions import Directions
+from coterie.features.directions import Directions, RandomDirections
 from coterie.features.heads import HeadCapture
 from coterie.features.layers import HooksUnsupportedError, LayerGradient, refuse_unsupported
-from coterie.features.pairs import Pairs
 from coterie.features.plan import FeaturePlan
 from coterie.features.program import MarginProgram
-from coterie.features.random_directions import RandomDirections
 from coterie.features.reverse import Jobs
+from coterie.features.storage import Pairs
 
 #: module -> {name of the parameter in the module: name in the model}
 Taps = Mapping[nn.Module, Mapping[str, str]]

@@ -2,22 +2,200 @@
 
 from __future__ import annotations
 
+import warnings
+import weakref
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from coterie._check import choice
+from coterie._process_lock import process_lock
 from coterie._show import short_repr
-from coterie._surface import known_arguments
-from coterie.errors import ResourceError, SettingError
+from coterie._surface import known_arguments, warn
+from coterie.errors import ModelError, ModelModeWarning, ResourceError, SettingError
 from coterie.features.layers import held
-from coterie.features.measure import PassCost, measure_pass
-from coterie.features.modes import differentiable
-from coterie.features.pairs import Pairs, labelled_pairs
-from coterie.workload.graph_net import whole_pass
+from coterie.features.storage import Pairs, labelled_pairs
+from coterie.workload.graph import whole_pass
 from coterie.workload.structure import Structure, find_structure
 from coterie.workload.workload import Workload
+
+#: rows of the trial pass
+_MEASURED_ROWS = 8
+
+
+class TensorSizes(TorchDispatchMode):
+    """Sees every tensor that an operation makes, below vmap and differentiation.
+
+    Attributes:
+        largest: bytes of the largest.
+        sizes: the different sizes.
+        total: bytes of all together.
+        peak: most bytes that were alive at a time.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest = 0
+        self.sizes: set[int] = set()
+        self.total = 0
+        self.peak = 0
+        self._alive: dict[int, int] = {}
+        self._now = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation and look at what it returns."""
+        result = func(*args, **(kwargs or {}))
+        for value in result if isinstance(result, tuple | list) else (result,):
+            # views (transposed weights, slices of the inputs) are no new memory
+            if isinstance(value, Tensor) and not func.is_view:
+                self._see(value)
+        return result
+
+    def _see(self, value: Tensor) -> None:
+        storage = value.untyped_storage()
+        key = storage._cdata
+        if key in self._alive:
+            return
+        size = storage.nbytes()
+        self.largest = max(self.largest, size)
+        self.sizes.add(size)
+        self.total += size
+        self._alive[key] = size
+        self._now += size
+        self.peak = max(self.peak, self._now)
+        weakref.finalize(storage, self._forget, key)
+
+    def _forget(self, key: int) -> None:
+        self._now -= self._alive.pop(key, 0)
+
+
+@dataclass(frozen=True)
+class PassCost:
+    """Cost of one forward pass for one row.
+
+    Attributes:
+        flops: multiplications and additions.
+        largest: bytes of the largest tensor that an operation makes.
+        total: bytes of all tensors that operations make.
+    """
+
+    flops: float
+    largest: int
+    total: int
+
+
+def measure_pass(workload: Workload, model: nn.Module, rows: Tensor) -> PassCost:
+    """Run a few rows and count; all rows where a pass costs the same for any."""
+    chosen = rows if whole_pass(model) else rows[:_MEASURED_ROWS]
+    batch = workload.batch(chosen)
+    counter, sizes = FlopCounterMode(display=False), TensorSizes()
+    with torch.no_grad(), counter, sizes:
+        workload.outputs(model, batch)
+    n = len(chosen)
+    return PassCost(counter.get_total_flops() / n, -(-sizes.largest // n), -(-sizes.total // n))
+
+
+#: warnings of torch about its own inside, of no use to the caller
+_NOISE = (
+    "There is a performance drop because",
+    "TF32 acceleration on top of oneDNN",
+    "`torch.jit.script` is deprecated",
+)
+
+
+@contextmanager
+def differentiable(model: nn.Module, *, warn: bool = True) -> Generator[None]:
+    """Evaluation mode, and the kernels that can be differentiated forwards; everything is restored on leaving.
+
+    * attention runs on the math backend (the fused kernels have no forward mode);
+    * the fast path of ``nn.TransformerEncoderLayer`` is off;
+    * for recurrent modules, mkldnn is off (LSTM) and so is cuDNN (no forward mode, no backward in evaluation mode);
+    * every module is in evaluation mode, so that rows do not influence one another and nothing is random.
+
+    Args:
+        model: the module.
+        warn: say so when BatchNorm or active dropout was in training mode.
+
+    Raises:
+        ModelError: BatchNorm without running statistics, whose rows cannot be told apart.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+        >>> with differentiable(model):
+        ...     model.training
+        False
+        >>> model.training
+        True
+    """
+    _refuse_batch_statistics(model)
+    if warn:
+        _say_modes(model)
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    with process_lock, ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        for message in _NOISE:
+            warnings.filterwarnings("ignore", message=message)
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)
+        if recurrent:
+            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        for module in model.modules():
+            stack.callback(setattr, module, "training", module.training)
+        model.eval()
+        yield
+
+
+def _norms(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)  # pyright: ignore[reportPrivateUsage]
+    return [(name or "the model", module) for name, module in model.named_modules() if isinstance(module, kinds)]
+
+
+def _refuse_batch_statistics(model: nn.Module) -> None:
+    for name, module in _norms(model):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:  # pyright: ignore[reportPrivateUsage]
+            raise ModelError(
+                f"Module `{name}` ({type(module).__name__}) keeps no running statistics (track_running_stats=False), "
+                "so the output of one row depends on the other rows and has no gradient of its own. "
+                "Use track_running_stats=True, LayerNorm or GroupNorm."
+            )
+
+
+def _say_modes(model: nn.Module) -> None:
+    batchnorm = [name for name, module in _norms(model) if module.training and _is_batchnorm(module)]
+    dropout = [name or "the model" for name, module in model.named_modules() if module.training and _drops(module)]
+    parts = [
+        f"{kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for kind, names in (("BatchNorm", batchnorm), ("dropout", dropout))
+        if names
+    ]
+    if parts:
+        warn(
+            f"{' and '.join(parts)} put in evaluation mode while gradients are taken: BatchNorm uses its running "
+            "statistics and nothing is dropped. The mode is restored afterwards.",
+            ModelModeWarning,
+        )
+
+
+def _is_batchnorm(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.batchnorm._BatchNorm)  # pyright: ignore[reportPrivateUsage]
+
+
+def _drops(module: nn.Module) -> bool:
+    if isinstance(module, nn.modules.dropout._DropoutNd):  # pyright: ignore[reportPrivateUsage]
+        return module.p > 0
+    if isinstance(module, nn.RNNBase | nn.MultiheadAttention):
+        return module.dropout > 0
+    return False
+
 
 MODES = ("auto", "forward", "reverse")
 

@@ -14,10 +14,10 @@ from coterie.errors import CoterieError, FallbackWarning, ModelError
 from coterie.features.directions import Directions
 from coterie.features.forward import directional
 from coterie.features.hooked import Hooks
-from coterie.features.pairs import Pairs
 from coterie.features.program import MarginProgram
 from coterie.features.reverse import gradients
-from coterie.workload.graph_net import whole_pass
+from coterie.features.storage import Pairs
+from coterie.workload.graph import whole_pass
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,9 @@ from torch.func import grad, vmap
 
 from coterie._progress import Progress
 from coterie.features.directions import Directions
-from coterie.features.pairs import Pairs
 from coterie.features.plan import FeaturePlan
 from coterie.features.program import MarginProgram, example
-from coterie.features.writer import FeatureWriter
+from coterie.features.storage import FeatureWriter, Pairs
 from coterie.workload.workload import Batch
 
 #: pairs of directions and where their features go

@@ -8,8 +8,12 @@ on the number of processes, so the features are the same bit for bit wherever th
 from __future__ import annotations
 
 import hashlib
+import os
+import uuid
+import warnings
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,19 +23,17 @@ from torch import Tensor
 
 from coterie._context import Context
 from coterie._executor import Done, reissue_warnings, run_jobs
-from coterie.features import shard_files
-from coterie.features.directions import Directions
+from coterie._files import make_directory, read_bytes, write_whole, writing
+from coterie._sealed import pack, unpack
+from coterie.errors import StoreError, StoreWarning
+from coterie.features import shards as shard_files
+from coterie.features.directions import Directions, RandomDirections
 from coterie.features.features import WAYS, FeatureOptions, compute_features, own_directions
 from coterie.features.heads import HeadFeatures
-from coterie.features.measure import whole_pass
-from coterie.features.modes import differentiable
-from coterie.features.pairs import Pairs, labelled_pairs
 from coterie.features.part import PartFeatures
-from coterie.features.plan import FeaturePlan, demand, make_plan
+from coterie.features.plan import FeaturePlan, demand, differentiable, make_plan, whole_pass
 from coterie.features.program import MarginProgram
-from coterie.features.random_directions import RandomDirections
-from coterie.features.storage import stored_type
-from coterie.features.writer import FeatureWriter
+from coterie.features.storage import FeatureWriter, Pairs, labelled_pairs, stored_type
 from coterie.workload.fingerprint import fingerprint
 from coterie.workload.structure import Structure
 from coterie.workload.travel import bound, own
@@ -321,3 +323,65 @@ def _assemble(workload: Workload, setting: Setting, pairs: Pairs, plan: FeatureP
         structure=None if setting.options.heads == "projected" else setting.structure,
         plan=replace(plan, mode=facts["mode"], way=facts["way"], reason=reason),
     )
+
+
+_KIND = "coterie features 3"
+
+
+@contextmanager
+def token(folder: Path | None) -> Generator[str]:
+    """A file by which a worker knows that it sees the same folder."""
+    name = f".coterie-{uuid.uuid4().hex}.tmp"
+    if folder is None:
+        yield name
+        return
+    make_directory(folder)
+    with writing(folder / name):
+        os.close(os.open(folder / name, os.O_CREAT | os.O_EXCL, 0o666))
+    try:
+        yield name
+    finally:
+        (folder / name).unlink(missing_ok=True)
+
+
+def encode(name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
+    """The bytes of a shard, which say what they are and prove that they are whole."""
+    return pack(_KIND, {"name": name, "facts": facts}, tensors)
+
+
+def write(path: Path, data: bytes) -> None:
+    """The whole file or none.
+
+    Raises:
+        StoreError: when it cannot be written.
+    """
+    write_whole(path, data)
+
+
+def whole(path: Path) -> bool:
+    """Whether the file is there and is the whole shard that its name says; one that is not is warned about."""
+    if not path.exists():
+        return False
+    try:
+        read(None, path.parent, path.name)
+    except StoreError as error:
+        warnings.warn(
+            f"Stored features in {str(path.parent)!r} are damaged and are computed again ({error})",
+            StoreWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+def read(data: bytes | None, folder: Path | None, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts of a shard, from its bytes or from its file.
+
+    Raises:
+        StoreError: when it is damaged, or another shard than its name says.
+    """
+    path = name if folder is None else folder / name
+    found, tensors = unpack(_KIND, read_bytes(path) if data is None else data, path)
+    if found.get("name") != name:
+        raise StoreError(f"The file {str(path)!r} holds the features of other rows, or of another model.")
+    return tensors, found["facts"]

@@ -14,9 +14,8 @@ from coterie._process_lock import process_lock
 from coterie._show import short_repr
 from coterie._surface import known_arguments
 from coterie.errors import GradientMismatchError, SettingError
-from coterie.features.directions import Directions
+from coterie.features.directions import Directions, RandomDirections
 from coterie.features.features import FeatureOptions, compute_features
-from coterie.features.random_directions import RandomDirections
 from coterie.workload.workload import Split, Workload
 
 

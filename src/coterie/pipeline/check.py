@@ -8,7 +8,7 @@ from typing import Any
 
 from coterie._check import is_number, whole_number
 from coterie.affinity import Estimator
-from coterie.affinity.methods import estimator_of
+from coterie.affinity.estimator import estimator_of
 from coterie.errors import SettingError
 from coterie.training.trainer import Trainer, as_trainer, names_of
 from coterie.workload import Workload, load_workload

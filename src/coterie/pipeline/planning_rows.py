@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from coterie.affinity.estimator import TrainingCall, TrainingStage
 from coterie.affinity.linearize import KEEP_BYTES
-from coterie.affinity.planned import TrainingCall, TrainingStage
-from coterie.pipeline.planning_measurements import Measurements
-from coterie.pipeline.planning_memory import COPIES, FIXED, resident, trainings_unit, write_seconds
+from coterie.pipeline.planning_measurements import COPIES, FIXED, Measurements, resident, trainings_unit, write_seconds
 from coterie.pipeline.planning_time import Timing
 from coterie.training.stack import is_stackable
 

@@ -1,8 +1,9 @@
-"""What trainings will take: a few real ones, begun anew with more steps as long as there is time."""
+"""Seconds of trainings from a timed pilot, and of the page."""
 
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -10,12 +11,21 @@ from typing import TypeVar
 import numpy as np
 
 from coterie._context import Context
+from coterie._process_lock import process_lock
+from coterie.affinity import Affinity, Estimate, PairwiseGainModel
+from coterie.affinity.costs import Costs
 from coterie.errors import CoterieError
+from coterie.evaluation import Comparison, mix, recommend
+from coterie.evaluation.comparison import BASELINE, JOINT
+from coterie.evaluation.labels import LabelIndex, LabelLosses
+from coterie.grouping import Grouping
+from coterie.pipeline.results import Findings, describe
 from coterie.training import fit
 from coterie.training.evaluate import measure_footprint
 from coterie.training.job import Fit, Job, Schedule
 from coterie.training.population import members_at_once
 from coterie.training.stack import is_stackable
+from coterie.training.units import UnitCost
 from coterie.workload import Workload
 
 #: seconds that the pilot aims at (no round begins that would take twice as many), and at most of a training alone
@@ -190,3 +200,67 @@ def _mixed(jobs: Sequence[Job], usual: int) -> list[Job]:
     kinds = [[job for job in rest if (len(job.subset) == 1) == single] for single in (True, False)]
     longest = max(len(kind) for kind in kinds)
     return [*jobs[: 1 + usual], *(kind[i] for i in range(longest) for kind in kinds if i < len(kind))]
+
+
+#: losses (candidates x seeds x labels) that are made up at most
+MOST = 2**22
+
+
+@dataclass(frozen=True)
+class PageCost:
+    """Bytes of what a run writes for people, and the time to make it."""
+
+    result: int
+    report: int
+    affinity: int
+    timing: Timing
+
+
+def rehearse_page(
+    workload: Workload, index: Sequence[LabelIndex], groupings: Sequence[Grouping], seeds: int
+) -> PageCost:
+    """Make a result and its page for random losses, which have no winner and so need most words.
+
+    Args:
+        workload: tasks.
+        index: labels of the half that chooses and of the test part.
+        groupings: candidates beside the simple ones.
+        seeds: number of seeds.
+    """
+    from coterie.report.html import render
+    from coterie.store.files import to_plain
+
+    names, n = workload.task_names, workload.n_tasks
+    rng = np.random.default_rng(0)
+    joint = Grouping.from_labels(names, [0] * n, method=JOINT)
+    single = Grouping.from_labels(names, list(range(n)), method=BASELINE)
+    named = {JOINT: joint, **{f"grouped ({len(g.groups)})": g for g in groupings}, BASELINE: single}
+    every = max(1, -(-len(named) * seeds * max(len(i.task) for i in index) // MOST))
+    labels: dict[str, LabelLosses] = {}
+    for part, own in zip(("validation", "test"), index, strict=True):
+        task, row = own.task[::every], own.row[::every]
+        shape = (len(named), seeds, len(task))
+        labels[part] = LabelLosses(rng.gamma(1.0, size=shape).astype(np.float32), task, row)
+    losses = {part: np.nan_to_num(found.means(n), nan=1.0) for part, found in labels.items()}
+    comparison = Comparison(
+        names, tuple(named), tuple(named.values()), tuple(range(seeds)), losses["validation"], losses["test"], labels
+    )
+    affinity = Affinity(rng.normal(size=(n, n)), names, np.full((n, n), 20), "gain", "rehearsal")
+    estimate = Estimate(PairwiseGainModel(affinity), Costs(UnitCost(0.0, 0.0, 0.0)))
+
+    def make() -> tuple[int, int]:
+        with process_lock, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            advice = recommend(comparison)
+            mix(comparison, advice.candidate)
+            found = describe(Findings(workload, estimate, affinity, joint, joint, comparison, advice), {}, [])
+            return len(_text(to_plain(found))), len(render(found).encode())
+
+    (result, report), timing = timed(make)
+    return PageCost(result, report, 22 * n * n + 12 * n, timing)
+
+
+def _text(value: object) -> str:
+    import json
+
+    return json.dumps(value, indent=1, ensure_ascii=False)

@@ -17,22 +17,21 @@ from coterie._show import brief
 from coterie._surface import known_arguments, once, said_once
 from coterie._units import NoStore, UnitStore
 from coterie.affinity import Affinity, Estimate, Estimator, GainModel
+from coterie.affinity.affinity import table_bytes
 from coterie.affinity.costs import Costs, training_flops
-from coterie.affinity.sampling import random_subsets
-from coterie.affinity.table import table_bytes
+from coterie.affinity.gain_model import random_subsets
 from coterie.balancing import Balancing
-from coterie.balancing.choice import as_balancing, balancing_key
+from coterie.balancing.methods import as_balancing, balancing_key
 from coterie.errors import CoterieWarning, SettingError
 from coterie.evaluation import Comparison, Recommendation, TrainedComparison, compare
 from coterie.evaluation.compare import affordable
-from coterie.evaluation.mix import conclude
+from coterie.evaluation.recommend import conclude
 from coterie.evaluation.verdict import WORTHWHILE, check_worthwhile
 from coterie.grouping import Grouping
-from coterie.pipeline.accounts import COMPARISON, ESTIMATE, READING, REPORT, Accounts
+from coterie.pipeline.accounts import COMPARISON, ESTIMATE, READING, REPORT, Accounts, RecordingStore
 from coterie.pipeline.candidates import SEARCH, candidate_groupings, estimated_affinity, kept_affinity, typical_size
 from coterie.pipeline.check import as_source, check_out, check_settings, chosen_method
 from coterie.pipeline.planning import check_runs
-from coterie.pipeline.recording import RecordingStore
 from coterie.pipeline.results import Findings, describe, priced
 from coterie.report.notebook import as_html
 from coterie.store import RunDirectory

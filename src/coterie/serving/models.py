@@ -14,8 +14,8 @@ from coterie.datasets import texts
 from coterie.errors import CoterieError, ModelError, SettingError
 from coterie.workload import Workload
 from coterie.workload.builders import seeded
-from coterie.workload.graph_net import GraphModel
-from coterie.workload.text.spec import builder_of
+from coterie.workload.graph import GraphModel
+from coterie.workload.text.encoder import builder_of
 from coterie.workload.workload import BuildModel, Forward
 
 if TYPE_CHECKING:

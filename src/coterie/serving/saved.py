@@ -22,7 +22,7 @@ from coterie.store.manifest import versions
 from coterie.workload.arrays import Inputs, aligned, check_finite, say_ignored, scaled
 from coterie.workload.mlp import build_from_spec
 from coterie.workload.task import Task
-from coterie.workload.text.spec import spec_of
+from coterie.workload.text.encoder import spec_of
 
 if TYPE_CHECKING:
     from coterie.grouping import Grouping

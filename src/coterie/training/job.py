@@ -16,7 +16,7 @@ from coterie._show import short_repr
 from coterie._surface import known_arguments
 from coterie._units import Payload
 from coterie.balancing import Balancing
-from coterie.balancing.choice import as_balancing
+from coterie.balancing.methods import as_balancing
 from coterie.errors import ModelError, SettingError, WorkloadError
 from coterie.workload.workload import Workload
 

@@ -22,7 +22,7 @@ from coterie.training.evaluate import row_losses
 from coterie.training.fit import Shares, cut, fit, train_there
 from coterie.training.job import Fit, Job, derive
 from coterie.training.stack import Outputs, open_kernels
-from coterie.workload.graph_net import whole_pass
+from coterie.workload.graph import whole_pass
 from coterie.workload.workload import Workload
 
 

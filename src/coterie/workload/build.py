@@ -27,9 +27,8 @@ from coterie.workload.arrays import (
     standardised,
     warn_rounded,
 )
-from coterie.workload.builders import fresh_copies, seeded
+from coterie.workload.builders import TasksLike, columns_as_named, fresh_copies, in_training_units, infer_tasks, seeded
 from coterie.workload.checks import as_groups, as_name, as_recipe, as_widths
-from coterie.workload.infer import TasksLike, columns_as_named, in_training_units, infer_tasks
 from coterie.workload.mlp import build_from_spec, mlp_spec
 from coterie.workload.recipe import Recipe
 from coterie.workload.split import PARTS, SplitLike, by_position, make_split

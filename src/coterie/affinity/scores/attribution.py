@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from coterie._process_lock import process_lock
 from coterie._surface import known_arguments
 from coterie._units import Payload
-from coterie.affinity.context import Prepared
+from coterie.affinity.costs import Prepared
 from coterie.affinity.scores.single_tasks import SingleTaskScore, floating_inputs, models_of
 from coterie.errors import ModelError
 from coterie.training.job import Fit

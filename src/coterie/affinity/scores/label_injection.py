@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from coterie._check import choice, whole_number
 from coterie._context import DEFAULT_CONTEXT, Context
 from coterie._surface import known_arguments
-from coterie.affinity.context import Prepared, prepare
-from coterie.affinity.costs import training_flops
+from coterie.affinity.costs import Prepared, prepare, training_flops
 from coterie.affinity.estimator import Estimate, Estimator
 from coterie.affinity.scores.single_tasks import as_estimate, floating_inputs
 from coterie.errors import SettingError

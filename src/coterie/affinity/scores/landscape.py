@@ -26,16 +26,15 @@ from coterie._context import DEFAULT_CONTEXT, Context
 from coterie._surface import known_arguments
 from coterie._units import Payload
 from coterie.affinity.affinity import Affinity
-from coterie.affinity.context import Prepared, prepare
-from coterie.affinity.costs import timed
+from coterie.affinity.costs import Prepared, prepare, timed
 from coterie.affinity.estimator import Estimate, Estimator
-from coterie.affinity.pairwise import PairwiseGainModel
+from coterie.affinity.gain_model import PairwiseGainModel
 from coterie.affinity.scores.graph_embedding import embed, embedding_flops
 from coterie.affinity.scores.landscape_distances import landscape_distances, similarity
 from coterie.affinity.scores.landscape_gradients import BLOCK, SampleGradients, choose_rows
 from coterie.affinity.scores.landscape_heads import EPOCHS, fit_heads
 from coterie.affinity.scores.mixture import graph_labels, mixture_labels
-from coterie.features.modes import differentiable
+from coterie.features.plan import differentiable
 from coterie.workload import Workload
 
 EMBEDDINGS = ("gat", "spectral")

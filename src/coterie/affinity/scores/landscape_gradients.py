@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from coterie._progress import Progress
 from coterie.affinity.scores.landscape_linear import LinearTrunk
 from coterie.errors import ResourceError, WorkloadError
-from coterie.features.measure import measure_pass
-from coterie.features.pairs import Pairs, labelled_pairs
+from coterie.features.plan import measure_pass
 from coterie.features.probe import choose_backend, warn_fallback
 from coterie.features.program import MarginProgram
 from coterie.features.reverse import gradients
+from coterie.features.storage import Pairs, labelled_pairs
 from coterie.workload import Workload
 
 #: rows of different tasks are compared within blocks of this many

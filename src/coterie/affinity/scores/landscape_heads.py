@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from coterie.features.heads import HeadFeatures, capture, head_displacement
-from coterie.features.pairs import labelled_pairs
+from coterie.features.storage import labelled_pairs
 from coterie.workload import Workload
 from coterie.workload.losses import MarginLoss
 from coterie.workload.structure import HeadSpec, Structure

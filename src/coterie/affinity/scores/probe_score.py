@@ -18,10 +18,9 @@ from coterie._check import choice, whole_number
 from coterie._context import DEFAULT_CONTEXT, Context
 from coterie._units import NoStore, Payload
 from coterie.affinity.affinity import Affinity
-from coterie.affinity.context import Prepared, prepare
-from coterie.affinity.costs import training_flops
+from coterie.affinity.costs import Prepared, prepare, training_flops
 from coterie.affinity.estimator import Estimate, Estimator
-from coterie.affinity.pairwise import PairwiseGainModel
+from coterie.affinity.gain_model import PairwiseGainModel
 from coterie.affinity.scores.gradient_probe import SUMS, WORK
 from coterie.affinity.scores.probe import Probe, ProbeRun, run_probe
 from coterie.training.job import Job, pack_fits, unpack_fits

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from coterie._surface import known_arguments
 from coterie._units import Payload
-from coterie.affinity.context import Prepared
+from coterie.affinity.costs import Prepared
 from coterie.affinity.scores.single_tasks import SingleTaskScore, representations
 from coterie.errors import ResourceError
 from coterie.training.job import Fit

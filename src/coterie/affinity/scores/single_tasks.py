@@ -16,11 +16,10 @@ from coterie._check import whole_number
 from coterie._context import DEFAULT_CONTEXT, Context
 from coterie._units import Payload
 from coterie.affinity.affinity import Affinity
-from coterie.affinity.bases import train
-from coterie.affinity.context import Prepared, prepare
-from coterie.affinity.costs import Costs, timed
+from coterie.affinity.costs import Costs, Prepared, prepare, timed
 from coterie.affinity.estimator import Estimate, Estimator
-from coterie.affinity.pairwise import PairwiseGainModel
+from coterie.affinity.gain_model import PairwiseGainModel
+from coterie.affinity.linearize import train
 from coterie.errors import ModelError, WorkloadError
 from coterie.training.job import Fit, Job, derive
 from coterie.workload import Workload

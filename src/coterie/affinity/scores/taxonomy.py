@@ -14,8 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from coterie._context import DEFAULT_CONTEXT, Context
 from coterie._surface import known_arguments
 from coterie._units import Payload
-from coterie.affinity.context import Prepared, prepare
-from coterie.affinity.costs import timed
+from coterie.affinity.costs import Prepared, prepare, timed
 from coterie.affinity.estimator import Estimate, Estimator
 from coterie.affinity.scores.single_tasks import as_estimate, single_task_fits
 from coterie.affinity.scores.transfer import transfer_losses

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from coterie.affinity.context import Prepared
+from coterie.affinity.costs import Prepared
 from coterie.affinity.scores.single_tasks import representations
 from coterie.training.job import Fit
 from coterie.workload import Workload

@@ -16,25 +16,24 @@ from coterie._check import choice, flag, whole_number
 from coterie._context import DEFAULT_CONTEXT, Context
 from coterie._process_lock import process_lock
 from coterie._surface import known_arguments
-from coterie.affinity.context import Prepared, prepare
-from coterie.affinity.costs import Costs, training_flops
-from coterie.affinity.estimator import Estimate, Estimator
+from coterie.affinity.costs import Costs, Prepared, prepare, training_flops
+from coterie.affinity.estimator import Estimate, EstimatePlan, Estimator, KnownTrainings, TrainingCall, TrainingStage
+from coterie.affinity.gain_model import PairwiseGainModel, random_subsets
 from coterie.affinity.grad_tae import SECANTS, GradTAE
-from coterie.affinity.pairwise import PairwiseGainModel
-from coterie.affinity.planned import EstimatePlan, KnownTrainings, TrainingCall, TrainingStage
-from coterie.affinity.sampling import random_subsets
-from coterie.affinity.surrogates.budget import BudgetSplit, KnownFull, Remembered, probes_of, split_budget
 from coterie.affinity.surrogates.covariance import Floats
-from coterie.affinity.surrogates.design import choose_subsets
-from coterie.affinity.surrogates.fused_model import FusedModel
-from coterie.affinity.surrogates.prior import Prior, guess, make_prior, partial_correlation
-from coterie.affinity.surrogates.process import fit_process
+from coterie.affinity.surrogates.prior import FusedModel, Prior, guess, make_prior, partial_correlation
+from coterie.affinity.surrogates.process import choose_subsets, fit_process
 from coterie.affinity.surrogates.real_runs import (
     BLOCK,
+    BudgetSplit,
+    KnownFull,
     RealRuns,
+    Remembered,
     balanced_subsets,
     different_subsets,
+    probes_of,
     real_runs,
+    split_budget,
 )
 from coterie.errors import DataWarning, ResourceError, SettingError
 from coterie.training.job import Fit, derive
@@ -62,7 +61,7 @@ class Fused(Estimator):
     Args:
         base: the cheap estimator; its model must predict values (losses).
         trainings: what the estimate may cost, in ordinary trainings of a subset: decides how many base models and
-            how many real runs there are, see :func:`coterie.affinity.surrogates.budget.split_budget`.
+            how many real runs there are, see :func:`coterie.affinity.surrogates.real_runs.split_budget`.
         bases: number of base models; giving this or `runs` takes the place of the budget.
         runs: subsets that are trained once each, with common random numbers; 0 leaves the estimate's ranking as it is
             and adds standard errors from the prior. None is what the budget leaves, or 0 where `bases` is given.
@@ -313,7 +312,7 @@ def _values_of(found: Estimate, name: str) -> Callable[[NDArray[np.bool_]], Floa
 
 
 def _matrix(name: str, workload: Workload, context: Context, size: int, costs: Costs) -> Floats:
-    from coterie.affinity.methods import get_estimator  # the list of methods names this module
+    from coterie.affinity.estimator import get_estimator  # the list of methods names this module
 
     with process_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)  # a feature that says nothing does no harm

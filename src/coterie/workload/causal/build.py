@@ -26,9 +26,9 @@ from coterie.workload.recipe import Recipe
 from coterie.workload.split import SplitLike
 from coterie.workload.task import Task
 from coterie.workload.text.base import load_pretrained
+from coterie.workload.text.encoder import text_spec
 from coterie.workload.text.frozen import SharedBuilder
 from coterie.workload.text.lora import apply_lora, draw_lora, lora_config
-from coterie.workload.text.spec import text_spec
 from coterie.workload.workload import Workload
 
 

@@ -14,9 +14,9 @@ from torch.nn.functional import linear
 from coterie.errors import ModelError
 from coterie.workload.causal.margins import sequence_margin
 from coterie.workload.losses import get_loss
+from coterie.workload.text.encoder import in_pieces
 from coterie.workload.text.frozen import FrozenModule
 from coterie.workload.text.lora import describe_adapted
-from coterie.workload.text.pieces import in_pieces
 
 #: tokens, and logits, that are held at once where no gradient is taken
 _TOKENS, _SCORES = 2**14, 2**26

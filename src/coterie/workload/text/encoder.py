@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch._functorch.pyfunctorch import VmapInterpreter, retrieve_all_functorch_interpreters
 
 from coterie._check import choice
-from coterie.workload.text.base import hidden_size
-from coterie.workload.text.frozen import FrozenModule
-from coterie.workload.text.lora import apply_lora, describe_adapted, draw_lora
-from coterie.workload.text.pieces import in_pieces
+from coterie._random import random_numbers
+from coterie.errors import StoreError, require
+from coterie.workload.text.base import hidden_size, load_tokenizer, take_base
+from coterie.workload.text.frozen import FrozenModule, SharedBuilder
+from coterie.workload.text.lora import apply_lora, describe_adapted, draw_lora, lora_config
 from coterie.workload.text.tokens import Reading
+
+if TYPE_CHECKING:
+    from coterie.workload.workload import Workload
+
+
+def in_pieces(batch: Mapping[str, Tensor], run: Callable[[dict[str, Tensor]], Tensor], rows: int) -> Tensor:
+    """What `run` makes of all rows, in their order; those of similar lengths go through it together.
+
+    Args:
+        batch: token numbers and the like, with ``attention_mask``; at least one row.
+        run: inputs of some rows -> (rows, ...).
+        rows: that go through it at once; at least one does.
+
+    Example:
+        >>> mask = torch.tensor([[1, 1], [1, 0], [1, 1]])
+        >>> in_pieces({"attention_mask": mask}, lambda piece: piece["attention_mask"].sum(1), 2).tolist()
+        [2, 1, 2]
+    """
+    order = torch.argsort(batch["attention_mask"].sum(1), stable=True)
+    parts = [run({name: value[chosen] for name, value in batch.items()}) for chosen in order.split(max(1, rows))]
+    return torch.cat(parts)[torch.argsort(order)]
+
 
 POOLINGS = ("mean", "cls")
 
@@ -141,3 +167,62 @@ def _takes_full_mask(base: Any) -> bool:
         base.train(training)
     tolerance = 0.05 if table.dtype == torch.bfloat16 else 1e-3
     return bool(torch.allclose(found, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max())))
+
+
+def text_spec(config: Any, **facts: Any) -> dict[str, Any] | None:
+    """A JSON-ready description, or None where the adapters' configuration holds what JSON cannot.
+
+    Args:
+        config: ``peft.LoraConfig``; fields that have their default are left out.
+        facts: everything else that is needed to build the model.
+    """
+    usual = require("peft", extra="language", purpose="A workload with LoRA adapters").LoraConfig()
+    fields: dict[str, Any] = {}
+    for one in dataclasses.fields(config):
+        value = getattr(config, one.name)
+        if value != getattr(usual, one.name):
+            fields[one.name] = sorted(value) if isinstance(value, set) else value
+    try:
+        return json.loads(json.dumps({**facts, "lora": fields}, allow_nan=False))
+    except (TypeError, ValueError):
+        return None
+
+
+def spec_of(workload: Workload) -> dict[str, Any] | None:
+    """The description of a workload's models; None for models of another kind."""
+    build: Any = workload.build_model
+    while not isinstance(build, SharedBuilder) and hasattr(build, "build"):
+        build = build.build
+    return build.spec if isinstance(build, SharedBuilder) else None
+
+
+def builder_of(spec: Mapping[str, Any], model: Any, tokenizer: Any = None) -> SharedBuilder:
+    """`build_model` from a description and the transformer that it is about.
+
+    That the transformer is the same one shows when states are loaded: their names hold a digest of it.
+
+    Args:
+        spec: from :func:`text_spec`.
+        model: a model of transformers, its folder, or its name in the local cache.
+        tokenizer: None takes that of the model's folder; not needed for causal models.
+
+    Raises:
+        SettingError: when the model cannot be used.
+        StoreError: when the description is damaged.
+    """
+    try:
+        config = lora_config(dict(spec["lora"]))
+        if spec["kind"] == "causal":
+            from coterie.workload.causal.build import builder_of_causal
+
+            return builder_of_causal(spec, model, config)
+        reading = Reading(load_tokenizer(tokenizer, model), int(spec["max_length"]), tuple(spec["names"]))
+        base = take_base(model, spec["layers"])
+        with random_numbers(seed=0):
+            encoder = TextEncoder(base, config, int(spec["outputs"]), pooling=spec["pooling"], reading=reading)
+    except (KeyError, TypeError) as error:
+        raise StoreError(
+            f"The description of the text models of this run is damaged ({type(error).__name__}: {error}). Pass "
+            "`workload=` in place of `model=`, or make the run again."
+        ) from error
+    return SharedBuilder(encoder, draw, dict(spec))

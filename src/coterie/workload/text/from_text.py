@@ -13,16 +13,15 @@ from coterie._surface import known_arguments
 from coterie.errors import SettingError, WorkloadError
 from coterie.workload.arrays import paired, row_labels
 from coterie.workload.build import FRACTIONS, from_arrays, from_datasets, split_each
-from coterie.workload.infer import TasksLike, labels_and_tasks
+from coterie.workload.builders import TasksLike, labels_and_tasks
 from coterie.workload.recipe import Recipe
 from coterie.workload.split import SplitLike, by_position
 from coterie.workload.task import Task
 from coterie.workload.text.base import load_tokenizer, take_base
-from coterie.workload.text.encoder import TextEncoder, draw
+from coterie.workload.text.encoder import TextEncoder, draw, text_spec
 from coterie.workload.text.frozen import SharedBuilder
 from coterie.workload.text.labels import read_labels
 from coterie.workload.text.lora import lora_config
-from coterie.workload.text.spec import text_spec
 from coterie.workload.text.tokens import Reading, as_texts, check_tokens, encode_text, joined, pad_number, reads
 from coterie.workload.workload import Workload
 
