@@ -159,7 +159,7 @@ def test_a_mixture_with_a_gain_that_does_not_matter_is_no_guess(
     comparison = by_seed({"pairs": WORSE, BASELINE: [0.05, -0.06, 0.04, -0.05]})
     better = {part: labels.values[0] * 0.995 for part, labels in comparison.labels.items()}
     grouping = Grouping.from_labels(TASKS, [0, 0, 1, 2], method="mixed")
-    module = importlib.import_module("coterie.evaluation.mix")
+    module = importlib.import_module("coterie.evaluation.recommend")
     monkeypatch.setattr(module, "mix", lambda c, name, budget: Mixture(grouping, better) if name == JOINT else None)
     advice = conclude(comparison, budget)[1]
     assert (advice.verdict, advice.candidate) == ("undecided", candidate)

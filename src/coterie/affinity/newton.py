@@ -81,7 +81,7 @@ def solve(
 
     Args:
         statistics: of the training features.
-        subsets: bool (m, T), from :func:`coterie.affinity.subsets.as_subsets`.
+        subsets: bool (m, T), from :func:`coterie.affinity.as_subsets`.
         ridge: lambda, one number or one a subset.
         penalty: weights of the ridge; ``statistics.penalty()`` acts as if features had mean squared norm 4.
         method: ``"cholesky"`` (exact), ``"conjugate"`` (conjugate gradients in float32, relative residual 1e-5) or
