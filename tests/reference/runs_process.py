@@ -17,11 +17,12 @@ def covariance(results, variances, usual, first, second, *, alike=None, priors=(
     (a, t), (b, u) = first, second
     common = sum(x and y for x, y in zip(a["trained"], b["trained"], strict=True)) / usual
     apart = sum(x != y for x, y in zip(a["trained"], b["trained"], strict=True))
+    quality = common * usual**2 / max(sum(a["trained"]), 1) / max(sum(b["trained"]), 1)
     near = math.exp(-apart / v("length"))
     sizes = [math.log(max(sum(one["trained"]), 1) / usual) for one in (a, b)]
     size = sizes[0] * sizes[1]
     same_variant = a["variant"] == b["variant"] != ""
-    total = v("shared near") * near + v("shared size") * size + v("shared quality") * common
+    total = v("shared near") * near + v("shared size") * size + v("shared quality") * quality
     if same_variant:
         total += v("shared variant level") + v("shared variant size") * size
     if a["number"] == b["number"] is not None:
@@ -32,6 +33,12 @@ def covariance(results, variances, usual, first, second, *, alike=None, priors=(
     for number, prior in enumerate(priors):
         values = [prior(np.array([one["trained"]]))[0][task] for one, task in (first, second)]
         total += v(f"prior {number}") * values[0] * values[1]
+    one, two = results.targets[t], results.targets[u]
+    for place, source in enumerate(results.sources):
+        # what the source does to the one, the one does to the source, where that is the other target
+        for other, target in enumerate(results.sources):
+            pair = {source, one} == {target, two} and source != one and target != two
+            total += v("mutual") / usual * (pair and a["trained"][place] and b["trained"][other])
     if t != u:
         return total
     total += v("own level") + v("own partners") * common + v("own near") * near + v("own size") * size

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from coterie.study.predictors import find_predictor
 from coterie.study.predictors.likelihood import Learning, RunModel, penalised
-from coterie.study.predictors.process import RunsPosterior, observe
+from coterie.study.predictors.process import RunsPosterior, fit_process, observe
 from coterie.study.results import Results
 from reference.runs_process import dense
 
@@ -38,6 +38,7 @@ def moved(data, seed, rank=2):
     """Variances near their prior, all of them in use."""
     rng = np.random.default_rng(seed)
     start = Learning(rank=rank).start(data)
+    start = replace(start, logs=start.logs | {"mutual": -1.0})
     start = start.replaced(start.vector() + 0.4 * rng.normal(size=len(start.vector())))
     targets = data.values.shape[1]
     return replace(start, loadings=0.5 * rng.normal(size=(rank, targets)), noises=0.5 * rng.normal(size=targets))
@@ -142,3 +143,20 @@ def test_another_run_of_a_subset_makes_it_surer():
     two = RunsPosterior(again, scales, RunModel(replace(more, coding=data.coding), variances))
     known = results.trained[0]
     assert (two.predict(results.trained[:1])[1] < one.predict(results.trained[:1])[1])[0, known].all()
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_what_pairs_do_to_each_other_counts_as_far_as_it_is_alike(alike):
+    rng = np.random.default_rng(0)
+    names = tuple("abcdefgh")
+    effects = rng.normal(size=(8, 8))
+    effects = (effects + effects.T) / np.sqrt(2) if alike else effects
+    trained = rng.random((40, 8)) < 0.5
+    trained[:, 0] |= ~trained.any(1)
+    losses = np.where(trained, trained @ effects + 0.1 * rng.normal(size=trained.shape), np.nan)
+    _, data = observe(Results.of(names, trained, losses))
+    model = fit_process(data, Learning())
+    assert ("mutual" in model.variances.logs) == alike
+    never = fit_process(data, Learning(mutual=(0.0,)))
+    total = sum(np.exp(model.variances.logs.get(name, -np.inf)) for name in ("own partners", "mutual"))
+    assert total == pytest.approx(never.variances.of("own partners"))

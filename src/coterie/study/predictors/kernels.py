@@ -103,10 +103,12 @@ def unit_kernels(a: Subsets, b: Subsets, usual: float, apart: Floats, length: fl
         length: so many differing sources have a covariance of 1/e.
     """
     dot = a.member @ b.member.T / usual
+    # a source counts less in a larger subset
+    quality = dot * np.outer(usual / np.maximum(a.member.sum(1), 1), usual / np.maximum(b.member.sum(1), 1))
     near = np.exp(-apart / length)
     size = np.outer(a.size, b.size)
     same = (a.variant[:, None] == b.variant) & (a.variant[:, None] > 0)
-    found = {"level": np.ones_like(dot), "partners": dot, "quality": dot, "near": near, "size": size}
+    found = {"level": np.ones_like(dot), "partners": dot, "quality": quality, "near": near, "size": size}
     found["variant level"] = same.astype(np.float64)
     found["variant partners"] = same * dot
     found["variant near"] = same * near
@@ -119,5 +121,6 @@ def unit_variances(a: Subsets, usual: float) -> dict[str, Floats]:
     """(m,) variance of each subset under each of :func:`unit_kernels`."""
     one, size = np.ones(len(a.size)), a.size**2
     dot, varied = a.member.sum(1) / usual, (a.variant > 0).astype(np.float64)
-    found = {"level": one, "partners": dot, "quality": dot, "near": one, "size": size, "seed": 0 * one}
+    quality = dot * (usual / np.maximum(a.member.sum(1), 1)) ** 2
+    found = {"level": one, "partners": dot, "quality": quality, "near": one, "size": size, "seed": 0 * one}
     return found | {f"variant {name}": varied * found[name] for name in ("level", "partners", "near", "size")}

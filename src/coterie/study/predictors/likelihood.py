@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -25,7 +25,7 @@ BOUNDS = (-14.0, 6.0)
 PRIORS: dict[str, tuple[float, float]] = {
     # losses are centred at their own mean, so the runs would say that levels hardly differ
     "own level": (0.0, 0.1),
-    "own partners": (-2.0, 0.75),
+    "own partners": (-0.5, 0.75),
     "own near": (-2.0, 0.75),
     "own size": (-2.0, 0.75),
     "own alone": (0.0, 1.5),
@@ -39,6 +39,7 @@ PRIORS: dict[str, tuple[float, float]] = {
     "shared luck": (-3.0, 0.75),
     "shared variant level": (0.0, 1.5),
     "shared variant size": (-3.0, 1.5),
+    "mutual": (-1.2, 0.75),
     "prior": (-2.0, 2.0),
     "alike": (-3.0, 0.75),
     "length": (1.4, 0.5),
@@ -59,6 +60,7 @@ class Observations:
             measured without.
         columns: each (runs, targets): values of a prior.
         alike: (targets, features) loadings of targets by what is known of them beforehand.
+        pairs: (targets, sources) number of the pair of tasks, the same both ways; -1 for a target with itself.
     """
 
     runs: Subsets
@@ -68,11 +70,17 @@ class Observations:
     trained: Floats
     columns: tuple[Floats, ...] = ()
     alike: Floats | None = None
+    pairs: NDArray[np.int64] | None = None
 
     @cached_property
     def rows(self) -> list[NDArray[np.int64]]:
         """Runs that measured each target."""
         return [np.flatnonzero(known) for known in np.isfinite(self.values).T]
+
+    @property
+    def features(self) -> int:
+        """Number of features of targets."""
+        return 0 if self.alike is None else self.alike.shape[1]
 
     @cached_property
     def observed(self) -> list[Floats]:
@@ -89,7 +97,7 @@ class Observations:
         columns = tuple(column[rows] for column in self.columns)
         return Observations(
             self.runs.take(rows), self.coding, self.values[rows], self.errors[rows], self.trained[rows], columns,
-            self.alike,
+            self.alike, self.pairs,
         )  # fmt: skip
 
 
@@ -175,6 +183,8 @@ class RunModel:
         if self.data.alike is not None:
             width = np.sqrt(self.variances.of("alike"))
             parts += [scaled * (width * loading) for loading in self.data.alike[target]]
+        if self.data.pairs is not None and "mutual" in self.variances.logs:
+            parts.append(np.sqrt(self.variances.of("mutual")) * paired(scaled, self.data.pairs, target))
         parts += [
             np.sqrt(self.variances.of(f"prior {number}")) * column[:, target, None]
             for number, column in enumerate(columns)
@@ -205,7 +215,7 @@ class RunModel:
         runs, targets = data.values.shape
         blocks, products = system.slack()
         own, through = np.zeros((runs, runs)), np.zeros((runs, runs))
-        alone = alike = 0.0
+        alone = alike = mutual = 0.0
         diagonal = np.zeros(targets)
         loadings, priors = np.zeros_like(variances.loadings), np.zeros(len(data.columns))
         rank, sources = len(loadings), data.runs.member.shape[1]
@@ -221,8 +231,9 @@ class RunModel:
             parts = product[:, runs:end].reshape(len(rows), rank, sources)
             loadings[:, target] = np.einsum("nqs,ns->q", parts, member[rows])
             rest = product[:, end:] * system.shared[target][:, end:]
-            split = rest.shape[1] - len(priors)
-            alike += float(rest[:, :split].sum())
+            split, first = rest.shape[1] - len(priors), sources * data.features
+            alike += float(rest[:, :first].sum())
+            mutual += float(rest[:, first:split].sum())
             priors += rest[:, split:].sum(0)
         across = solve_triangular(self.root, through.T, lower=True, trans=1, check_finite=False)
         found: dict[str, float] = {}
@@ -235,10 +246,18 @@ class RunModel:
         by_length = 0.5 * float(np.vdot(mixed, self.kernels["near"] * data.apart)) / length
         found |= {"own alone": 0.5 * alone}
         logs = [variances.of(name) * found[name] for name in variances.logs if name in found]
-        extra = {"alike": 0.5 * alike, "length": by_length, "noise": float(diagonal.sum())}
+        extra = {"alike": 0.5 * alike, "mutual": 0.5 * mutual, "length": by_length, "noise": float(diagonal.sum())}
         extra |= {f"prior {number}": 0.5 * value for number, value in enumerate(priors)}
         by_name = dict(zip((name for name in variances.logs if name in found), logs, strict=True)) | extra
         return np.concatenate([np.array([by_name[name] for name in variances.logs]), diagonal, loadings.ravel()])
+
+
+def paired(runs: Floats, pairs: NDArray[np.int64], target: int) -> Floats:
+    """(m, pairs) members (m, sources) at the numbers of their pairs with a target."""
+    found = np.zeros((len(runs), int(pairs.max(initial=-1)) + 1))
+    others = np.flatnonzero(pairs[target] >= 0)
+    found[:, pairs[target, others]] = runs[:, others]
+    return found
 
 
 @dataclass(frozen=True)
@@ -253,7 +272,7 @@ class Learning:
         noises: prior standard deviation of the log of each target's factor on the noise.
         steps: at most so many steps of the search.
         most: variances are learnt from so many observations; of more runs, from the first so many of a random order.
-        fixed: variances that are not learnt, by name.
+        mutual: shares of the effects of partners that may be alike both ways: what A does to B, B does to A.
     """
 
     luck: bool = True
@@ -263,7 +282,7 @@ class Learning:
     noises: float = 0.2
     steps: int = 40
     most: int = 3000
-    fixed: dict[str, float] = field(default_factory=dict)
+    mutual: tuple[float, ...] = (0.0, 0.3, 0.6)
 
     def start(self, data: Observations) -> Variances:
         """Prior means of the variances that these observations can tell something about."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular  # pyright: ignore[reportUnknownVariableType]
 
 from coterie.study.predictors.blocks import remaining
@@ -19,6 +20,8 @@ CHUNK = 2000
 #: predictive variances are larger by this number over that of observations: variances that few observations taught are
 #: themselves uncertain; measured, see docs/benchmarks.md
 UNSURE = 30.0
+#: effects are alike both ways in at most so many pairs of tasks; more take long to predict with
+MOST_PAIRS = 1300
 #: values (subsets, targets) that something else than the runs gives; only differences within a target count
 PriorValues = Callable[[Mask], Floats]
 
@@ -155,6 +158,17 @@ def self_trained(trained: Mask, results: Results) -> Floats:
     return np.stack(columns, 1).astype(np.float64) - 1.0
 
 
+def pairs_of(results: Results) -> NDArray[np.int64] | None:
+    """(targets, sources) number of each pair of tasks, the same both ways; None where there are too many."""
+    numbers: dict[frozenset[str], int] = {}
+    found = np.full((len(results.targets), len(results.sources)), -1, dtype=np.int64)
+    for row, target in enumerate(results.targets):
+        for column, source in enumerate(results.sources):
+            if source != target:
+                found[row, column] = numbers.setdefault(frozenset((target, source)), len(numbers))
+    return found if 0 < len(numbers) <= MOST_PAIRS else None
+
+
 def observe(
     results: Results, priors: Sequence[PriorValues] = (), alike: Floats | None = None
 ) -> tuple[LossScales, Observations]:
@@ -173,7 +187,7 @@ def observe(
     return scales, Observations(
         runs, coding, scales.standardise(results.losses), (errors / scales.scale) ** 2,
         np.where(np.isfinite(results.losses), self_trained(results.trained, results), 0.0),
-        tuple(prior(results.trained) for prior in priors), alike,
+        tuple(prior(results.trained) for prior in priors), alike, pairs_of(results),
     )  # fmt: skip
 
 
@@ -184,7 +198,20 @@ def fit_process(data: Observations, learning: Learning, start: Variances | None 
     if learning.rank:
         loadings = first_loadings(RunModel(fewer, variances), learning)
         variances = learn_variances(fewer, replace(variances, loadings=loadings), learning)
-    return RunModel(data, variances)
+    if data.pairs is None:
+        return RunModel(data, variances)
+    # at the others' variances: a search with so many columns would take ten times as long
+    models = [RunModel(data, both_ways(variances, share)) for share in learning.mutual]
+    return max(models, key=lambda model: model.system.log_likelihood)
+
+
+def both_ways(variances: Variances, share: float) -> Variances:
+    """Variances with a share of the effects of partners that is alike both ways."""
+    if not share:
+        return variances
+    total = variances.logs["own partners"]
+    parts = {"own partners": total + np.log(1 - share), "mutual": total + np.log(share)}
+    return replace(variances, logs=variances.logs | parts)
 
 
 def thinned(data: Observations, most: int) -> Observations:
