@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from scipy.linalg import cho_solve, cholesky, lapack, solve_triangular  # pyright: ignore[reportUnknownVariableType]
+from scipy.linalg import blas, cho_solve, cholesky, lapack, solve_triangular  # pyright: ignore[reportUnknownVariableType]
 
 from coterie.study.results import Floats
 
@@ -37,6 +38,12 @@ class BlockSystem:
     weights: Sequence[Floats]
     energy: float
     log_determinant: float
+
+    @cached_property
+    def lower_inverse(self) -> Floats:
+        """Inverse of the lower Cholesky factor of A."""
+        unit = np.eye(len(self.lower))
+        return np.asfortranarray(solve_triangular(self.lower, unit, lower=True, check_finite=False))
 
     @property
     def log_likelihood(self) -> float:
@@ -116,7 +123,8 @@ def solve_blocks(blocks: Sequence[Floats], shared: Sequence[Floats], observed: S
     return BlockSystem(inverses, shared, solved, lower, weights, energy - float(moment @ through), logs)
 
 
-def remaining(lower: Floats, rows: Floats) -> Floats:
-    """(m,) ``v' A^-1 v`` of each row v, from the lower Cholesky factor of A."""
-    half = solve_triangular(lower, rows.T, lower=True, check_finite=False)
+def remaining(inverse: Floats, rows: Floats) -> Floats:
+    """(m,) ``v' A^-1 v`` of each row v, from the inverse of the lower Cholesky factor of A."""
+    # half the work of a plain product, and twice as fast as solving with the factor
+    half = blas.dtrmm(1.0, inverse, rows.T, lower=1)  # pyright: ignore[reportAttributeAccessIssue]  # made when built
     return np.einsum("ij,ij->j", half, half)

@@ -25,7 +25,7 @@ BOUNDS = (-14.0, 6.0)
 PRIORS: dict[str, tuple[float, float]] = {
     # losses are centred at their own mean, so the runs would say that levels hardly differ
     "own level": (0.0, 0.1),
-    "own partners": (-0.5, 0.75),
+    "own partners": (-1.0, 0.75),
     "own near": (-2.0, 0.75),
     "own size": (-2.0, 0.75),
     "own alone": (0.0, 1.5),

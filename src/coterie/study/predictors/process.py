@@ -21,7 +21,7 @@ CHUNK = 2000
 #: themselves uncertain; measured, see docs/benchmarks.md
 UNSURE = 30.0
 #: effects are alike both ways in at most so many pairs of tasks; more take long to predict with
-MOST_PAIRS = 1300
+MOST_PAIRS = 700
 #: values (subsets, targets) that something else than the runs gives; only differences within a target count
 PriorValues = Callable[[Mask], Floats]
 
@@ -88,7 +88,7 @@ class RunsPosterior:
             mean[at, target] = cross @ system.weights[target] + z @ total
             explained = np.einsum("ij,ij->i", cross @ system.inverses[target], cross)
             variance = np.maximum(prior_own[at] + alone * self_at**2 - explained, 0.0)
-            variance += left[at] + remaining(system.lower, z - cross @ system.solved[target])
+            variance += left[at] + remaining(system.lower_inverse, z - cross @ system.solved[target])
             error[at, target] = np.sqrt(variance)
         return mean, error
 
