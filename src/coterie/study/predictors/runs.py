@@ -24,8 +24,9 @@ class ProcessPredictor:
     """A Gaussian process over (subset, target), learnt from the results of runs.
 
     A value is a level of the target, effects of the partners, something that is alike in subsets with almost the same
-    partners, and an effect of size; targets may share each of them. Runs are values plus luck that targets of a run
-    share, and noise. Variances are learnt from the runs.
+    partners, and an effect of size; targets may share each of them, and what one task does to another may be what the
+    other does to it. Runs are values plus luck that targets of a run share, and noise. Variances are learnt from the
+    runs.
 
     Args:
         affinity: (targets, sources), how much a source should help a target, higher is better, in any unit.
