@@ -80,6 +80,16 @@ def test_yes_is_said_on_fresh_seeds_only():
     assert found.confirmation == first.confirmation
 
 
+def test_a_choice_that_was_confirmed_is_none_within_smaller_limits():
+    results = study(all_subsets(4))
+    first = recommend(results, models=2, predictor=AdditiveValues(0.1, 0.01))
+    confirmed = made(results, first.confirm)
+    found = recommend(confirmed, models=1, predictor=AdditiveValues(0.1, 0.01), confirmation=first.confirmation)
+    assert len(found.groups) == 1
+    assert (found.verdict != "yes", found.confirm) == (True, ())
+    assert found.confirmation == first.confirmation  # what was spent stays spent
+
+
 def test_a_choice_that_was_written_down_is_not_exchanged_for_what_looks_best_afterwards():
     results = study(all_subsets(4), harm=0.0, noise=0.05)
     first = recommend(results, models=3, values="observed")

@@ -83,10 +83,14 @@ def test_forms_of_losses(study):
     assert (outcome.losses, outcome.test, outcome.cost) == ({"a": (1.5, 0.0)}, {"a": (3.0, 0.0)}, 7.0)
     written = study.add(["a"], {"validation": {"a": 1.0}, "test": {"a": 2.0}, "cost": 3})
     assert (written.losses, written.test, written.cost) == ({"a": (1.0, 0.0)}, {"a": (2.0, 0.0)}, 3.0)
+    both = study.add(["a", "b"], coterie.Outcome({"a": 1.0, "b": 2.0}, cost=7.0), test=np.array([3.0, 4.0]), cost=2.0)
+    assert (both.test, both.cost) == ({"a": (3.0, 0.0), "b": (4.0, 0.0)}, 2.0)
+    with pytest.raises(SettingError, match="`cost`"):
+        study.add(["a"], coterie.Outcome({"a": 1.0}, cost=7.0), cost=0)
     part = study.add(["a", "b"], {"a": 1.0, "b": None})
     assert part.losses == {"a": (1.0, 0.0)}
     assert study.results().errors[0].tolist() == [0, 0, 0.25, 0]
-    assert study.results("test").losses[:, 0].tolist() == [3.0, 2.0]
+    assert study.results("test").losses[:, 0].tolist() == [3.0, 2.0, 3.0]
 
 
 def test_losses_may_be_series_and_tensors(study):

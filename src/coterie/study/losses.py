@@ -132,10 +132,15 @@ def _split(losses: Any, test: Any, cost: Any) -> tuple[Any, Any, Any]:
     if isinstance(losses, Mapping):
         whole: dict[str, Any] = dict(cast("Mapping[str, Any]", losses))
         if isinstance(whole.get("validation"), Mapping):
-            return whole["validation"], test or whole.get("test"), cost or whole.get("cost")
+            return whole["validation"], _first(test, whole.get("test")), _first(cost, whole.get("cost"))
     elif hasattr(losses, "validation"):
-        return losses.validation, test or losses.test, cost or losses.cost
+        return losses.validation, _first(test, losses.test), _first(cost, losses.cost)
     return losses, test, cost
+
+
+def _first(given: Any, other: Any) -> Any:
+    """What was given, else the other; arrays have no truth value, and a cost of 0 is to be refused."""
+    return other if given is None else given
 
 
 def full_report(settings: StudySettings, given: tuple[Any, Any, Any], tasks: Sequence[str]) -> dict[str, Any]:

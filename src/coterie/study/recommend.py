@@ -226,7 +226,8 @@ def recommend(
 def advise_study(view: StudyView, confirmation: Confirmation | None = None) -> StudyRecommendation:
     """The recommendation that a view of the runs leads to; see :func:`recommend`."""
     results, matters = view.results, view.aim.matters
-    written = written_choice(view, confirmation)
+    kept = written_choice(view, confirmation)
+    written = kept if kept is not None and view.is_allowed(kept.plan) else None  # other limits, another choice
     plan, verdict = view.plan, UNDECIDED
     if written is not None and written.is_better(results) and written.interval(results).mean >= matters:
         plan, verdict = written.plan, YES
@@ -246,7 +247,7 @@ def advise_study(view: StudyView, confirmation: Confirmation | None = None) -> S
         objective_of=OBJECTIVES[view.total.kind],
         candidates=candidates,
         confirm=written.wanted(results) if written is not None and verdict == UNDECIDED else (),
-        confirmation=written,
+        confirmation=kept,
         exact=view.chosen.exact and view.is_whole,
         reason=reason_of(view, written),
     )
@@ -262,7 +263,8 @@ def written_choice(view: StudyView, confirmation: Confirmation | None) -> Confir
     if confirmation is not None:
         judged = len(confirmation.gains(results)) > 0
         begun = judged or int(results.seeds.max(initial=-1)) >= confirmation.first_seed
-        if confirmation.plan == best or (begun and not _is_better(view, best, confirmation.plan)):
+        fits = view.is_allowed(confirmation.plan)
+        if confirmation.plan == best or (fits and begun and not _is_better(view, best, confirmation.plan)):
             return confirmation
         attempt = confirmation.attempt + judged
     if not _is_promising(view, best):
