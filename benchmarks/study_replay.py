@@ -97,8 +97,11 @@ def standley(name: str) -> ReplayTable:
     return ReplayTable(results.targets, results.trained[full], results.losses[full])
 
 
-def drawn(name: str, tasks: int = 27, in_run: int = 12) -> ReplayTable:
-    """Effects of partners that tasks share (a quality of a source and two patterns), or of their own; interactions."""
+def drawn(name: str, tasks: int = 27, in_run: int = 12, pool: int = 400) -> ReplayTable:
+    """Effects of partners that tasks share (a quality of a source and two patterns), or of their own; interactions.
+
+    Of the 600 subsets, `pool` have runs that can be drawn.
+    """
     shared = name == "drawn-shared"
     rng = np.random.default_rng(0 if shared else 1)
     sizes = rng.integers(in_run - 4, in_run + 5, 600)
@@ -117,7 +120,7 @@ def drawn(name: str, tasks: int = 27, in_run: int = 12) -> ReplayTable:
     unit, level = np.exp(0.3 * rng.normal(size=tasks)), 3 * rng.normal(size=tasks)
     values, runs = (np.where(member, level + unit * found, np.nan) for found in (values, values + noise))
     names = tuple(f"task {number}" for number in range(tasks))
-    return ReplayTable(names, member[:400], runs[:400], member[400:], values[None, 400:])
+    return ReplayTable(names, member[:pool], runs[:pool], member[pool:], values[None, pool:])
 
 
 def table_of(name: str) -> ReplayTable:
@@ -173,13 +176,35 @@ def replay(name: str, predictors: list[str], ks: list[int], draws: int) -> dict[
     return {"tasks": len(table.names), "ceiling": ceiling(table), "draws": draws, "predictors": rows}
 
 
+def times() -> None:
+    """Processor seconds of the process on the drawn tables: a fit, and values of 10,000 subsets."""
+    for name in DRAWN:
+        table = drawn(name, pool=500)
+        asked = np.random.default_rng(0).random((10_000, len(table.names))) < 0.5
+        asked[:, 0] |= ~asked.any(axis=1)
+        for k in (100, 500):
+            results = table.draw(k, 0)[0]
+            begin = time.process_time()
+            posterior = find_predictor().fit(results)
+            fitted = time.process_time()
+            posterior.predict(asked)
+            print(
+                f"{name:22s} {k} runs: fit {fitted - begin:.1f} s, predict {time.process_time() - fitted:.1f} s",
+                flush=True,
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tables", default=",".join((*BANKS, *STANDLEY, *DRAWN)))
     parser.add_argument("--predictors", default=",".join(PREDICTORS))
     parser.add_argument("--runs", default="20,50,100,200")
     parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--times", action="store_true", help="measure processor seconds alone, and write nothing")
     options = parser.parse_args()
+    if options.times:
+        times()
+        return
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in options.tables.split(","):
         ks = [int(k) for k in options.runs.split(",")]
