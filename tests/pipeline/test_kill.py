@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
+from coterie.pipeline import run
+from coterie.workload import Recipe, from_arrays
 from reference.forked import Scripts
 
 PROGRAM = """
@@ -52,6 +56,31 @@ def kill_and_resume(scripts: Scripts, folder: Path, kills: int) -> None:
         if script.wait(rng.uniform(0.02, 0.95) * length) is None:
             script.kill()
         assert finish(scripts, program, out) == expected
+
+
+def test_a_step_does_not_depend_on_whether_the_ones_before_were_computed_or_read(tmp_path: Path) -> None:
+    x, y = load_digits(return_X_y=True)
+    labels = (y[:300, None] == np.arange(5)).astype(float)
+    work = from_arrays(x[:300], labels, recipe=Recipe(batch_size=50, check_every=5, epochs=2), hidden=(16,))
+
+    def searched(out: Path) -> dict[str, Any]:
+        run(work, budget=4, seeds=2, bases=2, out=out)
+        return numbers(json.loads((out / "result.json").read_text()))
+
+    expected = searched(tmp_path / "whole")
+    units = sorted((tmp_path / "whole" / "units").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+    names = {unit.stem: json.loads(unit.read_text())["name"] for unit in units}
+    searches = [stem for stem, name in names.items() if name == "groups"]
+    affinity = next(stem for stem, name in names.items() if name == "affinity")
+    assert len(searches) > 1
+    for lost in (searches, searches[1:], [affinity, *searches[1:]]):
+        part = tmp_path / f"without {len(lost)} {lost[0]}"
+        shutil.copytree(tmp_path / "whole", part)
+        (part / "result.json").unlink()
+        for stem in lost:
+            for path in (part / "units").glob(f"{stem}.*"):
+                path.unlink()
+        assert searched(part) == expected
 
 
 def test_killed_runs_resume_to_the_same_numbers(scripts: Scripts, tmp_path: Path) -> None:

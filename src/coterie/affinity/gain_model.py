@@ -209,6 +209,9 @@ class GainModel(ABC):
         """Standard errors (m, T), or None."""
         del subsets
 
+    def forget(self) -> None:  # noqa: B027 - most models keep nothing
+        """Drop kept predictions, so that the next ones do not depend, by rounding, on what was asked before."""
+
     def predict(self, subsets: SubsetsLike) -> NDArray[np.float64]:
         """Gain of every task in every subset.
 

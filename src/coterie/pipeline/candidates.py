@@ -79,6 +79,7 @@ def kept_affinity(estimate: Estimate, size: int, seed: int, store: UnitStore) ->
         return Payload(arrays, {"kind": found.kind, "method": found.method})
 
     key = {"size": size, "subsets": count, "seed": seed}
+    estimate.model.forget()
     kept = timed(store, estimate.costs, AFFINITY, "affinity", key, compute)
     _refer(estimate, count)
     arrays = {name: np.asarray(array) for name, array in kept.arrays.items()}
@@ -142,7 +143,10 @@ def candidate_groupings(
 
 def _kept(estimate: Estimate, store: UnitStore, key: Mapping[str, Any], find: Callable[[], Grouping]) -> Grouping:
     """A grouping as a unit of a run."""
+    # whether an earlier step was computed or read back must not show in this one, not even in a last digit
+    estimate.model.forget()
     kept = timed(store, estimate.costs, SEARCH, "groups", key, lambda: Payload(meta={"grouping": find().to_dict()}))
+    estimate.model.forget()
     return Grouping.from_dict(kept.meta["grouping"])
 
 

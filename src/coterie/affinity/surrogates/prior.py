@@ -162,12 +162,16 @@ class FusedModel(ValueModel):
         super().__init__(tasks, method)
         self.process = process
         self.cheap = cheap
-        self._kept: dict[bytes, Floats] = {}
+        self._kept: dict[bytes, Floats] | None = None
 
     @property
     def uncertainty(self) -> str:
         """Standard errors are those of the posterior."""
         return "posterior"
+
+    def forget(self) -> None:
+        """Drop the kept estimates: those of a subset differ by rounding with the subsets that are solved beside it."""
+        self._kept = None
 
     def _values(self, subsets: NDArray[np.bool_]) -> tuple[Floats, Floats]:
         return self.process.predict(subsets, self._estimates(subsets))
@@ -188,16 +192,29 @@ class FusedModel(ValueModel):
 
     @cached_property
     def _alone(self) -> Floats:
-        """(T,) cheap estimates of tasks alone."""
-        return np.diag(self._estimates(np.eye(len(self.tasks), dtype=bool))).copy()
+        """(T,) cheap estimates of tasks alone, solved beside each other whatever was asked before."""
+        return np.diag(self.cheap(np.eye(len(self.tasks), dtype=bool))).copy()
+
+    def _single_tasks(self) -> dict[bytes, Floats]:
+        """What is kept of each task alone."""
+        alone = np.eye(len(self.tasks), dtype=bool)
+        return dict(zip(_keys(alone), np.where(alone, self._alone[:, None], np.nan), strict=True))
 
     def _estimates(self, subsets: NDArray[np.bool_]) -> Floats:
         """(m, T) cheap estimates. They take most of the time, and a search comes back to the same groups."""
-        keys = [row.tobytes() for row in np.packbits(subsets, axis=1)]
-        fresh = {key: row for row, key in enumerate(keys) if key not in self._kept}
-        if len(self._kept) + len(fresh) > _KEPT:
-            self._kept, fresh = {}, {key: row for row, key in enumerate(keys)}
+        keys = _keys(subsets)
+        kept = self._single_tasks() if self._kept is None else self._kept
+        fresh = {key: row for row, key in enumerate(keys) if key not in kept}
+        if len(kept) + len(fresh) > _KEPT:
+            kept = self._single_tasks()
+            fresh = {key: row for row, key in enumerate(keys) if key not in kept}
+        self._kept = kept
         if fresh:
             rows = list(fresh.values())
-            self._kept.update(zip(fresh, self.cheap(subsets[rows]), strict=True))
-        return np.stack([self._kept[key] for key in keys]) if keys else np.zeros(subsets.shape)
+            kept.update(zip(fresh, self.cheap(subsets[rows]), strict=True))
+        return np.stack([kept[key] for key in keys]) if keys else np.zeros(subsets.shape)
+
+
+def _keys(subsets: NDArray[np.bool_]) -> list[bytes]:
+    """What subsets are kept by."""
+    return [row.tobytes() for row in np.packbits(subsets, axis=1)]
