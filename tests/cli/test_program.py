@@ -136,6 +136,9 @@ def test_json_is_one_object_whatever_else_is_printed(pipeline, tmp_path):
     def chatter():
         print("from the user's file")
         warnings.warn("a rare class", DataWarning, stacklevel=1)
+        with warnings.catch_warnings(record=True):  # makes Python forget what it has said
+            warnings.simplefilter("always")
+        warnings.warn("a rare class", DataWarning, stacklevel=1)
         warnings.warn("not ours", UserWarning, stacklevel=1)
 
     pipeline(chatter)
@@ -146,7 +149,7 @@ def test_json_is_one_object_whatever_else_is_printed(pipeline, tmp_path):
     assert found["seconds"] is None
     assert found["report"] == str(tmp_path / "report.html")
     assert "from the user's file" in result.stderr
-    assert "Warning: a rare class" in result.stderr
+    assert result.stderr.count("Warning: a rare class") == 1
     assert "not ours" not in result.stderr
     assert "a rare class" not in coterie("run", "yeast", "--out", tmp_path, "--json", "--quiet").stderr
     assert "not ours" in coterie("run", "yeast", "--out", tmp_path, "--debug").stderr

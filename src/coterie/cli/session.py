@@ -201,13 +201,17 @@ def _complain(console: Console, message: object) -> None:
 @contextmanager
 def _warnings(console: Console, *, quiet: bool, debug: bool) -> Generator[None]:
     """Warnings of Coterie as one line each, once; those of other packages with ``--debug`` only."""
+    told: set[str] = set()  # what Python keeps of "once" goes whenever warnings are caught and issued again
     with warnings.catch_warnings():
         warnings.simplefilter("default" if debug else "ignore")
         warnings.filterwarnings("ignore" if quiet else "once", category=CoterieWarning)
 
         def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
             kind = "" if issubclass(category, CoterieWarning) else f" ({category.__name__})"
-            _complain(console, f"Warning{kind}: {message}")
+            text = f"Warning{kind}: {message}"
+            if text not in told:
+                told.add(text)
+                _complain(console, text)
 
         warnings.showwarning = show
         yield
