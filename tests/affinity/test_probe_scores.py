@@ -24,7 +24,8 @@ from coterie.affinity.scores.probe_score import _filled
 from coterie.affinity.scores.tag import Tag
 from coterie.errors import FallbackWarning, ModelError, ResourceError, SettingError
 from coterie.training.job import Job
-from coterie.training.loop import fit_one, make_optimizer
+from coterie.training.loop import fit_one
+from coterie.training.optimizer import make_optimizer
 from coterie.workload import Recipe, Split, Task, Workload
 from coterie.workload.structure import find_structure
 from reference.counting_store import CountingStore
@@ -153,7 +154,7 @@ def test_a_look_ahead_is_the_step_of_the_optimizer_and_changes_nothing(optimizer
     memory = {(i, k): v.clone() for i, p in enumerate(real) for k, v in used.state.get(p, {}).items()}
     gradients = draw(2)
     kept = [g.clone() for g in gradients]
-    found = ahead(recipe, used, real, gradients)
+    found = ahead(used, real, gradients)
     assert all(torch.equal(a, b) for a, b in zip(gradients, kept, strict=True))
     assert all(torch.equal(a, b.detach()) for a, b in zip(before, real, strict=True))
     assert all(torch.equal(v, used.state[real[i]][k]) for (i, k), v in memory.items())

@@ -7,7 +7,8 @@ import torch
 from coterie.balancing import get_balancer, task_means
 from coterie.training.evaluate import row_losses
 from coterie.training.job import Job
-from coterie.training.loop import build, make_optimizer, trainable
+from coterie.training.loop import build, trainable
+from coterie.training.optimizer import make_optimizer
 from coterie.training.stack import Architecture, masked_losses
 from coterie.workload import Recipe, from_arrays
 

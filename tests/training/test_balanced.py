@@ -16,7 +16,8 @@ from coterie.errors import FallbackWarning, ModelError, SettingError
 from coterie.training import fit, measure_cost
 from coterie.training.evaluate import row_losses
 from coterie.training.job import BatchStream, Job, derive
-from coterie.training.loop import batch_loss, fit_one, make_optimizer, trainable, trunk_names
+from coterie.training.loop import batch_loss, fit_one, trainable, trunk_names
+from coterie.training.optimizer import make_optimizer
 from coterie.training.population import fit_population
 from reference.training_workloads import make
 

@@ -76,10 +76,19 @@ def rows_losses(workload: Workload, model: nn.Module, rows: Tensor, tasks: Seque
     return mean
 
 
-def row_losses(workload: Workload, model: nn.Module, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """(rows, tasks) losses with 0 where a label is missing, and (rows, tasks) where one is known."""
+def row_losses(
+    workload: Workload, model: nn.Module, rows: Tensor, *, autocast: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """(rows, tasks) losses with 0 where a label is missing, and (rows, tasks) where one is known.
+
+    With `autocast`, a data type by its name, the model runs in mixed precision; losses are always computed in full.
+    """
     targets, observed = workload.targets[rows], workload.observed[rows]
-    outputs = workload.outputs(model, workload.batch(rows))
+    if autocast is None:
+        outputs = workload.outputs(model, workload.batch(rows))
+    else:
+        with torch.autocast(rows.device.type, getattr(torch, autocast)):
+            outputs = workload.outputs(model, workload.batch(rows)).float()
     losses = workload.losses(workload.margins(outputs, targets), targets)
     return torch.where(observed, losses, torch.zeros_like(losses)), observed
 

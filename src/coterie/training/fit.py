@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from torch import Tensor
@@ -15,12 +16,14 @@ from coterie._context import DEFAULT_CONTEXT, Context, keywords_into
 from coterie._executor import Done, Warned, reissue_warnings, run_jobs
 from coterie._process_lock import process_lock
 from coterie._progress import Progress, silent
+from coterie._random import random_numbers
 from coterie._surface import known_arguments, warn
 from coterie._units import Payload
 from coterie.errors import FallbackWarning, ModelError, ResourceError
 from coterie.training.evaluate import measure_footprint
 from coterie.training.job import Fit, Job, Schedule, pack_fits, unpack_fits
-from coterie.training.loop import fit_one
+from coterie.training.loop import fit_one, trainable
+from coterie.training.optimizer import rehearse
 from coterie.training.population import Chunk, ProgressReporter, members_at_once, plan_population, train_chunk
 from coterie.training.stack import is_stackable
 from coterie.workload.travel import own, parcel
@@ -242,14 +245,29 @@ def fit(
 def cut(workload: Workload, jobs: Sequence[Job], *, backend: str, memory: int, keep_states: bool) -> Shares:
     """Choose the backend of each job, and who is trained together; raises and warns as :func:`fit`."""
     jobs = list(jobs)
-    for job in jobs:
-        Schedule(workload, job)  # so that a mistake is found before anything is trained
+    longest = max((Schedule(workload, job).max_steps for job in jobs), default=0)
+    check_recipe(workload, longest)  # so that a mistake is found before anything is trained
     together = [i for i, job in enumerate(jobs) if job.balancing is None or job.balancing.stackable]
     if len(together) < len(jobs) and backend != "loop":
         _cannot_stack(jobs, together, backend)
     if not _population(workload, [jobs[i] for i in together], backend, memory):
         together = []
     return divide(workload, jobs, together, memory=memory, keep_states=keep_states)
+
+
+def check_recipe(workload: Workload, steps: int) -> None:
+    """Raise SettingError when a part of the recipe cannot be used for so many steps; longer ones are looked at once."""
+    recipe = workload.recipe
+    workload.label_weights  # noqa: B018 - looked at for its errors
+    if _CHECKED.get(workload, -1) >= steps or not (recipe.functions or recipe.rates):
+        return
+    with random_numbers(workload.device):
+        rehearse(recipe, trainable(workload.build_model(0)), steps)
+    _CHECKED[workload] = steps
+
+
+#: steps for which the recipe of a workload was looked at
+_CHECKED: WeakKeyDictionary[Workload, int] = WeakKeyDictionary()
 
 
 def _cannot_stack(jobs: Sequence[Job], together: Sequence[int], backend: str) -> None:

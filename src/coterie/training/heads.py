@@ -67,7 +67,8 @@ class OtherHeads:
         # entries that may be held: of other tasks, and without a gradient so far
         self._idle: dict[str, Tensor] = {}
         partial = any(len(subset) < workload.n_tasks for subset in subsets)
-        if workload.recipe.weight_decay == 0 or not partial:
+        named = "optimizer" not in workload.recipe.functions
+        if (named and workload.recipe.weight_decay == 0) or not partial:
             return  # without decay a gradient of 0 moves nothing
         masks: dict[str, np.ndarray] = {}
         for member, subset in enumerate(subsets):

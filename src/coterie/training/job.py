@@ -221,7 +221,7 @@ class Schedule:
         job: the job.
 
     Raises:
-        SettingError: when the job names a task that does not exist.
+        SettingError: when the job names a task that does not exist, or its balancing does not go with the recipe.
         WorkloadError: when the subset has no label in the training or the validation part.
     """
 
@@ -241,6 +241,11 @@ class Schedule:
                     "Leave these tasks out, or split the data so that each task has labels in every part."
                 )
         recipe = workload.recipe
+        if job.balancing is not None and recipe.accumulate > 1:
+            raise SettingError(
+                f"Parameter `accumulate`={recipe.accumulate} of the recipe does not go with balancing="
+                f"{str(job.balancing)!r}, which needs the losses of a whole batch at once. Leave one of them out."
+            )
         self.stream = BatchStream(rows, recipe.batch_size, job.order)
         self.max_steps = recipe.epochs * self.stream.steps_per_epoch if job.max_steps is None else job.max_steps
         self.check_every = recipe.check_every or self.stream.steps_per_epoch
@@ -258,10 +263,15 @@ def diverged(workload: Workload, job: Job, step: int, what: str, position: int |
     where = "" if position is None else f"job {position}, "
     return ModelError(
         f"Training diverged: the {what} became NaN or infinite at step {step} ({where}{job.describe(workload)}). "
-        f"Likely causes: the learning rate ({workload.recipe.learning_rate:g}) is too large, inputs or regression "
+        f"Likely causes: the learning rate{_rate(workload)} is too large, inputs or regression "
         "targets are not standardised, or the model divides by or takes the logarithm of 0. "
         "Try a learning rate ten times smaller, or standardize=True."
     )
+
+
+def _rate(workload: Workload) -> str:
+    recipe = workload.recipe
+    return "" if "optimizer" in recipe.functions else f" ({recipe.learning_rate:g})"
 
 
 def pack_fits(fits: Sequence[Fit], *, states: bool = True) -> Payload:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -17,22 +17,11 @@ from coterie.errors import ModelError
 from coterie.training.evaluate import load_state, row_losses, rows_losses, tensors_of
 from coterie.training.heads import OtherHeads
 from coterie.training.job import BatchStream, Fit, Job, Schedule, State, derive, diverged
+from coterie.training.optimizer import Stepper
+from coterie.training.weights import pooled, weighted
 from coterie.workload.initial import check_kept
-from coterie.workload.recipe import Recipe
 from coterie.workload.structure import find_structure
 from coterie.workload.workload import Workload
-
-
-def make_optimizer(recipe: Recipe, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
-    """The recipe's torch optimiser, in its fused form where there is one (CPU and CUDA)."""
-    parameters = list(parameters)
-    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
-    rate, decay = recipe.learning_rate, recipe.weight_decay
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=fused)
-    if recipe.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=fused)
-    return torch.optim.SGD(parameters, lr=rate, momentum=recipe.momentum, weight_decay=decay, fused=fused)
 
 
 class Tracker:
@@ -154,6 +143,7 @@ class BalancedStep:
         optimizer: torch.optim.Optimizer,
     ) -> None:
         self._workload, self._job, self._model, self._optimizer = workload, schedule.job, model, optimizer
+        self._passes = compiled(workload, model)
         self._columns = list(range(workload.n_tasks)) if balancing.stackable else schedule.tasks
         self._inside = torch.zeros(workload.n_tasks, dtype=torch.bool, device=workload.labels.device)
         self._inside[schedule.tasks] = True
@@ -172,8 +162,10 @@ class BalancedStep:
         """
 
         def losses() -> Tensor:
-            values, observed = row_losses(self._workload, self._model, rows)
+            values, observed = row_losses(self._workload, self._passes, rows, autocast=self._workload.recipe.autocast)
             observed = observed & self._inside
+            if self._workload.label_weights is not None:
+                values = weighted(values, observed, self._workload.label_weights[rows])
             first = torch.is_grad_enabled()  # later calls look at losses that the balancer checks itself
             if first and not bool(torch.where(observed, values, 0.0).isfinite().all()):
                 raise diverged(self._workload, self._job, step, "training loss")
@@ -219,20 +211,38 @@ def fit_one(workload: Workload, job: Job, *, progress: Progress | None = None, k
     with random_numbers(device):
         model = build(workload, job)
         seed_numbers(derive(job.seed, 2), device)
-        return _Run(workload, job, model).train(progress or silent, keep_states)
+        return PlainRun(workload, job, model).train(progress or silent, keep_states)
 
 
-class _Run:
-    """One training under way."""
+class PlainRun:
+    """One training in the plain loop.
 
-    def __init__(self, workload: Workload, job: Job, model: nn.Module) -> None:
+    Args:
+        workload: tasks, data, model and recipe.
+        job: subset, seed and limits.
+        model: at its start.
+        watch: called before each step with its number, counted from 0, and its rows; it may change nothing.
+        tests: whether the kept checkpoint is evaluated on the test part.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        job: Job,
+        model: nn.Module,
+        *,
+        watch: Callable[[int, Tensor], None] | None = None,
+        tests: bool = True,
+    ) -> None:
         self.workload, self.job, self.model = workload, job, model
+        self.watch, self.tests = watch, tests
         self.schedule = Schedule(workload, job)
         self.tracker = Tracker(self.schedule, workload.recipe.patience)
         self.rows = workload.rows_of(job.subset, "validation")
-        self.optimizer = make_optimizer(workload.recipe, trainable(model))
-        named = dict(model.named_parameters())
-        self.others = OtherHeads(workload, [job.subset], named, self.optimizer, stacked=False)
+        self.stepper = Stepper(workload.recipe, trainable(model), self.schedule.max_steps, stacked=False)
+        self.optimizer = self.stepper.optimizer
+        self.others = OtherHeads(workload, [job.subset], trainable(model), self.optimizer, stacked=False)
+        self.passes = compiled(workload, model)
         self.state: State = tensors_of(model)
         self.losses = np.full(workload.n_tasks, np.nan)
 
@@ -245,11 +255,14 @@ class _Run:
         step = 0
         while not self.tracker.finished:
             rows = self.schedule.stream.batch(step).to(self.workload.labels.device)
+            if self.watch is not None:
+                self.watch(step, rows)
             step += 1
             if balanced:
                 balanced(step, rows)
             else:
                 self.step(step, rows)
+            self.stepper.stepped()
             if step % self.schedule.check_every == 0 or step == self.schedule.max_steps:
                 self.check(step)
                 progress("training", step, self.schedule.max_steps)
@@ -257,16 +270,33 @@ class _Run:
 
     def step(self, step: int, rows: Tensor) -> None:
         """One step on the loss pooled over labels."""
-        loss = batch_loss(self.workload, self.model, rows, self.schedule.tasks)
+        self.optimizer.zero_grad()
+        pieces = min(self.workload.recipe.accumulate, max(1, len(rows) // 2))  # no piece of one row, for BatchNorm
+        if pieces == 1:
+            loss = batch_loss(self.workload, self.passes, rows, self.schedule.tasks)
+            self.backward(step, loss)
+        else:
+            total = _total(self.workload, rows, self.schedule.tasks)
+            for piece in rows.tensor_split(pieces):
+                loss = batch_loss(self.workload, self.passes, piece, self.schedule.tasks, total=total)
+                self.backward(step, loss)
+        self.optimizer.step()
+
+    def backward(self, step: int, loss: Tensor) -> None:
+        """Add the gradient of a loss."""
         if not torch.isfinite(loss):
             raise diverged(self.workload, self.job, step, "training loss")
-        self.optimizer.zero_grad()
         loss.backward()
-        self.optimizer.step()
 
     def check(self, step: int) -> None:
         """Evaluate on the validation part and keep the state when it is the best so far."""
         self.others.put_back()
+        with self.stepper.averaged():
+            self.others.put_back()
+            self.evaluate(step)
+
+    def evaluate(self, step: int) -> None:
+        """The check itself, at the present parameters."""
         if not self.job.checks:
             if self.tracker.reach(step):
                 self.state = tensors_of(self.model)
@@ -284,7 +314,7 @@ class _Run:
         if self.job.checks:
             load_state(self.model, self.state)
         check_kept(self.workload, self.model, "after training")
-        if self.job.checks:
+        if self.job.checks and self.tests:
             rows = self.workload.rows_of(self.job.subset, "test")
             test = rows_losses(self.workload, self.model, rows, self.schedule.tasks)
         return Fit(
@@ -306,13 +336,13 @@ def build(workload: Workload, job: Job) -> nn.Module:
     return model
 
 
-def trainable(model: nn.Module) -> list[nn.Parameter]:
-    """Parameters that are trained.
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters that are trained, by name.
 
     Raises:
         ModelError: when there are none.
     """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if not parameters:
         raise ModelError(
             "The model has no parameters with requires_grad=True, so there is nothing to train. "
@@ -321,7 +351,34 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
     return parameters
 
 
-def batch_loss(workload: Workload, model: nn.Module, rows: Tensor, tasks: list[int]) -> Tensor:
-    """Sum of the observed losses of the tasks in the given rows, over their number."""
-    losses, observed = row_losses(workload, model, rows)
-    return losses[:, tasks].sum() / observed[:, tasks].sum()
+def compiled(workload: Workload, model: nn.Module) -> nn.Module:
+    """The model for training passes: compiled where the recipe says so, with the same parameters."""
+    backend = workload.recipe.compile
+    if backend is False:
+        return model
+    return torch.compile(model, backend="inductor" if backend is True else backend)  # pyright: ignore[reportReturnType]
+
+
+def batch_loss(
+    workload: Workload, model: nn.Module, rows: Tensor, tasks: list[int], *, total: Tensor | None = None
+) -> Tensor:
+    """Sum of the observed losses of the tasks in the given rows, over their number; weighted where labels have weights.
+
+    Args:
+        workload: tasks, data and recipe, whose `autocast` the pass is made with.
+        model: in training mode.
+        rows: of the batch, or of a piece of it.
+        tasks: numbers of the tasks.
+        total: number or weight of the labels of the whole batch, where the rows are a piece of it.
+    """
+    losses, observed = row_losses(workload, model, rows, autocast=workload.recipe.autocast)
+    weights = workload.label_weights
+    if weights is None and total is None:
+        return losses[:, tasks].sum() / observed[:, tasks].sum()
+    return pooled(losses[:, tasks], observed[:, tasks], None if weights is None else weights[rows][:, tasks], total)
+
+
+def _total(workload: Workload, rows: Tensor, tasks: list[int]) -> Tensor:
+    """Number, or weight, of the labels of the tasks in a batch."""
+    observed, weights = workload.observed[rows][:, tasks], workload.label_weights
+    return observed.sum() if weights is None else torch.where(observed, weights[rows][:, tasks], 0.0).sum()

@@ -21,8 +21,10 @@ from coterie.errors import ModelError, ResourceError, SettingError
 from coterie.training.evaluate import Footprint, load_state, measure_footprint
 from coterie.training.heads import OtherHeads
 from coterie.training.job import Fit, Job, Schedule, diverged
-from coterie.training.loop import Tracker, Windows, build, make_optimizer, trunk_names
-from coterie.training.stack import Architecture, PartLosses, Values, masked_losses
+from coterie.training.loop import Tracker, Windows, build, trunk_names
+from coterie.training.optimizer import Stepper
+from coterie.training.stack import Architecture, PartLosses, Values, label_weights, masked_losses
+from coterie.training.weights import pooled, weighted
 from coterie.workload.initial import check_kept
 from coterie.workload.workload import Workload
 
@@ -74,7 +76,7 @@ class Chunk:
     """Jobs that are trained together. What comes out depends on it to the last bit, so it never depends on workers.
 
     Attributes:
-        jobs: the jobs; they have the same balancing.
+        jobs: the jobs; they have the same balancing and, where the recipe has a schedule, as many steps at most.
         positions: their positions in the list that was asked for.
         cells: (member, row) pairs that are evaluated at once.
         keep_states: False leaves `Fit.state` empty.
@@ -97,8 +99,10 @@ def plan_population(workload: Workload, jobs: Sequence[Job], *, memory: int, kee
     # order of `jobs`
     ranked = sorted(range(len(jobs)), key=lambda i: (jobs[i].order, steps[i], jobs[i].seed, jobs[i].subset))
     chunks: list[Chunk] = []
-    for balancing in dict.fromkeys(job.balancing for job in jobs):
-        alike = np.array([i for i in ranked if jobs[i].balancing == balancing])
+    # one optimiser has one rate: members whose rate depends on the number of their steps need the same number
+    kinds = [(job.balancing, most if workload.recipe.schedule else 0) for job, most in zip(jobs, steps, strict=True)]
+    for kind in dict.fromkeys(kinds):
+        alike = np.array([i for i in ranked if kinds[i] == kind])
         for part in np.array_split(alike, -(-len(alike) // at_once)):
             positions = tuple(part.tolist())
             chunks.append(Chunk(tuple(jobs[i] for i in positions), positions, footprint.cells(memory), keep_states))
@@ -192,7 +196,9 @@ class _Chunk:
         self.subsets = torch.zeros(len(schedules), self.workload.n_tasks, dtype=torch.bool, device=self.device)
         for member, subset in enumerate(subsets):
             self.subsets[member, list(subset)] = True
-        self.optimizer = make_optimizer(self.workload.recipe, self.values.trained.values())
+        most = int(self.last.max())
+        self.stepper = Stepper(self.workload.recipe, self.values.trained, most, stacked=True)
+        self.optimizer = self.stepper.optimizer
         self.others = OtherHeads(self.workload, subsets, self.values.trained, self.optimizer, stacked=True)
         self.balancer = None if balancing is None else self.balance(balancing)
 
@@ -231,13 +237,15 @@ class _Chunk:
         self.architecture.train(True)
         if self.balancer is None:
             losses, mask = masked_losses(self.architecture, self.values, rows, padded=padded, subsets=self.subsets)
-            means = losses.sum((1, 2)) / mask.sum((1, 2))
+            weights = label_weights(self.workload, rows)
+            means = losses.sum((1, 2)) / mask.sum((1, 2)) if weights is None else pooled(losses, mask, weights)
             self.optimizer.zero_grad()
             means.sum().backward()
             self.optimizer.step()
             finite = torch.isfinite(means.detach())
         else:
             finite = self.balanced_step(self.balancer, rows, padded)
+        self.stepper.stepped()
         # looked at when a member is checked, so that devices need not wait for each other at every step
         self.bad = torch.where((self.bad < 0) & ~finite, step, self.bad)
 
@@ -248,6 +256,8 @@ class _Chunk:
         def losses() -> Tensor:
             values, mask = masked_losses(self.architecture, self.values, rows, padded=padded, subsets=self.subsets)
             finite.append(values.detach().isfinite().flatten(1).all(1))
+            if (weights := label_weights(self.workload, rows)) is not None:
+                values = weighted(values, mask, weights)
             return task_means(values, mask)
 
         shared = [self.values.trained[name] for name in trunk_names(self.workload)]
@@ -257,6 +267,12 @@ class _Chunk:
     def check(self, step: int, due: np.ndarray) -> None:
         """Evaluate the members at the given places of the stack, and keep those that are the best so far."""
         self.others.put_back()
+        with self.stepper.averaged():
+            self.others.put_back()
+            self.look(step, due)
+
+    def look(self, step: int, due: np.ndarray) -> None:
+        """The check itself, at the present parameters."""
         ids = self.ids[due]
         for member, bad in zip(ids, self.bad.cpu().numpy()[due], strict=True):
             if bad >= 0:
@@ -302,13 +318,7 @@ class _Chunk:
             self.balancer.select(index)
         self.others.select(index)
         self.values.fixed = {name: value[index] for name, value in self.values.fixed.items()}
-        for parameter in self.values.trained.values():
-            state = self.optimizer.state[parameter]
-            for name, value in state.items():
-                if isinstance(value, Tensor) and value.shape == parameter.shape:
-                    state[name] = value[index]
-            parameter.grad = None
-            parameter.data = parameter.data[index]
+        self.stepper.select(index)
 
     def collect(self, keep_states: bool) -> list[Fit]:
         """The fits of all members."""

@@ -19,6 +19,7 @@ from coterie._process_lock import process_lock
 from coterie._random import random_numbers, seed_numbers
 from coterie.errors import CoterieError, ModelError, SettingError
 from coterie.training.job import Job, State
+from coterie.training.optimizer import reason_of_recipe
 from coterie.workload.initial import check_kept, numbers_of
 from coterie.workload.workload import Batch, Workload
 
@@ -182,7 +183,8 @@ _ROWS = 6
 def is_stackable(workload: Workload) -> tuple[bool, str]:
     """Whether population training gives what the plain loop gives, and why not.
 
-    Found by trying it on a few rows: a model with dropout or other randomness in training, with statistics that change
+    A recipe may need the plain loop (:func:`coterie.training.optimizer.reason_of_recipe`). The rest is found by trying
+    it on a few rows: a model with dropout or other randomness in training, with statistics that change
     in training (BatchNorm), with rows that influence each other, or with an operation that vmap cannot stack is not
     stackable. Remembered for each workload.
 
@@ -201,7 +203,9 @@ def _reason(workload: Workload) -> str:
     train = workload.split.train
     batch = workload.batch(train[torch.arange(_ROWS, device=train.device) % len(train)])
     model = workload.build_model(0).to(workload.labels.device).train()
-    return _reason_of_modules(model) or _reason_of_passes(workload, model, batch) or _reason_of_vmap(workload, batch)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    reason = reason_of_recipe(workload.recipe, trained) or _reason_of_modules(model)
+    return reason or _reason_of_passes(workload, model, batch) or _reason_of_vmap(workload, batch)
 
 
 def _reason_of_modules(model: nn.Module) -> str:
@@ -345,6 +349,12 @@ def masked_losses(
     outputs = architecture.outputs(values, workload.batch(rows), shared=rows.dim() == 1)
     losses = workload.losses(workload.margins(outputs, targets), targets)
     return torch.where(mask, losses, torch.zeros((), dtype=losses.dtype, device=losses.device)), mask
+
+
+def label_weights(workload: Workload, rows: Tensor) -> Tensor | None:
+    """Weights (..., rows, tasks) of the labels of rows, any where a row is -1; None where labels have none."""
+    weights = workload.label_weights
+    return None if weights is None else _take(weights, rows.clamp(min=0))
 
 
 def _take(values: Tensor, rows: Tensor) -> Tensor:

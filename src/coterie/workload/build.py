@@ -35,6 +35,7 @@ from coterie.workload.split import PARTS, SplitLike, by_position, make_split
 from coterie.workload.task import Task
 from coterie.workload.validate import check_data
 from coterie.workload.validate_model import warn_labels_among_inputs
+from coterie.workload.weights import as_weights
 from coterie.workload.workload import BuildModel, Forward, OnDevice, Split, Workload
 
 FRACTIONS = (0.6, 0.2, 0.2)
@@ -54,6 +55,7 @@ class _Options:
     forward: Forward | None
     known_groups: Sequence[Sequence[str]] | None
     input_names: tuple[str, ...] | None
+    weights: Any = None
 
     @property
     def own_model(self) -> bool:
@@ -78,6 +80,7 @@ def from_arrays(
     hidden: Sequence[int] | int = (64, 32),
     forward: Forward | None = None,
     known_groups: Sequence[Sequence[str]] | None = None,
+    weights: Any = None,
 ) -> Workload:
     """A workload whose tasks share their rows; missing labels are NaN.
 
@@ -108,6 +111,8 @@ def from_arrays(
         hidden: widths of the hidden layers of the built-in model, when no model is given; one number is one layer.
         forward: ``forward(model, batch)`` -> outputs, where calling the model is not enough.
         known_groups: groups of task names to compare the found ones with; a task is in one of them at most.
+        weights: (rows,) or (rows, tasks) how much labels count in the training loss, by position in `x`; at least 0.
+            Validation and test losses stay plain means.
 
     Raises:
         WorkloadError: when the data cannot be used as they are.
@@ -125,7 +130,9 @@ def from_arrays(
     """
     seed = whole_number(seed, "seed", low=0)
     names, (x, y) = input_names(x), paired(x, y)
-    options = _Options(model, build_model, initial, recipe, standardize, name, hidden, forward, known_groups, names)
+    options = _Options(
+        model, build_model, initial, recipe, standardize, name, hidden, forward, known_groups, names, weights
+    )
     labels, columns = as_labels(y)
     inputs = as_inputs(x, own_model=options.own_model, exact=standardize)
     rows = n_rows(inputs)
@@ -219,6 +226,7 @@ def _assemble(
     input_center = input_scale = None
     if options.standardize and isinstance(inputs, Tensor) and inputs.is_floating_point():
         inputs, input_center, input_scale = standardised(inputs, train.to(device))
+    sample_weights = as_weights(options.weights, *labels.shape)
     build, spec = _model(inputs, sum(task.width for task in tasks), options)
     if device.type != "cpu":
         build = OnDevice(build, device)
@@ -236,6 +244,7 @@ def _assemble(
         input_scale=input_scale,
         known_groups=as_groups(options.known_groups),
         input_names=options.input_names,
+        weights=None if sample_weights is None else sample_weights.to(device),
     )
     check_data(workload)
     return workload

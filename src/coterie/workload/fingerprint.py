@@ -23,11 +23,12 @@ FORMAT = "2-"
 def fingerprint(workload: Workload) -> str:
     """SHA-256 (hex) of all that decides a result, with the format before it: equal when a stored result still holds.
 
-    Counted are inputs and their standardisation, labels, tasks, split, recipe, the parameters of ``build_model(0)``,
-    and the code and settings of its modules, of `build_model`, `forward` and losses (instructions without comments,
-    lines and names of files; packages that are installed by name only). The same on every device and in every process
-    with the same version of Python. Names of the workload, of its columns and of where it came from do not count, nor
-    do records and counters that change from one building to the next. Compiled extensions cannot be looked into.
+    Counted are inputs and their standardisation, labels and their weights, tasks, split, recipe, the parameters of
+    ``build_model(0)``, and the code and settings of its modules, of `build_model`, `forward`, losses and functions of
+    the recipe (instructions without comments, lines and names of files; packages that are installed by name only). The
+    same on every device and in every process with the same version of Python. Names of the workload, of its columns and
+    of where it came from do not count, nor do records and counters that change from one building to the next. Compiled
+    extensions cannot be looked into.
 
     Cost: building the model once or twice, a pass over the data and over the model's numbers.
 
@@ -43,7 +44,7 @@ def fingerprint(workload: Workload) -> str:
     described = {"tasks": [task.to_dict() for task in workload.tasks], "recipe": workload.recipe.to_dict()}
     digest.update(json.dumps(described, sort_keys=True).encode())
     _update(digest, "inputs", workload.inputs)
-    for name in ("input_center", "input_scale"):
+    for name in ("input_center", "input_scale", "weights"):
         value: Tensor | None = getattr(workload, name)
         if value is not None:
             _update(digest, name, value)
@@ -62,7 +63,9 @@ def _described(workload: Workload) -> tuple[nn.Module, str]:
     """The model of seed 0, and what it and the functions of the workload are, as one text."""
     build = workload.build_model
     build = build.build if isinstance(build, OnDevice) else build
-    others = {"forward": workload.forward, **{f"loss {task.kind}": task.loss for task in workload.tasks}}
+    losses = {f"loss {task.kind}": task.loss for task in workload.tasks}
+    functions = {f"recipe {name}": function for name, function in workload.recipe.functions.items()}
+    others = {"forward": workload.forward, **losses, **functions}
     before = describe_functions(build, others)
     model = workload.build_model(0)
     entries = describe(model)

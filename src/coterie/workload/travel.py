@@ -165,6 +165,7 @@ def _bare(workload: Workload) -> Workload:
         work,
         inputs={name: own(value) for name, value in inputs.items()} if isinstance(inputs, dict) else own(inputs),
         labels=own(work.labels),
+        weights=None if work.weights is None else own(work.weights),
         split=Split(own(work.split.train), own(work.split.validation), own(work.split.test)),
     )
 

@@ -20,6 +20,7 @@ from coterie.workload.losses import MarginLoss
 from coterie.workload.recipe import Recipe
 from coterie.workload.shown import describe
 from coterie.workload.task import Task
+from coterie.workload.weights import label_weights
 
 
 def copied(value: Any) -> Any:
@@ -248,6 +249,7 @@ class Workload:
             nothing was.
         known_groups: groups that are known from outside, to compare with (task names).
         input_names: names of the input columns, where the inputs were a data frame with text columns.
+        weights: (rows, 1) or (rows, tasks) weights of the labels in the training loss; None where all count alike.
     """
 
     name: str
@@ -264,6 +266,7 @@ class Workload:
     input_scale: Tensor | None = None
     known_groups: tuple[tuple[str, ...], ...] | None = None
     input_names: tuple[str, ...] | None = None
+    weights: Tensor | None = None
 
     def __repr__(self) -> str:
         return describe(self)
@@ -293,6 +296,11 @@ class Workload:
     def targets(self) -> Tensor:
         """Labels with 0 where they are missing."""
         return torch.nan_to_num(self.labels)
+
+    @cached_property
+    def label_weights(self) -> Tensor | None:
+        """(rows, tasks) weights of the labels in the training loss, those of classes included; None without any."""
+        return label_weights(self.tasks, self.targets, self.observed, self.split.train, self.recipe, self.weights)
 
     @cached_property
     def _kinds(self) -> list[tuple[MarginLoss, list[int]]]:
@@ -333,6 +341,7 @@ class Workload:
             build_model=OnDevice(build, device),
             input_center=move(self.input_center),
             input_scale=move(self.input_scale),
+            weights=move(self.weights),
         )
 
     def batch(self, rows: Tensor) -> Batch:

@@ -7,7 +7,9 @@ evaluation mode while it lasts: dropout is off, and normalisation uses its runni
 from __future__ import annotations
 
 import time
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any, cast
 
 import numpy as np
@@ -20,10 +22,9 @@ from coterie._random import random_numbers
 from coterie._surface import warn
 from coterie.errors import FallbackWarning, ResourceError
 from coterie.training.evaluate import measure_footprint, row_losses
-from coterie.training.loop import make_optimizer
+from coterie.training.optimizer import APART
 from coterie.training.stack import Outputs, open_kernels
 from coterie.workload import Workload
-from coterie.workload.recipe import Recipe
 
 #: what is measured: the look ahead, first-order affinity, cosine without and with tensors of one dimension
 MEASURED = ("tag", "etap", "cosine", "cosine_all")
@@ -36,7 +37,6 @@ Array = NDArray[np.float64]
 
 
 def ahead(
-    recipe: Recipe,
     optimizer: torch.optim.Optimizer,
     parameters: Sequence[Tensor],
     gradients: Sequence[Tensor],
@@ -44,11 +44,11 @@ def ahead(
 ) -> list[Tensor]:
     """Where one step for each of k gradients would take some parameters; nothing is changed.
 
-    A twin of the optimiser, with k copies of its memory, takes the step: momentum, moments and weight decay are its
-    own. That is right because the recipe's optimisers treat every number alone.
+    A twin of the optimiser, with k copies of its memory, takes the step: momentum, moments, weight decay and the rate
+    of the moment are its own. All k at once where the optimiser treats every number alone, else one after the other.
+    Hooks of the optimiser, such as clipping, are left out.
 
     Args:
-        recipe: of the optimiser.
         optimizer: the optimiser in the middle of a training.
         parameters: n tensors that it trains.
         gradients: n tensors (k, ...), one for each parameter.
@@ -59,27 +59,51 @@ def ahead(
 
     Example:
         >>> p = torch.zeros(2)
-        >>> recipe = Recipe(optimizer="sgd", learning_rate=0.1, weight_decay=0.0)
-        >>> ahead(recipe, make_optimizer(recipe, [p]), [p], [torch.ones(1, 2)])[0].tolist()
-        [[-0.10000000149011612, -0.10000000149011612]]
+        >>> ahead(torch.optim.SGD([p], lr=0.5), [p], [torch.ones(1, 2)])[0].tolist()
+        [[-0.5, -0.5]]
     """
     if rate is not None:
         return [p.detach() - rate * g for p, g in zip(parameters, gradients, strict=True)]
-    copies = [p.detach().expand_as(g).clone() for p, g in zip(parameters, gradients, strict=True)]
-    twin = make_optimizer(recipe, copies)
+    if type(optimizer) in APART:
+        copies = [p.detach().expand_as(g).clone() for p, g in zip(parameters, gradients, strict=True)]
+        _step_of_twin(optimizer, parameters, copies, gradients)
+        return copies
+    found: list[list[Tensor]] = []
+    for source in range(len(gradients[0])):
+        copies = [p.detach().clone() for p in parameters]
+        _step_of_twin(optimizer, parameters, copies, [g[source] for g in gradients])
+        found.append(copies)
+    return [torch.stack(parts) for parts in zip(*found, strict=True)]
+
+
+def _step_of_twin(
+    optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], copies: list[Tensor], gradients: Sequence[Tensor]
+) -> None:
+    """Take a step with copies of the parameters and of the optimiser's memory."""
+    twin: Any = object.__new__(type(optimizer))
+    vars(twin).update(vars(optimizer))
+    vars(twin).pop("step", None)  # schedulers put a function there that counts the steps of the original
+    twin.state, twin.param_groups = defaultdict(dict), []
+    for name in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"):
+        setattr(twin, name, OrderedDict())
+    of = {id(parameter): copy for parameter, copy in zip(parameters, copies, strict=True)}
+    for group in optimizer.param_groups:
+        mine = [of[id(parameter)] for parameter in group["params"] if id(parameter) in of]
+        twin.param_groups += [{**group, "params": mine}] if mine else []
     for parameter, copy, gradient in zip(parameters, copies, gradients, strict=True):
         copy.grad = gradient
         memory: dict[str, Any] = optimizer.state.get(parameter, {})
         if memory:
-            twin.state[copy] = {name: _copied(name, value, copy) for name, value in memory.items()}
+            twin.state[copy] = {name: _copied(name, value, parameter, copy) for name, value in memory.items()}
     twin.step()
-    return copies
 
 
-def _copied(name: str, value: Any, like: Tensor) -> Any:
+def _copied(name: str, value: Any, parameter: Tensor, copy: Tensor) -> Any:
     if not isinstance(value, Tensor):
-        return value
-    return value.clone() if name == "step" else value.expand_as(like).clone()
+        return deepcopy(value)
+    # a number of steps has the shape of a parameter without dimensions
+    numbers = name != "step" and value.shape == parameter.shape
+    return value.expand_as(copy).clone() if numbers else value.clone()
 
 
 class GradientProbe:
@@ -225,7 +249,7 @@ class GradientProbe:
         self, rows: Tensor, tasks: list[int], gradients: list[Tensor], before: Array, optimizer: torch.optim.Optimizer
     ) -> None:
         """Losses of all targets after a step for each source."""
-        recipe, batch = self._workload.recipe, self._workload.batch(rows)
+        batch = self._workload.batch(rows)
         targets, observed = self._workload.targets[rows], self._workload.observed[rows]
 
         def call(values: list[Tensor]) -> Tensor:
@@ -237,10 +261,10 @@ class GradientProbe:
 
         def together(chosen: slice) -> list[Tensor]:
             run: Callable[..., Tensor] = vmap(call, randomness="same")
-            return [losses(run(ahead(recipe, optimizer, self._trunk, [g[chosen] for g in gradients], self._rate)))]
+            return [losses(run(ahead(optimizer, self._trunk, [g[chosen] for g in gradients], self._rate)))]
 
         def alone(source: int) -> list[Tensor]:
-            moved = ahead(recipe, optimizer, self._trunk, [g[source, None] for g in gradients], self._rate)
+            moved = ahead(optimizer, self._trunk, [g[source, None] for g in gradients], self._rate)
             return [losses(call([value[0] for value in moved]))]
 
         with torch.no_grad():

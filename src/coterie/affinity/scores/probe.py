@@ -6,17 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor
 
 from coterie._progress import Progress, silent
 from coterie._random import random_numbers, seed_numbers
 from coterie.affinity.scores.gradient_probe import GradientProbe
 from coterie.errors import ModelError
-from coterie.training.evaluate import rows_losses, tensors_of
-from coterie.training.job import Fit, Job, Schedule, derive, diverged
-from coterie.training.loop import Tracker, batch_loss, build, make_optimizer, trainable
+from coterie.training.job import Fit, Job, derive
+from coterie.training.loop import PlainRun, build
 from coterie.workload import Workload
 
 
@@ -80,52 +78,23 @@ def run_probe(
 
     Cost: a training; every measurement takes n + 1 forward passes and n backward passes over its batch.
     """
-    device = workload.labels.device
+    device, told = workload.labels.device, progress or silent
     with random_numbers(device):
         model = build(workload, job)
         gradient_probe = GradientProbe(
             workload, model, trunk, rate=probe.rate, memory=memory, gram=probe.gram, lookahead=probe.lookahead
         )
         seed_numbers(derive(job.seed, 2), device)
-        fit = _train(workload, model, job, gradient_probe, probe.every, progress or silent)
+
+        def watch(step: int, rows: Tensor) -> None:
+            if step % probe.every == 0:
+                gradient_probe.measure(rows, training.optimizer)
+
+        training = PlainRun(workload, job, model, watch=watch, tests=False)
+        fit = training.train(lambda stage, done, total: told("probe run", done, total), keep_states=True)
     if not all(np.isfinite(total).all() for total in gradient_probe.sums.values()):
         raise ModelError(
             "A step for one task alone makes a loss NaN or infinite, so the probe run has no affinities. The likely "
             f"cause is too large a learning rate ({workload.recipe.learning_rate:g}). Try one ten times smaller."
         )
     return ProbeRun(fit, gradient_probe.sums, gradient_probe.work)
-
-
-def _train(
-    workload: Workload, model: nn.Module, job: Job, gradient_probe: GradientProbe, every: int, progress: Progress
-) -> Fit:
-    """The plain loop of training, with measurements; nothing but the order of work may differ from it."""
-    schedule = Schedule(workload, job)
-    tracker = Tracker(schedule, workload.recipe.patience)
-    checked = workload.rows_of(job.subset, "validation")
-    optimizer = make_optimizer(workload.recipe, trainable(model))
-    kept = np.full(workload.n_tasks, np.nan), tensors_of(model)
-    model.train()
-    step = 0
-    while True:
-        if step % schedule.check_every == 0 or step == schedule.max_steps:
-            losses = rows_losses(workload, model, checked, schedule.tasks)
-            loss = float(np.nanmean(losses))
-            if not loss < float("inf"):
-                raise diverged(workload, job, step, "validation loss")
-            kept = (losses, tensors_of(model)) if tracker.observe(step, loss) else kept
-            progress("probe run", step, schedule.max_steps)
-            if tracker.finished:
-                break
-        rows = schedule.stream.batch(step).to(workload.labels.device)
-        if step % every == 0:
-            gradient_probe.measure(rows, optimizer)
-        step += 1
-        loss = batch_loss(workload, model, rows, schedule.tasks)
-        if not torch.isfinite(loss):
-            raise diverged(workload, job, step, "training loss")
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    test = np.full(workload.n_tasks, np.nan)
-    return Fit(job, kept[1], step, tracker.best_step, tuple(tracker.history), kept[0], test)
