@@ -26,7 +26,7 @@ _CLOSE = 1e-3
 
 
 @dataclass(frozen=True)
-class _Part:
+class _MixedSource:
     """One source of a mixture that is trained on."""
 
     name: str
@@ -88,7 +88,7 @@ def mixture_config(
         total = whole_number(total, "total", low=1)
     head = "# shares of the examples of a run"
     head += f"; left out: {', '.join(map(_comment, left_out))}" if left_out else ""
-    body = _WRITERS[to](parts, _Options(total, whole_number(seed, "seed", low=0), row_type))
+    body = _WRITERS[to](parts, _FileOptions(total, whole_number(seed, "seed", low=0), row_type))
     return "\n".join([head, *_repeats(parts, total, to), *body, ""])
 
 
@@ -143,7 +143,7 @@ def merge_config(
 
 
 @dataclass(frozen=True)
-class _Options:
+class _FileOptions:
     """What a file says beside the shares."""
 
     total: int | None
@@ -167,7 +167,7 @@ def _numbers(given: Mapping[str, Any], parameter: str) -> dict[str, float]:
 
 def _parts(
     shares: Mapping[str, float], paths: Mapping[str, str], rows: Mapping[str, int]
-) -> tuple[list[_Part], list[str]]:
+) -> tuple[list[_MixedSource], list[str]]:
     """The sources that are trained on, with shares that add up to 1, and the names of the others."""
     _known(paths, shares, "paths")
     _known(rows, shares, "rows")
@@ -184,7 +184,7 @@ def _parts(
     rounded[largest] = round(1 - rest, _DECIMALS)
     counted = {name: whole_number(count, f"rows[{name!r}]", low=1) for name, count in rows.items()}
     kept = [
-        _Part(name, share, str(plain(paths.get(name, name))), counted.get(name))
+        _MixedSource(name, share, str(plain(paths.get(name, name))), counted.get(name))
         for name, share in rounded.items()
         if share > 0
     ]
@@ -196,7 +196,7 @@ def _comment(text: str) -> str:
     return "".join(character if character.isprintable() else "\ufffd" for character in " ".join(text.split()))
 
 
-def _repeats(parts: Sequence[_Part], total: int | None, to: str) -> list[str]:
+def _repeats(parts: Sequence[_MixedSource], total: int | None, to: str) -> list[str]:
     """Comments on how often the examples of a source are seen, where that is known."""
     if to in _ONCE or any(part.rows is None for part in parts):
         return []
@@ -206,7 +206,7 @@ def _repeats(parts: Sequence[_Part], total: int | None, to: str) -> list[str]:
     return [f"# about {length} examples; how often each is seen: {', '.join(seen)}"]
 
 
-def _counts(parts: Sequence[_Part], options: _Options, to: str) -> dict[str, int]:
+def _counts(parts: Sequence[_MixedSource], options: _FileOptions, to: str) -> dict[str, int]:
     """Rows of each source, where none can be repeated."""
     missing = [part.name for part in parts if part.rows is None]
     if missing:
@@ -225,7 +225,7 @@ def _counts(parts: Sequence[_Part], options: _Options, to: str) -> dict[str, int
     return {part.name: max(1, min(part.rows or 0, round(part.share * total))) for part in parts}
 
 
-def _huggingface(parts: Sequence[_Part], options: _Options) -> list[str]:
+def _huggingface(parts: Sequence[_MixedSource], options: _FileOptions) -> list[str]:
     lines = ["from datasets import interleave_datasets, load_dataset", "", "sources = ["]
     for part in parts:
         kind = f"{part.file!r}, data_files={part.path!r}" if part.file else f"{part.path!r}"
@@ -245,7 +245,7 @@ def _huggingface(parts: Sequence[_Part], options: _Options) -> list[str]:
     return lines
 
 
-def _llama_factory(parts: Sequence[_Part], options: _Options) -> list[str]:
+def _llama_factory(parts: Sequence[_MixedSource], options: _FileOptions) -> list[str]:
     for part in parts:
         if "," in part.path:
             raise SettingError(
@@ -260,7 +260,7 @@ def _llama_factory(parts: Sequence[_Part], options: _Options) -> list[str]:
     ]
 
 
-def _located(part: _Part) -> dict[str, Any]:
+def _located(part: _MixedSource) -> dict[str, Any]:
     """A source as an entry of TRL's list."""
     return {"path": part.file, "data_files": part.path} if part.file else {"path": part.path}
 
@@ -276,14 +276,14 @@ def _listed(entries: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
     return lines
 
 
-def _trl(parts: Sequence[_Part], options: _Options) -> list[str]:
+def _trl(parts: Sequence[_MixedSource], options: _FileOptions) -> list[str]:
     if options.total is None:
         return _listed([(part.name, {**_located(part), "split": "train", "fraction": part.share}) for part in parts])
     counts = _counts(parts, options, "TRL")
     return _listed([(part.name, {**_located(part), "split": f"train[:{counts[part.name]}]"}) for part in parts])
 
 
-def _axolotl(parts: Sequence[_Part], options: _Options) -> list[str]:
+def _axolotl(parts: Sequence[_MixedSource], options: _FileOptions) -> list[str]:
     counts = _counts(parts, options, "axolotl")
     entries: list[tuple[str, Mapping[str, Any]]] = []
     for part in parts:
