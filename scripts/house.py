@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import inspect
 import io
 import sys
@@ -52,9 +53,19 @@ def sources(root: Path = SOURCE) -> dict[str, str]:
     return {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in sorted(root.rglob("*.py"))}
 
 
+#: syntax tree of a text; every measure wants that of every file
+parse = functools.cache(ast.parse)
+
+
+@functools.cache
+def nodes(text: str) -> list[ast.AST]:
+    """Every node of the syntax tree of a text."""
+    return list(ast.walk(parse(text)))
+
+
 def functions(text: str) -> Iterator[Function]:
     """Every function of a module, nested ones and methods included."""
-    return (node for node in ast.walk(ast.parse(text)) if isinstance(node, Function))
+    return (node for node in nodes(text) if isinstance(node, Function))
 
 
 def parameters(function: Function) -> set[str]:
@@ -119,7 +130,7 @@ def twice_named_classes(files: dict[str, str]) -> list[str]:
     """Class names that are defined in more than one place."""
     where: dict[str, list[str]] = defaultdict(list)
     for name, text in files.items():
-        for node in ast.walk(ast.parse(text)):
+        for node in nodes(text):
             if isinstance(node, ast.ClassDef):
                 where[node.name].append(f"{name}:{node.lineno}")
     return [f"{name}: {', '.join(places)}" for name, places in sorted(where.items()) if len(places) > 1]
@@ -130,7 +141,7 @@ def import_graph(files: dict[str, str]) -> dict[str, set[str]]:
     modules = {module_name(name): text for name, text in files.items()}
     graph: dict[str, set[str]] = {}
     for module, text in modules.items():
-        targets = {target for node in _at_import(ast.parse(text)) for target in _targets(node, modules)}
+        targets = {target for node in _at_import(parse(text)) for target in _targets(node, modules)}
         graph[module] = targets - {module}
     return graph
 
@@ -198,7 +209,7 @@ def core_imports_of_extensions(files: dict[str, str]) -> list[str]:
         room = name.removesuffix(".py").split("/")[0]
         if room in (*EXTENSIONS, "__init__"):
             continue
-        for node in ast.walk(ast.parse(text)):
+        for node in nodes(text):
             targets = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             targets += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
             if isinstance(node, ast.ImportFrom) and node.module == "coterie":
@@ -210,9 +221,8 @@ def core_imports_of_extensions(files: dict[str, str]) -> list[str]:
 
 def code_lines(text: str) -> int:
     """Lines that hold code: no docstrings, comments, blank lines, imports."""
-    tree = ast.parse(text)
     skipped: set[int] = set()
-    for node in ast.walk(tree):
+    for node in nodes(text):
         if isinstance(node, ast.Import | ast.ImportFrom):
             skipped |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
         holder = isinstance(node, ast.Module | ast.ClassDef | Function)
