@@ -7,18 +7,13 @@ The blocks of one page share a namespace and run in an empty folder. Two comment
   block are run and must end with this exit code (0 if none is given).
 """
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
-import coterie
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -72,15 +67,8 @@ def commands(body):
     return [line[2:].strip() for line in joined.splitlines() if line.startswith("$ coterie")]
 
 
-def run_command(command):
-    source = str(Path(coterie.__file__).resolve().parent.parent)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([source, os.environ.get("PYTHONPATH", "")])}
-    code = "import sys; from coterie.cli import main; sys.argv[0] = 'coterie'; sys.exit(main())"
-    arguments = [sys.executable, "-c", code, *shlex.split(command, comments=True)[1:]]
-    return subprocess.run(arguments, capture_output=True, text=True, env=environment, check=False)
-
-
-def run_page(name, text):
+def run_page(name, text, scripts=None):
+    """Do what a page says; its commands are run by `scripts` in the current folder."""
     namespace = {"__name__": "__page__"}
     for step in steps(text):
         if step.kind == "python":
@@ -90,18 +78,18 @@ def run_page(name, text):
         wanted = commands(step.text)
         assert wanted, f"{name}:{step.line}: the block is marked to be run but has no line that starts with '$ coterie'"
         for command in wanted:
-            done = run_command(command)
-            told = f"{name}:{step.line}: {command}\nexit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-            assert done.returncode == step.code, told
-            assert "Traceback" not in done.stderr, told
+            done = scripts.command(*shlex.split(command, comments=True)[1:], cwd=Path.cwd())
+            told = f"{name}:{step.line}: {command}\nexit code {done.code}\n{done.text('stdout')}\n{done.text('stderr')}"
+            assert done.code == step.code, told
+            assert "Traceback" not in done.text("stderr"), told
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if steps(p.read_text(encoding="utf-8"))], ids=lambda p: p.name)
-def test_page_runs(page, tmp_path, monkeypatch):
+def test_page_runs(page, tmp_path, monkeypatch, scripts):
     monkeypatch.chdir(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("default")
-        run_page(page.name, page.read_text(encoding="utf-8"))
+        run_page(page.name, page.read_text(encoding="utf-8"), scripts)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 
 from coterie.serving import load
+from reference.forked import Scripts
 
 USER_FILE = """import numpy as np
 from torch import nn
@@ -36,18 +35,16 @@ def test_the_user_file_is_short() -> None:
     assert len([line for line in USER_FILE.splitlines() if line.strip()]) <= 20
 
 
-def test_run_on_a_user_file(tmp_path: Path) -> None:
+def test_run_on_a_user_file(tmp_path: Path, scripts: Scripts) -> None:
     (tmp_path / "mine.py").write_text(USER_FILE)
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "coterie.cli", "run", "mine.py:workload", "--out", str(out), "--json"]
-    done = subprocess.run(
-        [*command, "--groups", "2", "--seeds", "2", "--bases", "2"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+    options = ("--groups", "2", "--seeds", "2", "--bases", "2", "--json")
+    done = scripts.command("run", "mine.py:workload", "--out", out, *options, cwd=tmp_path)
+    assert done.code == 0, done.text("stderr")
+    result = json.loads(done.text("stdout"))
     assert [task["kind"] for task in result["workload"]["tasks"]] == ["binary", "regression", "multiclass", "binary"]
     assert any("BatchNorm" in warning for warning in result["warnings"])
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.text("stderr")
     assert (out / "report.html").exists()
 
     x = np.random.default_rng(1).normal(size=(7, 6)).astype("float32")

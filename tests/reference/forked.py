@@ -50,6 +50,15 @@ if script is not None:
 """
 
 
+PROGRAM = """
+import sys
+del sys.path[0]  # the folder of this file, whose name would hide the package
+from coterie.cli import main
+sys.argv[0] = "coterie"
+sys.exit(main())
+"""
+
+
 class Script:
     """One that was started; its `code` is there when it has ended, negative where a signal ended it."""
 
@@ -106,6 +115,8 @@ class Scripts:
         folder = self._folder / str(self._number)
         folder.mkdir()
         streams = {name: str(folder / name) for name in ("stdout", "stderr")}
+        for stream in streams.values():
+            Path(stream).touch()  # to be read at any time
         words = [str(path), *map(str, arguments)]
         if not FORKS:
             with open(streams["stdout"], "wb") as out, open(streams["stderr"], "wb") as err:
@@ -145,6 +156,12 @@ class Scripts:
             script.kill()
             raise TimeoutError(f"{path} takes more than {seconds} s:\n{script.text('stderr')}")
         return script
+
+    def command(self, *words: str | Path, cwd: Path, seconds: float = 300) -> Script:
+        """The program ``coterie`` with these words, when it has ended."""
+        path = self._folder / "coterie.py"
+        path.write_text(PROGRAM)
+        return self.run(path, *words, cwd=cwd, seconds=seconds)
 
     def close(self) -> None:
         """End the process that forks."""

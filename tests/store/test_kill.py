@@ -1,21 +1,16 @@
 """A run killed at any moment goes on where it was and ends with the same numbers."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 import warnings
-from pathlib import Path
 
 import pytest
 
-import coterie
 from coterie.store import RunDirectory
+from reference.forked import FORKS
 
-SOURCE = str(Path(coterie.__file__).parents[1])
 SCRIPT = """
 import sys
 import numpy as np
@@ -43,36 +38,38 @@ with RunDirectory(sys.argv[1], fingerprint="f", settings={"n": 40}) as run:
 """
 
 
-def start(path):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": SOURCE}
-    return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(path)], stdout=subprocess.PIPE, text=True, env=environment
-    )
+@pytest.fixture
+def start(tmp_path, scripts):
+    """Starts the script on a directory."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    return lambda path: scripts.start(tmp_path / "script.py", path, cwd=tmp_path)
 
 
-def finish(path):
-    process = start(path)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, output
+def finish(script, path):
+    assert script.wait(60) == 0, script.text("stderr")
     return (path / "result.json").read_bytes()
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-def test_killed_at_random_moments_gives_the_same_result(tmp_path):
-    expected = finish(tmp_path / "whole")
+def is_open(script):
+    """Wait until it has opened its directory."""
+    end = time.monotonic() + 60
+    while script.text("stdout") != "open\n":
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+@pytest.mark.skipif(not FORKS, reason="needs SIGKILL")
+def test_killed_at_random_moments_gives_the_same_result(tmp_path, start):
+    expected = finish(start(tmp_path / "whole"), tmp_path / "whole")
     rng, path, kills = random.Random(0), tmp_path / "killed", 0
     for _ in range(6):
-        process = start(path)
-        process.stdout.readline()
-        time.sleep(rng.uniform(0.0, 0.08))
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.wait()
-        process.stdout.close()
+        script = start(path)
+        is_open(script)
+        if script.wait(rng.uniform(0.0, 0.08)) is None:
+            kills += script.kill() == -signal.SIGKILL
         _no_unit_is_torn(path)
         (path / "result.json").unlink(missing_ok=True)
-    assert finish(path) == expected
+    assert finish(start(path), path) == expected
     assert kills
     assert not list(path.rglob("*.tmp"))
 
