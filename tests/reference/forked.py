@@ -2,8 +2,9 @@
 
 A new interpreter takes three seconds and more until torch, its compiler and the library are there, which is most
 of the time of a small script. Here one process imports them and does nothing else, so that what is forked from it is as
-good as new: no thread, no random number and no file of another script. Where processes cannot be forked safely, each
-script gets an interpreter of its own.
+good as new: no thread, no random number and no file of another script. What a script says that it needs besides is
+imported there, too, and so once for all scripts. Where processes cannot be forked safely, each script gets an
+interpreter of its own.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import select
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 FORKS = sys.platform == "linux"
 
 SERVER = """
-import gc, os, sys, importlib, json
+import contextlib, gc, os, sys, importlib, json, threading
 for name in ("torch._dynamo", "torch._decomp.decompositions_for_jvp", "sklearn.datasets", "pandas", "scipy.stats",
              "coterie.pipeline", "coterie.cli.app"):
     importlib.import_module(name)
@@ -31,9 +33,16 @@ while script is None:
     line = sys.stdin.readline()
     if not line:
         break
+    order = json.loads(line)
+    with contextlib.suppress(Exception):  # the script will say what is wrong
+        for module, names in order["needs"]:
+            for name in names:
+                getattr(importlib.import_module(module), name)
+    assert threading.active_count() == 1, "a thread would not be copied"
+    gc.freeze()
     pid = os.fork()
     if pid == 0:
-        script = json.loads(line)
+        script = order
     else:
         print(pid, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
@@ -109,8 +118,10 @@ class Scripts:
         self._server: subprocess.Popen[bytes] | None = None
         self._last: Script | None = None
 
-    def start(self, path: str | Path, *arguments: str | Path, cwd: Path) -> Script:
-        """The script, in a process of its own."""
+    def start(
+        self, path: str | Path, *arguments: str | Path, cwd: Path, needs: Sequence[tuple[str, list[str]]] = ()
+    ) -> Script:
+        """The script, in a process of its own; `needs` are modules and names in them that it will import."""
         self._number += 1
         folder = self._folder / str(self._number)
         folder.mkdir()
@@ -126,7 +137,7 @@ class Scripts:
             self._last.kill()  # a test that failed may have left it
         server = self._serve()
         assert server.stdin is not None
-        order = {"path": words[0], "arguments": words[1:], "cwd": str(cwd), **streams}
+        order = {"path": words[0], "arguments": words[1:], "cwd": str(cwd), "needs": needs, **streams}
         server.stdin.write(json.dumps(order).encode() + b"\n")
         self._last = Script(server, folder, forked=True)
         return self._last
@@ -145,13 +156,20 @@ class Scripts:
         if FORKS:
             self._serve()
 
-    def run(self, path: str | Path, *arguments: str | Path, cwd: Path, seconds: float = 300) -> Script:
+    def run(
+        self,
+        path: str | Path,
+        *arguments: str | Path,
+        cwd: Path,
+        seconds: float = 300,
+        needs: Sequence[tuple[str, list[str]]] = (),
+    ) -> Script:
         """The script, when it has ended.
 
         Raises:
             TimeoutError: when it goes on for too long.
         """
-        script = self.start(path, *arguments, cwd=cwd)
+        script = self.start(path, *arguments, cwd=cwd, needs=needs)
         if script.wait(seconds) is None:
             script.kill()
             raise TimeoutError(f"{path} takes more than {seconds} s:\n{script.text('stderr')}")

@@ -1,3 +1,5 @@
+import os
+import sys
 import textwrap
 
 import pytest
@@ -93,6 +95,21 @@ def test_errors_in_the_users_file(case, tmp_path):
     path = write(tmp_path, text)
     with pytest.raises(WorkloadError, match=message):
         load_workload(f"{path}:workload")
+
+
+def test_a_file_is_read_as_it_is_now(tmp_path, monkeypatch):
+    """Also where it has the same size and time of change as before, and Python may keep what it compiles."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    file = tmp_path / "mine.py"
+    text = "import numpy as np\nfrom coterie import from_arrays\n"
+    text += (
+        "x = np.random.default_rng(0).normal(size=(60, 3))\nworkload = from_arrays(x, x[:, :2] + 1, tasks=['a', 'N'])\n"
+    )
+    for name in ("b", "c"):
+        file.write_text(text.replace("N", name))
+        os.utime(file, (1e9, 1e9))
+        assert load_workload(str(file)).task_names == ("a", name)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
 
 
 def test_the_workloads_of_the_file_are_named(tmp_path):

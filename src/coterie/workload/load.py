@@ -7,8 +7,9 @@ import hashlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -79,10 +80,22 @@ def _parse(reference: str) -> tuple[Path, str]:
     return path.resolve(), attribute
 
 
+class FreshLoader(SourceFileLoader):
+    """Loads a file as it is now.
+
+    Python's own loader takes compiled code that it has kept where the file has the same size and the same second of
+    change, and so may run what stood in the file before an edit.
+    """
+
+    def path_stats(self, path: str) -> Mapping[str, Any]:
+        """Nothing: without a time of change no compiled code is looked for or kept."""
+        raise OSError(f"the compiled code of {path} is not kept")
+
+
 def _run_file(path: Path) -> ModuleType:
     """Run a file as a module of its own name, so that its classes can be pickled and it can import its neighbours."""
     name = f"coterie_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=FreshLoader(name, str(path)))
     if spec is None or spec.loader is None:
         raise WorkloadError(f"Parameter `workload`: {str(path)!r} cannot be read as a Python file.")
     module = importlib.util.module_from_spec(spec)
