@@ -205,7 +205,7 @@ def test_runs_of_before_with_other_sources_count():
     now = replace(results_of(own, planted(own @ spread, rng, 0.6)), sources=names)
     skill = [rank(MixtureProcess(trees=False, earlier=one).fit(now).mean(asked), planted(asked @ spread)) for one in
              ((earlier,), ())]  # fmt: skip
-    assert skill[0] > skill[1] + 0.05
+    assert skill[0] > skill[1] + 0.02
 
 
 def test_without_runs_of_the_own_size_another_stands_for_it():

@@ -8,7 +8,7 @@ from itertools import product
 
 import numpy as np
 
-from coterie.study.mixtures.forest import Forest, grow
+from coterie.study.mixtures.forest import MixtureForest, grow
 from coterie.study.mixtures.kernels import LOGS, ROOTS
 from coterie.study.mixtures.process import Known, Seen, fit_targets
 from coterie.study.mixtures.results import (
@@ -143,7 +143,7 @@ class AveragedMixtures:
     """
 
     views: tuple[ViewProcess, ...]
-    forest: Forest | None
+    forest: MixtureForest | None
     weights: Floats
     middle: Floats
     scale: Floats

@@ -17,7 +17,7 @@ FORESTS = 16
 
 
 @dataclass(frozen=True, eq=False)
-class Forest:
+class MixtureForest:
     """Values of mixtures by extra trees.
 
     Attributes:
@@ -39,7 +39,7 @@ class Forest:
         return self.middle + self.scale * found
 
 
-def grow(results: MixtureResults) -> Forest:
+def grow(results: MixtureResults) -> MixtureForest:
     """Extra trees on drawn runs, a forest a target or a group of targets that react alike.
 
     Args:
@@ -60,7 +60,7 @@ def grow(results: MixtureResults) -> Forest:
         model.fit(results.shares[rows], wanted[:, 0] if len(group) == 1 else wanted)
         left_out[np.ix_(rows, group)] = _unseen(model, results.shares[rows], wanted)
         parts.append((group, model))
-    return Forest(tuple(parts), middle, scale, middle + scale * left_out)
+    return MixtureForest(tuple(parts), middle, scale, middle + scale * left_out)
 
 
 def _groups(values: Floats) -> list[Numbers]:
