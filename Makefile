@@ -30,11 +30,13 @@ demo: $(VENV)/.stamp ## the main job on real data: groups, a recommendation, rep
 	@$(BIN)/coterie demo
 
 # Two processes with one thread each: threads of several processes that wait for each other cost more than they bring.
+# A file stays with one of them, so that what its tests share is made once. Compiled code is kept, whatever the
+# environment says, because tests start many processes.
 test: $(VENV)/.stamp ## tests and docstring examples, without the slow ones
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow" $(TEST_ARGS)
+	@OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" $(TEST_ARGS)
 
 test-all: $(VENV)/.stamp ## all tests
-	@$(BIN)/python -m pytest -q $(TEST_ARGS)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q $(TEST_ARGS)
 
 lint: $(VENV)/.stamp ## style, format and types
 	@$(BIN)/ruff check .

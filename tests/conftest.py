@@ -1,5 +1,6 @@
 """Settings and fixtures for all tests."""
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,12 @@ from reference.forked import Scripts
 # how long an example takes says nothing about whether it is right, and machines are shared
 settings.register_profile("coterie", deadline=None, print_blob=True)
 settings.load_profile("coterie")
+
+
+def pytest_collection_finish() -> None:
+    """Keep the collector away from what has been imported: there are millions of objects, and none of them goes."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
