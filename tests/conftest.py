@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from coterie.executors import LocalExecutor
 from reference.forked import Scripts
 
 # how long an example takes says nothing about whether it is right, and machines are shared
@@ -25,3 +26,10 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scripts]:
     found = Scripts(tmp_path_factory.mktemp("scripts"))
     yield found
     found.close()
+
+
+@pytest.fixture(scope="session")
+def two_processes() -> Iterator[LocalExecutor]:
+    """An executor whose two processes have imported everything once one test has used them."""
+    with LocalExecutor(2) as executor:
+        yield executor

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +35,9 @@ def test_a_run_a_plan_and_groups_are_as_they_were(name: str, tmp_path: Path) -> 
     check(kept(name), record.observe(name, tmp_path))
 
 
-@pytest.fixture(scope="module")
-def workers() -> Iterator[LocalExecutor]:
-    with LocalExecutor(2) as executor:
-        yield executor
-
-
 @pytest.mark.parametrize("name", ["plain", "mixed"])
-def test_two_processes_find_the_same(name: str, tmp_path: Path, workers: LocalExecutor) -> None:
-    found = record.observe_elsewhere(name, tmp_path, workers)
+def test_two_processes_find_the_same(name: str, tmp_path: Path, two_processes: LocalExecutor) -> None:
+    found = record.observe_elsewhere(name, tmp_path, two_processes)
     old = kept(name)
     check({key: old[key] for key in found}, found)
 

@@ -64,10 +64,9 @@ def chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("chunks")
-def test_a_run_is_the_same_in_processes(tiny: Workload, tmp_path: Path) -> None:
+def test_a_run_is_the_same_in_processes(tiny: Workload, tmp_path: Path, two_processes: LocalExecutor) -> None:
     here = run(tiny, out=tmp_path / "here", **OPTIONS)
-    with LocalExecutor(2) as executor:
-        run(tiny, out=tmp_path / "there", executor=executor, **OPTIONS)
+    run(tiny, out=tmp_path / "there", executor=two_processes, **OPTIONS)
     one, other = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("here", "there"))
     assert numbers(one) == numbers(other)
     assert numbers(one) == numbers(here.result)
@@ -282,15 +281,17 @@ def test_shards_are_the_features(problem, tmp_path: Path) -> None:
             torch.testing.assert_close(value, moves[1][name][1])
 
 
-def test_several_processes_write_shards_into_one_folder(tiny: Workload, tmp_path: Path) -> None:
+def test_several_processes_write_shards_into_one_folder(
+    tiny: Workload, tmp_path: Path, two_processes: LocalExecutor
+) -> None:
     model = tiny.build_model(0)
     structure = find_structure(tiny, model)
     along = RandomDirections.of(model, 6, seed=0, names=structure.trunk)
     what = tiny, model.state_dict(), along, FeatureOptions()
     folder = tmp_path / "shards"
-    with cut_into(32), LocalExecutor(2) as executor:
+    with cut_into(32):
         one = compute_shards(*what, Context(), structure=structure)
-        assert_same(compute_shards(*what, Context(executor=executor), structure=structure, folder=folder), one)
+        assert_same(compute_shards(*what, Context(executor=two_processes), structure=structure, folder=folder), one)
     found = sorted(folder.iterdir())
     assert len(found) == -(-len(tiny.split.train) // 32)
     assert all(path.suffix == ".safetensors" for path in found)

@@ -69,10 +69,9 @@ def test_a_killed_run_goes_on_and_a_finished_one_trains_nothing(tmp_path: Path) 
     assert len(grown.comparison.seeds) == 5
 
 
-def test_workers_change_nothing() -> None:
+def test_workers_change_nothing(two_processes: LocalExecutor) -> None:
     here = coterie.run(trainer(), **OPTIONS)
-    with LocalExecutor(2) as executor:
-        there = coterie.run(trainer(), executor=executor, **OPTIONS)
+    there = coterie.run(trainer(), executor=two_processes, **OPTIONS)
     assert here.result["comparison"] == there.result["comparison"]
     assert here.result["affinity"] == there.result["affinity"]
 

@@ -157,9 +157,8 @@ def test_the_script_counts_in_the_fingerprint(tmp_path: Path) -> None:
     assert trainer(tmp_path, END + "\n").fingerprint != first
 
 
-def test_a_comparison_of_commands_in_two_processes(tmp_path: Path) -> None:
+def test_a_comparison_of_commands_in_two_processes(tmp_path: Path, two_processes: LocalExecutor) -> None:
     made = trainer(tmp_path)
     here = compare(made, {"pair": [["a", "b b"], ["c"]]}, seeds=2, store=MemoryRun())
-    with LocalExecutor(2) as executor:
-        there = compare(made, {"pair": [["a", "b b"], ["c"]]}, seeds=2, store=MemoryRun(), executor=executor)
+    there = compare(made, {"pair": [["a", "b b"], ["c"]]}, seeds=2, store=MemoryRun(), executor=two_processes)
     assert here.comparison.to_dict() == there.comparison.to_dict()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import pickle
 import warnings
-from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -94,12 +93,6 @@ def small_chunks(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(footprint_module.Footprint, "enough", property(lambda self: 4))
 
 
-@pytest.fixture(scope="module")
-def pool() -> Iterator[Executor]:
-    with LocalExecutor(2) as executor:
-        yield executor
-
-
 @pytest.mark.usefixtures("chunks")
 def test_threads_give_the_same_bits(work, alone):
     with ThreadPoolExecutor(3) as executor:
@@ -107,10 +100,10 @@ def test_threads_give_the_same_bits(work, alone):
 
 
 @pytest.mark.usefixtures("chunks")
-def test_processes_give_the_same_bits(work, alone, pool):
+def test_processes_give_the_same_bits(work, alone, two_processes):
     """`executor` is a pool of two spawned processes."""
     done: list[tuple[int, int]] = []
-    found = fit(work, JOBS, context=Context(executor=pool, progress=lambda stage, a, b: done.append((a, b))))
+    found = fit(work, JOBS, context=Context(executor=two_processes, progress=lambda stage, a, b: done.append((a, b))))
     assert_same(found, alone)
     assert done[-1] == (12, 12)
     assert [a for a, _ in done] == sorted(a for a, _ in done)
@@ -191,12 +184,12 @@ def test_warnings_come_back():
 
 
 @pytest.mark.slow
-def test_a_worker_computes_with_the_threads_of_the_caller(pool):
+def test_a_worker_computes_with_the_threads_of_the_caller(two_processes):
     before = torch.get_num_threads()
     try:
         for count in (1, 2):
             torch.set_num_threads(count)
-            assert run_jobs(pool, jobs_of_tests.threads, [0], holding(0))[0].result == count
+            assert run_jobs(two_processes, jobs_of_tests.threads, [0], holding(0))[0].result == count
     finally:
         torch.set_num_threads(before)
 
@@ -241,9 +234,8 @@ def test_another_version_is_refused(monkeypatch):
     assert "'coterie': '9'" in str(loads(answer)[1])
 
 
-def test_a_process_that_dies_is_replaced(tmp_path):
-    with LocalExecutor(2) as executor:
-        done = run_jobs(executor, jobs_of_tests.die_once, list(range(6)), holding(str(tmp_path / "died")))
+def test_a_process_that_dies_is_replaced(tmp_path, two_processes):
+    done = run_jobs(two_processes, jobs_of_tests.die_once, list(range(6)), holding(str(tmp_path / "died")))
     assert (tmp_path / "died").exists()
     assert [outcome.result for outcome in done] == [1, 2, 3, 4, 5, 6]
 

@@ -167,16 +167,14 @@ def test_what_decides_the_outcome_is_in_the_fingerprint(monkeypatch: pytest.Monk
     assert FunctionTrainer(linear, TASKS).fingerprint != first
 
 
-def test_runs_elsewhere_have_the_same_outcomes() -> None:
+def test_runs_elsewhere_have_the_same_outcomes(two_processes: LocalExecutor) -> None:
     here = train_runs(FunctionTrainer(linear, TASKS), runs(5), Context(store=MemoryRun()))
-    with LocalExecutor(2) as executor:
-        there = train_runs(FunctionTrainer(linear, TASKS), runs(5), Context(store=MemoryRun(), executor=executor))
-        with pytest.raises(ModelError, match="RuntimeError: seed 1"):
-            train_runs(
-                FunctionTrainer(own_trainers.failing, TASKS), runs(2), Context(store=MemoryRun(), executor=executor)
-            )
-        with pytest.raises(WorkerError):
-            train_runs(FunctionTrainer(dying, TASKS), runs(1), Context(store=MemoryRun(), executor=executor))
+    away = Context(store=MemoryRun(), executor=two_processes)
+    there = train_runs(FunctionTrainer(linear, TASKS), runs(5), away)
+    with pytest.raises(ModelError, match="RuntimeError: seed 1"):
+        train_runs(FunctionTrainer(own_trainers.failing, TASKS), runs(2), away)
+    with pytest.raises(WorkerError):
+        train_runs(FunctionTrainer(dying, TASKS), runs(1), away)
     assert [outcome.mean("a") for outcome, _ in here] == [outcome.mean("a") for outcome, _ in there]
 
 
