@@ -47,7 +47,7 @@ def backbone() -> SwinModel:
     )
     swin = SwinModel(config, add_pooling_layer=False)
     swin.embeddings.patch_embeddings.projection.reset_parameters()
-    shown = compose_scenes(digits[:260], labels[:260], 400, seed=2, objects=(1, 1), **sizes)
+    shown = compose_scenes(digits[:260], labels[:260], 300, seed=2, objects=(1, 1), **sizes)
     task = DenseTask("presence", Image(2), cross_entropy, average_precision, "", True)
     model = PlainModel(swin, {"digit": task.head}, frozen=False)
     train_dense(
@@ -55,7 +55,7 @@ def backbone() -> SwinModel:
         shown.images,
         {"digit": shown.present},
         {"digit": task},
-        DenseRecipe(steps=80, batch_size=16, learning_rate=3e-3),
+        DenseRecipe(steps=60, batch_size=16, learning_rate=3e-3),
     )
     return swin
 
@@ -64,7 +64,7 @@ if __name__ == "__main__":
     heads = {name: task.head for name, task in TASKS.items()}
     adapted = attach(backbone(), heads, layers=[0, 1], embedding=49, decoder=16)
     print(summary(adapted))
-    troa, recipe = Troa(list(TASKS)), DenseRecipe(steps=100, batch_size=8, learning_rate=3e-3)
+    troa, recipe = Troa(list(TASKS)), DenseRecipe(steps=60, batch_size=8, learning_rate=3e-3)
     done = train_dense(adapted, train.images, train.targets, TASKS, recipe, troa=troa)
     print(f"{done.seconds:.3f} s a step. Task affinities, rows are targets:")
     print(adapted.affinity.values.round(2))

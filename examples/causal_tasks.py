@@ -26,7 +26,7 @@ tasks = {
     "more": ([f"{a} more than {b} ?" for a, b in pairs], [int(a > b) for a, b in pairs]),
 }
 yes_no, lora = {"yes": 1, "no": 0}, {"r": 8, "target_modules": "all-linear"}
-recipe = coterie.Recipe(epochs=20, batch_size=32, learning_rate=1e-2, weight_decay=0.0)
+recipe = coterie.Recipe(epochs=10, batch_size=32, learning_rate=1e-2, weight_decay=0.0)
 workload = from_causal(
     tasks, model, tokenizer, words={"less": yes_no, "more": yes_no}, lora=lora, recipe=recipe, name="causal"
 )

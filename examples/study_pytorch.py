@@ -47,7 +47,7 @@ else:
     own = shlex.join([sys.executable, __file__, "--tasks", "{tasks}", "--seed", "{seed}", "--out", "{out}"])
     for command in (
         ["create", "plain", "--tasks", ",".join(TASKS), "--models", "2", "--load"],
-        ["run", "plain", "--command", own, "--runs", "3", "--workers", "2"],
+        ["run", "plain", "--command", own, "--runs", "2", "--workers", "2"],
         ["recommend", "plain"],
     ):
         subprocess.run([sys.executable, "-m", "coterie.cli", "study", *command], check=True)  # noqa: S603

@@ -53,7 +53,11 @@ def test_loading_again_gives_the_same(name, loaded):
     assert fingerprint(load_workload(name)) == fingerprint(loaded(name))
 
 
-@pytest.mark.parametrize("name", datasets.names())
+#: sixty steps of a language model take long
+LEARNING = [pytest.param(name, marks=[pytest.mark.slow] if name == "texts" else []) for name in datasets.names()]
+
+
+@pytest.mark.parametrize("name", LEARNING)
 def test_the_recipe_learns_in_few_steps(name, loaded):
     """A few dozen steps on all tasks beat predicting the training mean, on the test part."""
     steps = 120 if name == "mhc" else 60  # most of its labels are missing: a batch has four a task
