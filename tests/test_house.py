@@ -43,6 +43,7 @@ COMMON = {
     "executors",
     "_bars",
     "_context",
+    "_earlier",
     "_check",
     "_executor",
     "_files",

@@ -10,6 +10,7 @@ import pytest
 
 import coterie
 from coterie import errors
+from coterie._earlier import earlier_names
 from coterie._lazy import named
 
 PUBLIC = {
@@ -154,3 +155,27 @@ def test_scenes_are_still_composed_from_their_own_module():
     from coterie.adapters.scenes import compose_scenes as earlier
 
     assert earlier is compose_scenes
+
+
+@pytest.mark.parametrize(("room", "name"), earlier_names())
+def test_a_name_of_the_last_release_is_found_at_its_earlier_place(room, name):
+    with pytest.warns(DeprecationWarning, match=f"{room}.{name} is now"):
+        value = getattr(importlib.import_module(room), name)
+    assert value is not None
+
+
+def test_earlier_modules_are_those_of_today():
+    with pytest.warns(DeprecationWarning, match="is now coterie.training.evaluate"):
+        from coterie.training.footprint import measure_footprint
+    with pytest.warns(DeprecationWarning, match="is now coterie.features.shards"):
+        module = importlib.import_module("coterie.features").shard_files
+    assert module is importlib.import_module("coterie.features.shards")
+    assert measure_footprint is importlib.import_module("coterie.training.evaluate").measure_footprint
+
+
+def test_a_function_is_found_where_its_module_has_the_same_name():
+    from coterie.training import evaluate
+    from coterie.workload import fingerprint
+
+    assert callable(evaluate)
+    assert callable(fingerprint)

@@ -40,11 +40,12 @@ def load_on_first_use(
 
 
 def named(reference: str) -> Any:
-    """What ``"package.module:name"`` names, imported now.
+    """What ``"package.module:name"`` names, or the module itself without a name, imported now.
 
     Example:
         >>> named("coterie.errors:SettingError").__name__
         'SettingError'
     """
     module, _, name = reference.partition(":")
-    return getattr(import_module(module), name)
+    found = import_module(module)
+    return getattr(found, name) if name else found

@@ -10,6 +10,7 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,12 @@ from coterie.features.shards import compute_shards
 from coterie.pipeline import run
 from coterie.pipeline.accounts import RecordingStore
 from coterie.store import MemoryRun, RunDirectory
-from coterie.training import evaluate as footprint
 from coterie.workload import Recipe, Workload, from_arrays
 from coterie.workload.structure import find_structure
 from reference.executors import Inline
 from reference.training_workloads import make
+
+footprint = import_module("coterie.training.evaluate")
 
 OPTIONS: dict[str, Any] = {"groups": 2, "seeds": 2, "bases": 2}
 

@@ -7,6 +7,7 @@ import pickle
 import warnings
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
+from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,6 @@ from coterie.balancing import Balancing
 from coterie.errors import CoterieError, ModelError, NumericsWarning, SettingError, WorkerError
 from coterie.executors import LocalExecutor, SubmititExecutor
 from coterie.store import MemoryRun, RunDirectory
-from coterie.training import evaluate as footprint_module
 from coterie.training import fit
 from coterie.training.job import Fit, Job, pack_fits
 from coterie.training.units import FitUnit, fit_units
@@ -33,6 +33,8 @@ from coterie.workload.travel import parcel
 from reference import executors as jobs_of_tests
 from reference.executors import Inline, lost
 from reference.training_workloads import make
+
+footprint_module = import_module("coterie.training.evaluate")
 
 pytestmark = pytest.mark.filterwarnings("ignore:Models are trained one after the other")
 

@@ -5,6 +5,7 @@ Names are loaded when they are used.
 
 from typing import TYPE_CHECKING
 
+from coterie._earlier import earlier
 from coterie._lazy import load_on_first_use
 
 if TYPE_CHECKING:
@@ -64,4 +65,4 @@ _LAZY = {
     "train_dense": "train",
 }
 
-__getattr__ = load_on_first_use(__name__, _LAZY)
+__getattr__ = load_on_first_use(__name__, _LAZY, earlier(__name__))

@@ -5,6 +5,7 @@ Names are loaded when they are used, so that a matrix can be read and grouped wi
 
 from typing import TYPE_CHECKING
 
+from coterie._earlier import earlier
 from coterie._lazy import load_on_first_use
 
 if TYPE_CHECKING:
@@ -38,4 +39,4 @@ _LAZY = {
     "get_estimator": "estimator",
 }
 
-__getattr__ = load_on_first_use(__name__, _LAZY)
+__getattr__ = load_on_first_use(__name__, _LAZY, earlier(__name__))

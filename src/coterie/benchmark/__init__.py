@@ -5,6 +5,7 @@ Names are loaded when they are used.
 
 from typing import TYPE_CHECKING
 
+from coterie._earlier import earlier
 from coterie._lazy import load_on_first_use
 
 if TYPE_CHECKING:
@@ -27,4 +28,4 @@ _LAZY = {
     "write_page": "page",
 }
 
-__getattr__ = load_on_first_use(__name__, _LAZY, renamed={"find_bed": "coterie.benchmark.run:find_data"})
+__getattr__ = load_on_first_use(__name__, _LAZY, {**earlier(__name__), "find_bed": "coterie.benchmark.run:find_data"})

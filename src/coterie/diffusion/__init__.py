@@ -9,6 +9,7 @@ Names are loaded when they are used.
 
 from typing import TYPE_CHECKING
 
+from coterie._earlier import earlier
 from coterie._lazy import load_on_first_use
 
 if TYPE_CHECKING:
@@ -68,4 +69,4 @@ _LAZY = {
     "train_denoiser": "train",
 }
 
-__getattr__ = load_on_first_use(__name__, _LAZY)
+__getattr__ = load_on_first_use(__name__, _LAZY, earlier(__name__))

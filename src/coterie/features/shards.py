@@ -26,7 +26,6 @@ from coterie._executor import Done, reissue_warnings, run_jobs
 from coterie._files import make_directory, read_bytes, write_whole, writing
 from coterie._sealed import pack, unpack
 from coterie.errors import StoreError, StoreWarning
-from coterie.features import shards as shard_files
 from coterie.features.directions import Directions, RandomDirections
 from coterie.features.features import WAYS, FeatureOptions, compute_features, own_directions
 from coterie.features.heads import HeadFeatures
@@ -135,9 +134,9 @@ def compute_shards(
     memory = context.memory - plan.feature_bytes + labels * _pair_bytes(program, every, full)
     setting = Setting({k: own(v) for k, v in state.items()}, directions, structure, part, full, memory)
     setting = replace(setting, key=_key(workload, setting))
-    with shard_files.token(folder) as token:
+    with token(folder) as seen:
         shards = [
-            Shard(own(rows), f"{setting.key}-{number:05d}.safetensors", None if folder is None else str(folder), token)
+            Shard(own(rows), f"{setting.key}-{number:05d}.safetensors", None if folder is None else str(folder), seen)
             for number, rows in enumerate(pieces)
         ]
         table = _Table(pairs, options.dtype)
@@ -164,10 +163,10 @@ def compute_shard(value: tuple[Workload, Setting], shard: Shard) -> bytes | None
     arrays |= {} if heads.projected is None else {"projected": heads.projected}
     plan = features.plan
     facts = {"mode": plan.mode, "way": plan.way, "reason": plan.reason, "source": heads.source, "bias": heads.bias}
-    data = shard_files.encode(shard.name, {name: own(value) for name, value in arrays.items()}, facts)
+    data = encode(shard.name, {name: own(value) for name, value in arrays.items()}, facts)
     if shard.folder is None or not (Path(shard.folder) / shard.token).exists():
         return data
-    shard_files.write(Path(shard.folder) / shard.name, data)
+    write(Path(shard.folder) / shard.name, data)
     return None
 
 
@@ -213,21 +212,21 @@ def _collect(
     Shards are computed where the folder does not have them yet.
     """
     kept: dict[str, bytes] = {}
-    missing = [shard for shard in shards if folder is None or not shard_files.whole(folder / shard.name)]
+    missing = [shard for shard in shards if folder is None or not whole(folder / shard.name)]
     waiting, absent = deque(shards), {shard.name for shard in missing}
     before = len(shards) - len(missing)
 
     def hand_over() -> None:
         while waiting and waiting[0].name not in absent:
             name = waiting.popleft().name
-            take(*shard_files.read(kept.pop(name, None), folder, name))
+            take(*read(kept.pop(name, None), folder, name))
 
     def done(number: int, outcome: Done) -> None:
         name = missing[number].name
         if outcome.result is not None and folder is None:
             kept[name] = outcome.result
         elif outcome.result is not None and folder is not None:
-            shard_files.write(folder / name, outcome.result)
+            write(folder / name, outcome.result)
         absent.discard(name)
         hand_over()
 

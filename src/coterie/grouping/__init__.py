@@ -1,5 +1,7 @@
 """Groups of tasks from their affinity: relaxation, rounding, local improvement, and the result."""
 
+from coterie._earlier import earlier
+from coterie._lazy import load_on_first_use
 from coterie.grouping.cover.problem import Costs, Limit
 from coterie.grouping.cover.select import select_groups
 from coterie.grouping.group import METHODS, group
@@ -25,3 +27,5 @@ __all__ = [
     "select_groups",
     "solve_sdp",
 ]
+
+__getattr__ = load_on_first_use(__name__, {}, earlier(__name__))

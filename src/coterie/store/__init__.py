@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from coterie._earlier import earlier
 from coterie._lazy import load_on_first_use
 
 if TYPE_CHECKING:
@@ -25,4 +26,4 @@ __all__ = [
     "open_run",
 ]
 
-__getattr__ = load_on_first_use(__name__, _HOMES)
+__getattr__ = load_on_first_use(__name__, _HOMES, earlier(__name__))

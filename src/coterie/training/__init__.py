@@ -1,6 +1,9 @@
 """Training: one recipe, one model at a time or a whole population at once."""
 
+from coterie._earlier import earlier
+from coterie._lazy import load_on_first_use
 from coterie.training.command import CommandTrainer
+from coterie.training.evaluate import evaluate
 from coterie.training.fit import fit
 from coterie.training.trainer import FunctionTrainer, Outcome, Run, Trainer
 from coterie.training.units import measure_cost
@@ -11,6 +14,9 @@ __all__ = [
     "Outcome",
     "Run",
     "Trainer",
+    "evaluate",
     "fit",
     "measure_cost",
 ]
+
+__getattr__ = load_on_first_use(__name__, {}, earlier(__name__))

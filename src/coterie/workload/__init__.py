@@ -1,6 +1,9 @@
 """What the user brings: tasks, data with missing labels, a model and a recipe."""
 
+from coterie._earlier import earlier
+from coterie._lazy import load_on_first_use
 from coterie.workload.build import from_arrays, from_datasets
+from coterie.workload.fingerprint import fingerprint as fingerprint  # the module has the same name
 from coterie.workload.graph import from_graph
 from coterie.workload.load import load_workload
 from coterie.workload.losses import MarginLoss, get_loss, register_loss
@@ -27,3 +30,5 @@ __all__ = [
     "register_loss",
     "validate",
 ]
+
+__getattr__ = load_on_first_use(__name__, {}, earlier(__name__))

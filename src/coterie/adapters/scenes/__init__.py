@@ -18,4 +18,8 @@ the garment's relief, whose height is ``RELIEF`` pixels times its resized intens
 filter, and NaN (no label) on the background.
 """
 
+from coterie._earlier import earlier
+from coterie._lazy import load_on_first_use
 from coterie.adapters.scenes.compose import compose_scenes as compose_scenes  # examples imported it from here
+
+__getattr__ = load_on_first_use(__name__, {}, earlier(__name__))

@@ -1,1 +1,6 @@
 """Selection under a budget: groups that may overlap, each task served by its best one."""
+
+from coterie._earlier import earlier
+from coterie._lazy import load_on_first_use
+
+__getattr__ = load_on_first_use(__name__, {}, earlier(__name__))

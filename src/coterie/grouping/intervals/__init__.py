@@ -1,1 +1,6 @@
 """Contiguous intervals of ordered tasks, such as time steps: costs, and the exact dynamic programme."""
+
+from coterie._earlier import earlier
+from coterie._lazy import load_on_first_use
+
+__getattr__ = load_on_first_use(__name__, {}, earlier(__name__))

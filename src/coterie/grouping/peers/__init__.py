@@ -1,1 +1,6 @@
 """Methods of grouping to compare with: each as it comes, without the local improvement of the relaxation's groups."""
+
+from coterie._earlier import earlier
+from coterie._lazy import load_on_first_use
+
+__getattr__ = load_on_first_use(__name__, {}, earlier(__name__))

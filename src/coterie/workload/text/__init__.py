@@ -1,1 +1,6 @@
 """Text: a frozen transformer that all models share, low-rank adapters and heads that are trained."""
+
+from coterie._earlier import earlier
+from coterie._lazy import load_on_first_use
+
+__getattr__ = load_on_first_use(__name__, {}, earlier(__name__))
