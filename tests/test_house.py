@@ -77,8 +77,9 @@ LIMITS = {
 #: most names that all rooms together list in ``__all__``; goes down, or up with a reason
 MOST_PUBLIC_NAMES = 180
 #: most files and functions that the main job on four tasks executes; meant to come down to 90 and 600. 20 functions
-#: more than before since recipes have schedules, clipping, averages and weights, each of which is asked for once
-MAIN_JOB = (96, 850)
+#: more than before since recipes have schedules, clipping, averages and weights, each of which is asked for once, and
+#: three files more for metrics, which are asked whether there are any
+MAIN_JOB = (99, 856)
 
 
 def load_house():

@@ -82,7 +82,8 @@ def test_every_method_refuses_unknown_options(method):
         (lambda work: coterie.plan(work, n_jobs=4), None),
         (lambda work: coterie.estimate_affinity(work, n_jobs=4), "executor"),
         (lambda work: coterie.group(np.eye(3), diagonals="zero"), "diagonal"),
-        (lambda work: coterie.Recipe(scheduler="cosine"), None),
+        (lambda work: coterie.Recipe(scheduler="cosine"), "schedule"),
+        (lambda work: coterie.Recipe(nesterov=True), None),
     ],
 )
 def test_the_nearest_name_is_named(call, meant):

@@ -82,6 +82,13 @@ SearchLimit = Annotated[
         show_default="none",
     ),
 ]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option("--metric", help="Judge predictions by this beside the loss: auroc, r2, ...; repeat it for several."),
+]
+DecideBy = Annotated[
+    str | None, typer.Option("--decide-by", help="Let this metric decide in place of the loss: auroc, r2, ...")
+]
 Balancing = Annotated[
     str | None,
     typer.Option(

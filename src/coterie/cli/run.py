@@ -13,9 +13,11 @@ from coterie.cli.options import (
     Balancing,
     Bases,
     Budget,
+    DecideBy,
     Groups,
     Memory,
     Method,
+    Metrics,
     Runs,
     SearchLimit,
     Seed,
@@ -39,6 +41,8 @@ def run(
     worthwhile: Worthwhile = 0.01,
     method: Method = "fused",
     balancing: Balancing = None,
+    metrics: Metrics = None,
+    decide_by: DecideBy = None,
     search_limit: SearchLimit = None,
     bases: Bases = None,
     out: Annotated[
@@ -69,7 +73,14 @@ def run(
             seed=seed,
             progress=s.progress,
             executor=executor,
-            **given(bases=bases, compare_runs=runs, balancing=balancing, search_limit=search_limit),
+            **given(
+                bases=bases,
+                compare_runs=runs,
+                balancing=balancing,
+                search_limit=search_limit,
+                metrics=metrics or None,
+                decide_by=decide_by,
+            ),
         )
     finish(s, result)
 

@@ -24,7 +24,9 @@ from coterie.balancing.methods import as_balancing, balancing_key
 from coterie.errors import CoterieWarning, DataWarning, SettingError
 from coterie.evaluation.comparison import BASELINE, JOINT, Comparison
 from coterie.evaluation.halving import Halving, race, smallest_runs
-from coterie.evaluation.labels import LabelIndex, Losses
+from coterie.evaluation.labels import LabelIndex, LabelLosses, Losses
+from coterie.evaluation.metric_values import metric_values, resampled
+from coterie.evaluation.metrics import Judge, as_judges, check_judges
 from coterie.evaluation.trainings import RaceEntries, RunOutcomes, Subset, Trainings, subsets_of
 from coterie.grouping import Grouping
 from coterie.training import fit
@@ -218,6 +220,8 @@ def compare(
     runs: int | None = None,
     budget: int | None = None,
     balancing: Balancing | str | None = None,
+    metrics: Any = None,
+    decide_by: Any = None,
     memory: int = 2**30,
     store: UnitStore | None = None,
     progress: Progress | None = None,
@@ -247,6 +251,11 @@ def compare(
         balancing: how tasks are balanced inside every group, all-in-one included: a name of
             :data:`coterie.balancing.METHODS` or a :class:`coterie.balancing.Balancing`; None for the recipe's loss,
             pooled over labels. A single-task model has nothing to balance.
+        metrics: what predictions are judged by beside the loss: names (``"auroc"``, ``"average_precision"``,
+            ``"accuracy"``, ``"f1"``, ``"r2"``, ``"rmse"``, ``"spearman"``), functions of scikit-learn or torchmetrics,
+            :class:`coterie.evaluation.Metric` objects, or a mapping of every task to one of these; or a list of them.
+        decide_by: one such metric that judges every task: gains, intervals and the choice are then about it in place of
+            the loss, on which trainings go on to stop.
         memory: working memory of population training in bytes.
         store: where finished units are kept.
         progress: called with the number of finished trainings.
@@ -256,11 +265,13 @@ def compare(
         The comparison and the trained models.
 
     Raises:
-        SettingError: `runs` is too small, and the message has the smallest useful number; or `balancing` is unknown.
+        SettingError: `runs` is too small, and the message has the smallest useful number; `balancing` or a metric is
+            unknown, or a metric cannot be computed.
 
     Cost: (distinct subsets) x (seeds) ordinary trainings, and never more than `runs`.
     """
     balancing = as_balancing(balancing)
+    judges, decider = chosen_judges(workload, metrics, decide_by)
     context = Context(0, memory, store or NoStore(), progress or silent, executor)
     wanted = as_seeds(seeds)
     rungs: Trainings | RunOutcomes
@@ -270,22 +281,27 @@ def compare(
         halved, choose = halve_validation(workload)
         index = {"validation": LabelIndex.of(workload, choose), "test": LabelIndex.of(workload, workload.split.test)}
         chosen = {"validation": index["validation"]}
-        rungs = Trainings(halved, chosen, context, "halving", balancing=balancing)
-        final = Trainings(halved, index, context, "compare", balancing=balancing)
+        rungs = Trainings(halved, chosen, context, "halving", balancing=balancing, predicting=decider is not None)
+        final = Trainings(halved, index, context, "compare", balancing=balancing, predicting=bool(judges))
     else:
         rungs = final = RunOutcomes.of(workload, context, balancing)
         names = final.trainer.tasks
     everything = {JOINT: all_in_one(names), **as_groupings(candidates, names), BASELINE: single_task(names)}
     halving = None
     if runs is not None:
-        halving = _eliminate(everything, wanted, whole_number(runs, "runs", low=1), budget, rungs)
+        halving = _eliminate(everything, wanted, whole_number(runs, "runs", low=1), budget, rungs, decider)
         everything, wanted = {name: everything[name] for name in halving.finalists}, list(halving.seeds)
     final.train(subsets_of(everything.values()), wanted, keep=None, stage=STAGE)
     found = {part: final.measure(list(everything.values()), wanted, part) for part in PARTS}
-    labels = {part: losses.labels for part, losses in found.items() if losses.labels is not None}
+    labels = {part: losses.labels for part, losses in found.items() if isinstance(losses.labels, LabelLosses)}
+    judged = (
+        tuple(metric_values(judge, final, list(everything.values()), wanted) for judge in judges)
+        if isinstance(final, Trainings)
+        else ()
+    )
     comparison = Comparison(
         names, tuple(everything), tuple(everything.values()), tuple(wanted), found["validation"].means,
-        found["test"].means, labels, halving,
+        found["test"].means, labels, halving, judged, None if decider is None else decider.title,
     )  # fmt: skip
     _warn_below_zero(comparison)
     if isinstance(final, RunOutcomes):
@@ -306,6 +322,35 @@ def _warn_below_zero(comparison: Comparison) -> None:
             "its distance from the lowest value that it can take.",
             DataWarning,
         )
+
+
+def chosen_judges(workload: Any, metrics: Any, decide_by: Any) -> tuple[tuple[Judge, ...], Judge | None]:
+    """All metrics, and the one that decides, looked at before anything is trained.
+
+    Raises:
+        SettingError: when one is unknown or cannot be computed, the one that decides leaves out tasks, or the workload
+            is a trainer, whose predictions are not known.
+    """
+    if metrics is None and decide_by is None:
+        return (), None
+    if not isinstance(workload, Workload):
+        raise SettingError(
+            f"Parameters `metrics` and `decide_by` need a torch workload: {workload!r} reports losses only. "
+            "Report what should decide as the loss, for example 1 - AUROC."
+        )
+    judges = list(as_judges(metrics, workload))
+    decider = None
+    if decide_by is not None:
+        decider = as_judges([decide_by], workload)[0]
+        missing = [name for number, name in enumerate(workload.task_names) if number not in decider.tasks]
+        if missing:
+            raise SettingError(
+                f"Parameter `decide_by`={decider.title!r} does not judge the tasks {missing[:5]}. Give a mapping of "
+                "every task to a metric, such as {'sick': 'auroc', 'weight': 'r2'}."
+            )
+        judges += [] if decider.title in [judge.title for judge in judges] else [decider]
+    check_judges(judges, workload)
+    return tuple(judges), decider
 
 
 def affordable(
@@ -336,8 +381,9 @@ def _eliminate(
     runs: int,
     budget: int | None,
     rungs: Trainings | RunOutcomes,
+    decider: Judge | None,
 ) -> Halving:
-    """Successive halving on validation losses."""
+    """Successive halving on validation losses, or on the metric that decides."""
     entry = RaceEntries.of(everything, (JOINT, BASELINE), budget)
 
     def measure(names: Sequence[str], used: Sequence[int]) -> Losses:
@@ -345,6 +391,9 @@ def _eliminate(
         subsets = subsets_of(groupings)
         new = [seed for seed in used if not rungs.trained(subsets[0], seed)]
         rungs.train(subsets, new, keep=False, stage=f"compare: choosing among {len(names)}")
+        if decider is not None and isinstance(rungs, Trainings):
+            found = resampled(decider, rungs, groupings, used, "validation")
+            return Losses(found.draws[..., 0].astype(np.float64), found, found.floor)
         return rungs.measure(groupings, used, "validation")
 
     models = {name: len(grouping.groups) for name, grouping in everything.items()}

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coterie._check import choice
+from coterie._check import choice, named_choice
 from coterie._files import atomic_write, user_path
 from coterie._json import reading, text, whole
 from coterie._sealed import pack, read_sealed
@@ -21,6 +21,7 @@ from coterie.errors import SettingError, require
 from coterie.evaluation.halving import Halving
 from coterie.evaluation.intervals import Interval, Spread
 from coterie.evaluation.labels import LabelLosses, Losses, log_losses
+from coterie.evaluation.metric_values import MetricValues
 from coterie.grouping import Grouping
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Comparison:
         test: (candidates, seeds, tasks) test losses, lower is better; used to report.
         labels: part -> losses label by label; where they are known, intervals also cover the noise of the examples.
         halving: how candidates were eliminated before, on other seeds; None when all were trained with all seeds.
+        metrics: what predictions were judged by beside the loss.
+        decided_by: name of the metric that gains, intervals and the recommendation are about; None for the loss.
     """
 
     tasks: tuple[str, ...]
@@ -56,6 +59,8 @@ class Comparison:
     test: NDArray[np.float64]
     labels: Mapping[str, LabelLosses] = field(default_factory=dict, repr=False)
     halving: Halving | None = None
+    metrics: tuple[MetricValues, ...] = ()
+    decided_by: str | None = None
 
     def losses(self, part: str) -> NDArray[np.float64]:
         """(candidates, seeds, tasks) losses of ``"validation"`` or ``"test"``."""
@@ -82,8 +87,20 @@ class Comparison:
         return 1 - np.exp(losses - losses[self.index(against)][None])
 
     def part(self, part: str) -> Losses:
-        """The losses of ``"validation"`` or ``"test"``, with all that intervals need."""
-        return Losses.of(self.losses(part), self.labels.get(part))
+        """What decides on ``"validation"`` or ``"test"`` data, losses or shortfalls, with all that intervals need."""
+        losses = self.losses(part)
+        if self.decided_by is not None:
+            return self.metric(self.decided_by).losses(part)
+        return Losses.of(losses, self.labels.get(part))
+
+    def metric(self, name: str) -> MetricValues:
+        """A metric by its name.
+
+        Raises:
+            SettingError: when there is no such metric.
+        """
+        named_choice(name, "name", [metric.name for metric in self.metrics])
+        return next(metric for metric in self.metrics if metric.name == name)
 
     def spread(self, candidate: str, part: str = "validation", against: str = JOINT) -> Spread:
         """Mean log ratio of the losses over tasks, which is negative where the candidate is better, and its noise."""
@@ -104,6 +121,7 @@ class Comparison:
         """With one more candidate, whose losses (seeds, labels) are given for each part."""
         labels = {part: self.labels[part].extended(values) for part, values in parts.items()}
         means = {part: losses.means(len(self.tasks)) for part, losses in labels.items()}
+        sources = [self._serving(grouping, task) for task in range(len(self.tasks))] if self.metrics else []
         return replace(
             self,
             candidates=(*self.candidates, name),
@@ -111,7 +129,14 @@ class Comparison:
             validation=means["validation"],
             test=means["test"],
             labels=labels,
+            metrics=tuple(metric.extended(sources) for metric in self.metrics),
         )
+
+    def _serving(self, grouping: Grouping, task: int) -> int:
+        """A candidate whose model of a task is that of a grouping."""
+        group = sorted(grouping.groups[grouping.serves[task]])
+        own = (sorted(other.groups[other.serves[task]]) for other in self.groupings)
+        return next(number for number, other in enumerate(own) if other == group)
 
     def n_models(self, candidate: str) -> int:
         """Number of models that the candidate serves."""
@@ -152,6 +177,11 @@ class Comparison:
             "baseline": BASELINE, "one_model": JOINT, "seeds": list(self.seeds), "interval": interval,
             "candidates": rows,
         }  # fmt: skip
+        if self.metrics:
+            joint = self.index(JOINT)
+            found["metrics"] = [metric.to_dict(self.candidates, self.tasks, joint) for metric in self.metrics]
+        if self.decided_by is not None:
+            found["decided_by"] = self.decided_by
         return found if self.halving is None else {**found, "halving": self.halving.to_dict()}
 
     def save(self, path: str | Path) -> Path:
@@ -172,7 +202,11 @@ class Comparison:
             "seeds": list(self.seeds),
             "halving": None if self.halving is None else self.halving.to_dict(),
         }
+        if self.metrics:
+            facts |= {"metrics": [metric.name for metric in self.metrics], "decided_by": self.decided_by}
         arrays: dict[str, NDArray[Any]] = {"validation": self.validation, "test": self.test}
+        for number, metric in enumerate(self.metrics):
+            arrays.update({f"metrics/{number}/{name}": value for name, value in metric.to_arrays().items()})
         for part, losses in self.labels.items():
             known = {name: value for name, value in vars(losses).items() if value is not None}
             arrays.update({f"labels/{part}/{name}": value for name, value in known.items()})
@@ -202,6 +236,8 @@ class Comparison:
                 arrays["test"],
                 labels,
                 Halving.from_dict(data["halving"]) if data.get("halving") else None,
+                tuple(_metric(number, text(name), arrays) for number, name in enumerate(data.get("metrics") or ())),
+                None if data.get("decided_by") is None else text(data["decided_by"]),
             )
             found._check()
             if found.halving is not None:
@@ -221,6 +257,10 @@ class Comparison:
             fits &= each.task.dtype == each.row.dtype == np.int64 and each.task.shape == each.row.shape
             fits &= each.level is None or (each.level.dtype == np.float64 and each.level.shape == shape[2:])
             fits &= bool((np.diff(each.task) >= 0).all()) and set(each.task.tolist()) == set(range(shape[2]))
+        for metric in self.metrics:
+            fits &= metric.best.shape == metric.sign.shape == shape[2:] and set(metric.parts) == {"validation", "test"}
+            fits &= all(one.draws.shape[:3] == shape and one.floor.shape == shape[2:] for one in metric.parts.values())
+        fits &= self.decided_by is None or self.decided_by in [metric.name for metric in self.metrics]
         if not fits:
             raise ValueError("its parts do not fit together")
 
@@ -242,6 +282,7 @@ class Comparison:
                 "test_loss": self.test[c, s, t],
                 "validation_gain": gains["validation"][c, s, t],
                 "test_gain": gains["test"][c, s, t],
+                **{f"{part}_{m.name}": m.values(part)[c, s, t] for m in self.metrics for part in m.parts},
             }
             for c, name in enumerate(self.candidates)
             for s, seed in enumerate(self.seeds)
@@ -263,3 +304,10 @@ class Comparison:
         axes.invert_yaxis()
         axes.set_xlabel(f"mean gain against {BASELINE} on test data, % (95 % interval)")
         return axes
+
+
+def _metric(number: int, name: str, arrays: Mapping[str, NDArray[Any]]) -> MetricValues:
+    start = f"metrics/{number}/"
+    return MetricValues.from_arrays(
+        name, {key.removeprefix(start): a for key, a in arrays.items() if key.startswith(start)}
+    )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from coterie._show import short_repr
 from coterie.affinity.surrogates.prior import constant_loss
@@ -96,6 +96,37 @@ def _influence(losses: NDArray[np.float64], floor: float) -> NDArray[np.float64]
     return (losses - mean) * mean / max(mean**2 + floor**2, TINY**2)
 
 
+@dataclass(frozen=True, eq=False)
+class Resampled:
+    """Shortfalls of a metric, which is no mean over labels, on examples and on draws of them with replacement.
+
+    Attributes:
+        draws: (candidates, seeds, tasks, 1 + draws); the first is that of the examples themselves. The draws are the
+            same for all candidates, seeds and tasks. NaN where a draw has no value.
+        examples: how many there are.
+        floor: (tasks,) how finely each shortfall is known, see :func:`log_losses`.
+    """
+
+    draws: NDArray[np.float32]
+    examples: int
+    floor: NDArray[np.float64]
+
+    def noise(self, candidate: int, against: int, tasks: Sequence[int]) -> Noise:
+        """Noise of the mean log ratio of shortfalls over some tasks: its variance from draw to draw."""
+        chosen = list(tasks)
+        pair = self.draws[[candidate, against]][:, :, chosen, 1:].mean(1, dtype=np.float64)
+        logs = log_losses(np.moveaxis(pair, -1, 1), self.floor[chosen])  # (2, draws, tasks)
+        return self.of(np.nanmean(logs[0] - logs[1], -1))
+
+    def of(self, draws: NDArray[np.float64]) -> Noise:
+        """Noise of a number from its draws (draws,); NaN where fewer than half of them have a value."""
+        known = draws[np.isfinite(draws)]
+        if self.examples < 2 or len(known) < max(2, len(draws) / 2):
+            return Noise(float("nan"), 1.0)
+        # a draw of n examples varies by (n - 1) / n of what new examples would
+        return Noise(float(known.var(ddof=1)) * self.examples / (self.examples - 1), float(self.examples - 1))
+
+
 @short_repr
 @dataclass(frozen=True, eq=False)
 class LabelIndex:
@@ -133,12 +164,50 @@ class LabelIndex:
     @torch.no_grad()
     def losses(self, workload: Workload, state: Mapping[str, Tensor], subset: Sequence[int]) -> NDArray[np.float32]:
         """Loss of each label of the subset's tasks under a trained model, in order."""
-        model = workload.build_model(0).to(workload.labels.device)
-        load_state(model, dict(state))
-        model.eval()
+        model = _loaded(workload, state)
         parts = [row_losses(workload, model, chunk)[0].cpu() for chunk in self.rows.split(_CHUNK)]
         own = self.of_tasks(subset)
         return torch.cat(parts).numpy()[self.position[own], self.task[own]].astype(np.float32)
+
+    @torch.no_grad()
+    def predictions(
+        self, workload: Workload, state: Mapping[str, Tensor], subset: Sequence[int]
+    ) -> NDArray[np.float32]:
+        """What a trained model serves for each label of the subset's tasks, one task after the other, flat."""
+        model = _loaded(workload, state)
+        outputs = torch.cat([workload.outputs(model, workload.batch(chunk)).cpu() for chunk in self.rows.split(_CHUNK)])
+        found: list[NDArray[np.float32]] = []
+        for number in subset:
+            task, rows = workload.tasks[number], self.position[self.task == number]
+            served = task.loss.decode(outputs[rows][:, workload.columns[number]], task.center, task.scale)
+            found.append(served.numpy().astype(np.float32).ravel())
+        return np.concatenate(found)
+
+    def scores(
+        self, workload: Workload, subset: Sequence[int], flat: NDArray[np.float32]
+    ) -> dict[int, NDArray[np.float64]]:
+        """Task -> (labels,) or (labels, classes) predictions, from what :meth:`predictions` returned."""
+        found: dict[int, NDArray[np.float64]] = {}
+        start = 0
+        widths = [workload.tasks[number].width for number in subset]
+        for number, width in zip(subset, widths, strict=True):
+            size = int((self.task == number).sum()) * width
+            part = flat[start : start + size].astype(np.float64)
+            found[number] = part.reshape(-1, width) if width > 1 else part
+            start += size
+        return found
+
+    def labels(self, workload: Workload, task: int) -> NDArray[np.float64]:
+        """Labels of a task in their own units, in order."""
+        of = workload.tasks[task]
+        targets = workload.targets[self.rows, task].cpu().double().numpy()[self.position[self.task == task]]
+        return targets if of.loss.discrete else targets * of.scale + of.center
+
+
+def _loaded(workload: Workload, state: Mapping[str, Tensor]) -> nn.Module:
+    model = workload.build_model(0).to(workload.labels.device)
+    load_state(model, dict(state))
+    return model.eval()
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,12 +216,12 @@ class Losses:
 
     Attributes:
         means: (candidates, seeds, tasks) mean losses; lower is better.
-        labels: the losses behind them, label by label; None leaves the noise of the examples out.
+        labels: the losses behind them, label by label, or draws of the examples; None leaves their noise out.
         floor: (tasks,) how finely each mean loss is known; see :meth:`coterie.evaluation.LabelLosses.floor`.
     """
 
     means: NDArray[np.float64]
-    labels: LabelLosses | None
+    labels: LabelLosses | Resampled | None
     floor: NDArray[np.float64]
 
     @staticmethod

@@ -176,10 +176,11 @@ def mix(comparison: Comparison, candidate: str, budget: int | None = None) -> Mi
         budget: largest number of models.
 
     Returns:
-        The mixture, or None when no task should move, or with fewer than four seeds.
+        The mixture, or None when no task should move, with fewer than four seeds, or where a metric decides, which is
+        no mean over examples.
     """
     labels = comparison.labels.get("validation")
-    if labels is None or len(comparison.seeds) < LEAST_SEEDS:
+    if labels is None or len(comparison.seeds) < LEAST_SEEDS or comparison.decided_by is not None:
         return None
     sources = _sources(comparison, candidate, budget)
     if not sources:
@@ -323,7 +324,7 @@ def conclude(
             break
     advice = veto(comparison, advice, budget, worthwhile)
     missing = LEAST_SEEDS - len(comparison.seeds)
-    if advice.verdict == UNDECIDED and missing > 0:
+    if advice.verdict == UNDECIDED and missing > 0 and comparison.decided_by is None:
         text = f"{advice.text} Not tried for lack of seeds: {MIXING}, which takes at least {missing} more."
         further = max(missing, advice.further_seeds or 0)
         advice = replace(advice, text=text, further_seeds=further, not_tried=(MIXING,))

@@ -69,6 +69,8 @@ class Trainings:
         losses: (subset, seed, part) -> loss of each label of the subset's tasks.
         seconds: how long the trainings took, in this or an earlier process.
         balancing: how tasks are balanced in each training; None for the loss pooled over labels.
+        predicting: whether predictions are kept, for metrics.
+        predictions: (subset, seed, part) -> what is served for each label of the subset's tasks, flat.
     """
 
     workload: Workload
@@ -81,6 +83,15 @@ class Trainings:
     )
     seconds: float = 0.0
     balancing: Balancing | None = None
+    predicting: bool = False
+    predictions: dict[tuple[Subset, int, str], NDArray[np.float32]] = field(
+        default_factory=dict[tuple[Subset, int, str], NDArray[np.float32]]
+    )
+
+    @property
+    def _more(self) -> dict[str, Any]:
+        """What keys of units have beside subsets and seed."""
+        return {**balancing_key(self.balancing), **({"predictions": True} if self.predicting else {})}
 
     def train(self, subsets: Sequence[Subset], seeds: Sequence[int], *, keep: bool | None, stage: str) -> None:
         """Train subsets with some seeds; `keep` says whether their parameters stay in memory and store.
@@ -106,7 +117,10 @@ class Trainings:
                     continue
                 self.fits[done.job.subset, seed] = done
                 for part in self.index:
-                    self.losses[done.job.subset, seed, part] = np.asarray(payload.arrays[f"losses/{part}/{number}"])
+                    place = done.job.subset, seed, part
+                    self.losses[place] = np.asarray(payload.arrays[f"losses/{part}/{number}"])
+                    if self.predicting:
+                        self.predictions[place] = np.asarray(payload.arrays[f"predictions/{part}/{number}"])
 
     def _small(self, count: int, seeds: Sequence[int]) -> bool:
         """Whether the parameters of so many subsets may be kept."""
@@ -123,7 +137,7 @@ class Trainings:
 
     def _registered(self, seed: int, number: int, batch: Sequence[Subset] | None = None) -> list[Subset] | None:
         """The subsets of a batch by its number, or None; with `batch`, they are written down."""
-        key = {"of": self.name, "seed": seed, "number": number, **balancing_key(self.balancing)}
+        key = {"of": self.name, "seed": seed, "number": number, **self._more}
         if batch is None:
             payload = look(self.context.store, "trained together", key)
         else:
@@ -132,7 +146,7 @@ class Trainings:
         return None if payload is None else [tuple(subset) for subset in payload.meta["subsets"]]
 
     def _unit(self, subsets: Sequence[Subset], seed: int) -> FitUnit:
-        key = {"subsets": [list(subset) for subset in subsets], "seed": seed, **balancing_key(self.balancing)}
+        key = {"subsets": [list(subset) for subset in subsets], "seed": seed, **self._more}
         return FitUnit(key, [Job(subset=subset, seed=seed, balancing=self.balancing) for subset in subsets])
 
     def _pack(self, keep: bool, fits: list[Fit]) -> Payload:
@@ -140,12 +154,19 @@ class Trainings:
         arrays = dict(packed.arrays)
         for number, done in enumerate(fits):
             for part, labels in self.index.items():
-                arrays[f"losses/{part}/{number}"] = labels.losses(self.workload, done.state, done.job.subset)
+                subset = done.job.subset
+                arrays[f"losses/{part}/{number}"] = labels.losses(self.workload, done.state, subset)
+                if self.predicting:
+                    arrays[f"predictions/{part}/{number}"] = labels.predictions(self.workload, done.state, subset)
         return Payload(arrays, packed.meta)
 
     def trained(self, subset: Subset, seed: int) -> bool:
         """Whether a subset was trained with a seed."""
         return (subset, seed) in self.fits
+
+    def scores(self, subset: Subset, seed: int, part: str) -> dict[int, NDArray[np.float64]]:
+        """Task -> what the model of a subset serves for its labels."""
+        return self.index[part].scores(self.workload, subset, self.predictions[subset, seed, part])
 
     def measure(self, groupings: Sequence[Grouping], seeds: Sequence[int], part: str) -> Losses:
         """Losses of groupings whose groups were trained, in order."""

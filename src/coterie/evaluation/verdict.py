@@ -260,15 +260,22 @@ def beyond_budget(rules: DecisionRules, chosen: str) -> str:
 def reason(rules: DecisionRules) -> str:
     """How the choice was made."""
     budget, seeds = rules.budget, len(rules.comparison.seeds)
+    by = rules.comparison.decided_by
     rule = (
         "more models are recommended only when they are better beyond the noise (95 % interval over seeds and examples "
         "above 0, adjusted for the number of candidates)"
         if budget is None or seeds < 2
-        else f"the lowest losses among candidates with at most {budget} model{'s' * (budget != 1)}"
+        else f"the {'lowest losses' if by is None else f'best {by}'} among candidates with at most {budget} "
+        f"model{'s' * (budget != 1)}"
+    )
+    numbers = (
+        "Numbers are test losses."
+        if by is None
+        else f"Decided by {by}: a gain is how much less is lacking to its best value. Numbers are of test data."
     )
     text = (
         f"Chosen on validation examples that no training saw, {seeds} seed{'s' * (seeds != 1)} a candidate: {rule}. "
-        f"A gain below {100 * rules.worthwhile:g} % does not count. Numbers are test losses."
+        f"A gain below {100 * rules.worthwhile:g} % does not count. {numbers}"
     )
     if left := len(rules.eliminated):
         text += f" Before, {left} other candidate{'s' * (left != 1)} left by successive halving, on other seeds."

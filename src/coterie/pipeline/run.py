@@ -24,7 +24,7 @@ from coterie.balancing import Balancing
 from coterie.balancing.methods import as_balancing, balancing_key
 from coterie.errors import CoterieWarning, SettingError
 from coterie.evaluation import Comparison, Recommendation, TrainedComparison, compare
-from coterie.evaluation.compare import affordable
+from coterie.evaluation.compare import affordable, chosen_judges
 from coterie.evaluation.recommend import conclude
 from coterie.evaluation.verdict import WORTHWHILE, check_worthwhile
 from coterie.grouping import Grouping
@@ -107,6 +107,8 @@ def run(
     compare_runs: int | None = None,
     worthwhile: float = WORTHWHILE,
     balancing: Balancing | str | None = None,
+    metrics: Any = None,
+    decide_by: Any = None,
     search_limit: float | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -135,6 +137,10 @@ def run(
             :data:`coterie.balancing.METHODS`, or a :class:`coterie.balancing.Balancing` with options. None for the
             recipe's loss, pooled over labels. The estimate keeps that loss: its short trainings and gradients are
             about a fixed objective, and what it proposes is decided by the comparison, with balancing.
+        metrics: what predictions are judged by beside the loss, in tables and on the page, with intervals; see
+            :func:`coterie.compare`.
+        decide_by: a metric, such as ``"auroc"``, by which the comparison decides in place of the loss. What it compares
+            was still found from losses.
         search_limit: seconds that the search for groups may take; the best groups so far then count, and depend on the
             machine. None searches to the end.
         out: run directory, which can be resumed after a kill, and goes on when it is asked for more `seeds`, a larger
@@ -171,6 +177,7 @@ def run(
     check_runs(len(names_of(workload)), groups, budget, seeds, compare_runs)
     check_out(out)
     check_worthwhile(worthwhile)
+    judges, decider = chosen_judges(workload, metrics, decide_by)
     settings = {
         "method": name, "estimator": estimator.to_dict(),
         "groups": groups, "budget": budget, "seeds": seeds, "seed": seed,
@@ -178,6 +185,8 @@ def run(
         **({} if worthwhile == WORTHWHILE else {"worthwhile": worthwhile}),
         **({} if search_limit is None else {"search_limit": float(search_limit)}),
         **balancing_key(balancing),
+        **({"metrics": [judge.title for judge in judges]} if judges else {}),
+        **({} if decider is None else {"decide_by": decider.title}),
     }  # fmt: skip
     with once(workload) as caught, following(progress) as tell:
         if isinstance(workload, Workload):
@@ -194,8 +203,8 @@ def run(
             accounts.close(SEARCH, estimate.costs, store)
             trained = compare(
                 workload, affordable(named, seeds, compare_runs, budget), seeds=range(seed, seed + seeds),
-                runs=compare_runs, budget=budget, balancing=balancing, memory=memory, store=store, progress=tell,
-                executor=executor,
+                runs=compare_runs, budget=budget, balancing=balancing, metrics=metrics, decide_by=decide_by,
+                memory=memory, store=store, progress=tell, executor=executor,
             )  # fmt: skip
             comparison, recommendation = conclude(trained.comparison, budget, worthwhile)
             trained = replace(trained, comparison=comparison)

@@ -62,6 +62,18 @@ def _gains(data: ReportData) -> Table | None:
     return table
 
 
+def _metrics(data: ReportData) -> Table | None:
+    from rich.text import Text
+
+    if not data.metrics:
+        return None
+    found = _table("Metrics on test data (95 % interval)", "metric", "candidate", "value", "gain against one model", "")
+    for metric in tables.metric_rows(data):
+        for candidate, tag, test, _, gain in metric.candidates:
+            found.add_row(Text(metric.name), Text(candidate), test, gain, tag)
+    return found
+
+
 def _costs(data: ReportData) -> Table | None:
     from rich.text import Text
 
@@ -105,7 +117,7 @@ def print_summary(result: Json, console: Console, *, paths: Mapping[str, object]
         line.append(f"{figure.value:>10}", style=("bold " + _STYLES[figure.mood]).strip())
         console.print(line.append(f"   {figure.detail}"), soft_wrap=True)
     console.print()
-    for table in (_groups(data), _gains(data), _costs(data)):
+    for table in (_groups(data), _gains(data), _metrics(data), _costs(data)):
         if table is not None:
             console.print(table)
     if sentence := text.tally_sentence(data):

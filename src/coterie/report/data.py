@@ -63,6 +63,26 @@ class CandidateResult:
 
 
 @dataclass(frozen=True)
+class JudgedCandidate:
+    """A metric of one candidate: its values, its gain over one model, and the values of each task by name."""
+
+    name: str
+    test: ReportedInterval
+    validation: ReportedInterval
+    gain: ReportedInterval
+    tasks: tuple[tuple[str, ReportedInterval], ...]
+
+
+@dataclass(frozen=True)
+class JudgedMetric:
+    """What predictions were judged by beside the loss."""
+
+    name: str
+    higher: bool
+    candidates: tuple[JudgedCandidate, ...]
+
+
+@dataclass(frozen=True)
 class Groups:
     """Sets of tasks trained as one model, and which of them serves which task."""
 
@@ -136,6 +156,8 @@ class ReportData:
     environment: tuple[tuple[str, str], ...]
     seconds: float | None
     date: str = ""
+    metrics: tuple[JudgedMetric, ...] = ()
+    decided_by: str = ""
 
     @property
     def do_not_bother(self) -> bool:
@@ -285,6 +307,23 @@ def _candidate(value: object) -> CandidateResult:
     )
 
 
+def _metric(value: object) -> JudgedMetric:
+    entry = _mapping(value)
+    candidates = [_mapping(candidate) for candidate in _items(entry.get("candidates"))]
+    tasks = [[_mapping(task) for task in _items(one.get("tasks"))] for one in candidates]
+    rows = [
+        JudgedCandidate(
+            name=clean(one.get("name", "")),
+            test=_interval(one.get("test")),
+            validation=_interval(one.get("validation")),
+            gain=_interval(_mapping(one.get("gain")).get("test")),
+            tasks=tuple((clean(task.get("name", "")), _interval(task.get("test"))) for task in own),
+        )
+        for one, own in zip(candidates, tasks, strict=True)
+    ]
+    return JudgedMetric(_text(entry.get("name")), bool(entry.get("higher")), tuple(rows))
+
+
 def _cost(value: object) -> Cost:
     entry = _mapping(value)
     numbers = (_number(entry.get(key)) for key in ("flops", "seconds", "share", "trainings"))
@@ -362,4 +401,6 @@ def parse(result: Json) -> ReportData:
         environment=tuple((clean(k), _setting(v)) for k, v in _mapping(result.get("environment")).items()),
         seconds=_number(result.get("seconds")),
         date=_text(result.get("date")),
+        metrics=tuple(_metric(m) for m in _items(comparison.get("metrics"))),
+        decided_by=_text(comparison.get("decided_by")),
     )

@@ -45,6 +45,7 @@ def _plots(data: ReportData) -> dict[str, object]:
         "candidates": tables.candidate_forest(data) if data.candidates else None,
         "tasks": tasks,
         "all_tasks": everything,
+        "metrics": tables.metric_rows(data),
         "heat": heatmap(data.affinity, data.found or data.served) if data.affinity else None,
     }
 

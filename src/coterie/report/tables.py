@@ -192,6 +192,49 @@ def candidate_forest(data: ReportData) -> Forest:
     return Forest(forest.scale_strip(ax), tuple(rows))
 
 
+@dataclass(frozen=True)
+class MetricRows:
+    """A metric as text: (candidate, tag, test, validation, gain), and (task, one model, detailed candidate)."""
+
+    name: str
+    words: str
+    candidates: tuple[tuple[str, str, str, str, str], ...]
+    tasks: tuple[tuple[str, str, str], ...]
+
+
+def _valued(interval: ReportedInterval) -> str:
+    """A value with its interval, in the units of the metric."""
+    if interval.mean is None:
+        return "–"
+    ends = "" if interval.low is None else f" ({number(interval.low, 3)} to {number(interval.high, 3)})"
+    return number(interval.mean, 3) + ends
+
+
+def metric_rows(data: ReportData) -> tuple[MetricRows, ...]:
+    """Values of each metric with their intervals: every candidate, and task by task for one model and another one."""
+    found: list[MetricRows] = []
+    shown = data.detailed.name if data.detailed else ""
+    for metric in data.metrics:
+        rows = [
+            (
+                c.name,
+                "recommended" if c.name == data.choice else "",
+                _valued(c.test),
+                _valued(c.validation),
+                "" if c.name == data.one_model else forest.describe(c.gain),
+            )
+            for c in metric.candidates
+        ]
+        named = {c.name: c.tasks for c in metric.candidates}
+        pairs = zip(named.get(data.one_model, ()), named.get(shown, ()), strict=False)
+        words = f"{'higher' if metric.higher else 'lower'} is better" + (
+            "; what the choice was made by" if metric.name == data.decided_by else ""
+        )
+        tasks = tuple((name, _valued(one), _valued(other)) for (name, one), (_, other) in pairs)
+        found.append(MetricRows(metric.name, words, tuple(rows), tasks))
+    return tuple(found)
+
+
 def task_forest(data: ReportData, *, everything: bool = False) -> Forest | None:
     """Gains of each task under the candidate that is shown in detail, best first.
 
