@@ -353,6 +353,13 @@ def chosen_judges(workload: Any, metrics: Any, decide_by: Any) -> tuple[tuple[Ju
     return tuple(judges), decider
 
 
+def metric_settings(workload: Any, metrics: Any, decide_by: Any) -> dict[str, Any]:
+    """Names of the metrics and of the one that decides, as far as there are any; raises as :func:`chosen_judges`."""
+    judges, decider = chosen_judges(workload, metrics, decide_by)
+    named = {"metrics": [judge.title for judge in judges]} if judges else {}
+    return named if decider is None else {**named, "decide_by": decider.title}
+
+
 def affordable(
     candidates: Mapping[str, Grouping], seeds: int, runs: int | None, budget: int | None = None
 ) -> dict[str, Grouping]:

@@ -24,7 +24,7 @@ from coterie.balancing import Balancing
 from coterie.balancing.methods import as_balancing, balancing_key
 from coterie.errors import CoterieWarning, SettingError
 from coterie.evaluation import Comparison, Recommendation, TrainedComparison, compare
-from coterie.evaluation.compare import affordable, chosen_judges
+from coterie.evaluation.compare import affordable, metric_settings
 from coterie.evaluation.recommend import conclude
 from coterie.evaluation.verdict import WORTHWHILE, check_worthwhile
 from coterie.grouping import Grouping
@@ -177,16 +177,13 @@ def run(
     check_runs(len(names_of(workload)), groups, budget, seeds, compare_runs)
     check_out(out)
     check_worthwhile(worthwhile)
-    judges, decider = chosen_judges(workload, metrics, decide_by)
     settings = {
         "method": name, "estimator": estimator.to_dict(),
         "groups": groups, "budget": budget, "seeds": seeds, "seed": seed,
         **({} if compare_runs is None else {"compare_runs": compare_runs}),
         **({} if worthwhile == WORTHWHILE else {"worthwhile": worthwhile}),
         **({} if search_limit is None else {"search_limit": float(search_limit)}),
-        **balancing_key(balancing),
-        **({"metrics": [judge.title for judge in judges]} if judges else {}),
-        **({} if decider is None else {"decide_by": decider.title}),
+        **balancing_key(balancing), **metric_settings(workload, metrics, decide_by),
     }  # fmt: skip
     with once(workload) as caught, following(progress) as tell:
         if isinstance(workload, Workload):
