@@ -101,7 +101,7 @@ _HOMES: dict[str, dict[str, str]] = {
         "coterie.training.units": "FitUnit UnitCost fit_units",
         "coterie.training.loop": "fit_one",
         "coterie.training.population": "fit_population",
-        "coterie.training.stack": "is_stackable",
+        "coterie.training.stackable": "is_stackable",
     },
     "coterie.training.footprint": {
         "coterie.training.evaluate": "measure_footprint",

@@ -17,7 +17,7 @@ import coterie
 from coterie.training import fit, measure_cost
 from coterie.training.evaluate import measure_footprint
 from coterie.training.job import Job
-from coterie.training.stack import is_stackable
+from coterie.training.stackable import is_stackable
 from coterie.workload import Recipe, Workload, from_arrays, validate
 from coterie.workload.structure import find_structure
 

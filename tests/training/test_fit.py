@@ -12,7 +12,7 @@ from coterie.training.evaluate import evaluate
 from coterie.training.job import Job
 from coterie.training.loop import fit_one
 from coterie.training.population import fit_population
-from coterie.training.stack import is_stackable
+from coterie.training.stackable import is_stackable
 from reference.training_workloads import make
 
 

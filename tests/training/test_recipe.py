@@ -19,7 +19,7 @@ from coterie.training.job import Job
 from coterie.training.loop import fit_one
 from coterie.training.optimizer import make_optimizer, make_scheduler
 from coterie.training.population import fit_population
-from coterie.training.stack import is_stackable
+from coterie.training.stackable import is_stackable
 from coterie.workload.fingerprint import fingerprint
 from reference.hand_written import train_by_hand, validation_losses
 from reference.training_workloads import make

@@ -13,7 +13,7 @@ from coterie.errors import ModelError
 from coterie.features import FeatureOptions, RandomDirections, compute_features
 from coterie.training import fit
 from coterie.training.job import Job
-from coterie.training.stack import is_stackable
+from coterie.training.stackable import is_stackable
 from coterie.workload import Recipe, validate
 from coterie.workload.causal import encode, from_causal, save_adapter
 from coterie.workload.fingerprint import fingerprint

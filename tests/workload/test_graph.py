@@ -19,7 +19,7 @@ from coterie.features import FeatureOptions, RandomDirections, compute_features,
 from coterie.features.plan import TensorSizes, plan_features
 from coterie.training import fit
 from coterie.training.job import Job
-from coterie.training.stack import is_stackable
+from coterie.training.stackable import is_stackable
 from coterie.training.units import measure_cost
 from coterie.workload import Recipe, Workload, validate
 from coterie.workload.fingerprint import fingerprint

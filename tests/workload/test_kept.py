@@ -14,7 +14,7 @@ from coterie.errors import ModelError, NonDeterministicModelError
 from coterie.training import fit
 from coterie.training.evaluate import evaluate
 from coterie.training.job import Job
-from coterie.training.stack import is_stackable
+from coterie.training.stackable import is_stackable
 from coterie.workload import Recipe, Workload, from_arrays, validate
 from coterie.workload.builders import seeded
 

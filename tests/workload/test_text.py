@@ -17,7 +17,7 @@ from coterie.features import FeatureOptions, RandomDirections, compute_features,
 from coterie.training import fit
 from coterie.training.evaluate import load_state, tensors_of
 from coterie.training.job import Job
-from coterie.training.stack import is_stackable
+from coterie.training.stackable import is_stackable
 from coterie.workload import Recipe, encode_text, from_text, validate
 from coterie.workload.fingerprint import fingerprint
 from coterie.workload.structure import find_structure
@@ -208,10 +208,13 @@ def test_training_is_a_hand_written_loop(work):
         torch.testing.assert_close(value, state[name], rtol=1e-3, atol=2e-4)
 
 
-def test_populations_are_refused_with_a_reason(work):
-    possible, reason = is_stackable(work)
-    assert not possible
-    assert "one after the other" in reason
+def test_models_are_trained_together_unless_vmap_is_asked_to(work):
+    assert is_stackable(work) == (True, "")
+    model = work.build_model(0).train()
+    with pytest.raises(RuntimeError, match="one after the other"):
+        torch.vmap(lambda batch: work.outputs(model, batch), in_dims=0)(
+            {k: v[:2, None] for k, v in work.inputs.items()}
+        )
 
 
 @pytest.mark.parametrize("mode", ["forward", "reverse"])

@@ -23,8 +23,9 @@ from coterie.evaluation.trainings import STATE_BYTES
 from coterie.pipeline.candidates import subset_count
 from coterie.pipeline.planning_estimate import TASKS, EstimateCost, SearchCost, count_search, rehearse
 from coterie.pipeline.planning_time import PageCost, Pilot, StepCost, Timing, rehearse_page, run_pilot, timed
-from coterie.training.evaluate import Footprint, measure_footprint
+from coterie.training.evaluate import Footprint
 from coterie.training.job import Fit, Job, derive
+from coterie.training.stackable import population_footprint
 from coterie.workload import Workload
 
 #: bytes of JSON that a validation check takes in a history
@@ -225,7 +226,7 @@ class Measurements:
         return Measurements(
             request, prepared, first - second, pilot, search, planned, cost,
             rehearse_page(workload, index, groupings, request.seeds), _solve(planned, min(max(size, 2), n)), losses,
-            sum(len(one.task) for one in index), measure_footprint(workload), before, after,
+            sum(len(one.task) for one in index), population_footprint(workload, memory), before, after,
         )  # fmt: skip
 
     @cached_property

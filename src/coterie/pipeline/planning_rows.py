@@ -12,7 +12,7 @@ from coterie.affinity.estimator import TrainingCall, TrainingStage
 from coterie.affinity.linearize import KEEP_BYTES
 from coterie.pipeline.planning_measurements import COPIES, FIXED, Measurements, resident, trainings_unit, write_seconds
 from coterie.pipeline.planning_time import Timing
-from coterie.training.stack import is_stackable
+from coterie.training.stackable import is_stackable
 
 Row = dict[str, Any]
 #: seconds of imports below which these are the noise of the clock

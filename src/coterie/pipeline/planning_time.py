@@ -21,10 +21,9 @@ from coterie.evaluation.labels import LabelIndex, LabelLosses
 from coterie.grouping import Grouping
 from coterie.pipeline.results import Findings, describe
 from coterie.training import fit
-from coterie.training.evaluate import measure_footprint
 from coterie.training.job import Fit, Job, Schedule
 from coterie.training.population import members_at_once
-from coterie.training.stack import is_stackable
+from coterie.training.stackable import is_stackable, population_footprint
 from coterie.training.units import UnitCost
 from coterie.workload import Workload
 
@@ -188,7 +187,7 @@ def _members(workload: Workload, memory: int) -> int:
     if not is_stackable(workload)[0]:
         return 1
     try:
-        return members_at_once(measure_footprint(workload), memory)
+        return members_at_once(population_footprint(workload, memory), memory)
     except CoterieError:
         return 1
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -133,12 +133,14 @@ class Footprint:
         row: bytes that a forward and a backward pass keep for one row.
         batch: rows of a batch.
         cpu: whether members live on the CPU.
+        share: members may take one part in so many of the memory.
     """
 
     parameters: int
     row: int
     batch: int
     cpu: bool
+    share: int = 1
 
     @property
     def member(self) -> int:
@@ -147,7 +149,7 @@ class Footprint:
 
     def members(self, memory: int) -> int:
         """How many members to train at once within a number of bytes; 0 when not even one fits."""
-        fit = memory // self.member
+        fit = memory // self.share // self.member
         if self.cpu:
             fit = min(fit, max(16, _CACHE_BYTES // (4 * self.parameters)))
         return int(fit)
@@ -169,28 +171,32 @@ def measure_footprint(workload: Workload) -> Footprint:
     with random_numbers(device):
         model = workload.build_model(0).to(device)
         own = [*model.parameters(), *model.buffers()]
-        known = {value.untyped_storage().data_ptr() for value in own}
-        kept: list[int] = []
-
-        def count(value: Tensor) -> None:
-            # nothing is handed back: a graph that holds its own results this way is never freed
-            if value.untyped_storage().data_ptr() not in known:
-                kept.append(value.numel() * value.element_size())
-
         totals: list[int] = []
         train = workload.split.train
         for size in (4, 8):
-            kept.clear()
             rows = train[torch.arange(size, device=train.device) % len(train)]
-            with torch.autograd.graph.saved_tensors_hooks(count, _not_kept):
-                row_losses(workload, model, rows)[0].sum()
-            totals.append(sum(kept))
+            totals.append(saved_bytes(own, lambda rows=rows: row_losses(workload, model, rows)[0].sum()))
     inputs = workload.inputs.values() if isinstance(workload.inputs, dict) else [workload.inputs]
     input_bytes = sum(value[0].numel() * value.element_size() for value in inputs)
     # gradients of the activations pass by as well, hence twice what autograd keeps
     row = 2 * max(0, totals[1] - totals[0]) // 4 + 2 * input_bytes + 16 * workload.labels.shape[1]
     parameters = sum(value.numel() * value.element_size() for value in own)
     return Footprint(max(1, parameters), row, workload.recipe.batch_size, device.type == "cpu")
+
+
+def saved_bytes(own: Iterable[Tensor], run: Callable[[], object]) -> int:
+    """Bytes that autograd keeps of what is computed for a backward pass, besides the tensors that are there anyway."""
+    known = {value.untyped_storage().data_ptr() for value in own}
+    kept: list[int] = []
+
+    def count(value: Tensor) -> None:
+        # nothing is handed back: a graph that holds its own results this way is never freed
+        if value.untyped_storage().data_ptr() not in known:
+            kept.append(value.numel() * value.element_size())
+
+    with torch.autograd.graph.saved_tensors_hooks(count, _not_kept):
+        run()
+    return sum(kept)
 
 
 def _not_kept(packed: None) -> Tensor:

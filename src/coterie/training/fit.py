@@ -20,12 +20,11 @@ from coterie._random import random_numbers
 from coterie._surface import known_arguments, warn
 from coterie._units import Payload
 from coterie.errors import FallbackWarning, ModelError, ResourceError
-from coterie.training.evaluate import measure_footprint
 from coterie.training.job import Fit, Job, Schedule, pack_fits, unpack_fits
 from coterie.training.loop import fit_one, trainable
 from coterie.training.optimizer import rehearse
 from coterie.training.population import Chunk, ProgressReporter, members_at_once, plan_population, train_chunk
-from coterie.training.stack import is_stackable
+from coterie.training.stackable import is_stackable, population_footprint
 from coterie.workload.travel import own, parcel
 from coterie.workload.workload import Workload
 
@@ -299,7 +298,7 @@ def _population(workload: Workload, jobs: Sequence[Job], backend: str, memory: i
         return True
     if stackable:
         try:
-            if members_at_once(measure_footprint(workload), memory) > 1:
+            if members_at_once(population_footprint(workload, memory), memory) > 1:
                 return True
             reason = "only one member at a time fits `memory`"
         except ResourceError as error:

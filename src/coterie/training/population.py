@@ -18,13 +18,14 @@ from torch import Tensor
 from coterie._progress import Progress, silent
 from coterie.balancing import Balancer, Balancing, Weighting, task_means
 from coterie.errors import ModelError, ResourceError, SettingError
-from coterie.training.evaluate import Footprint, load_state, measure_footprint
+from coterie.training.evaluate import Footprint, load_state
 from coterie.training.heads import OtherHeads
 from coterie.training.job import Fit, Job, Schedule, diverged
 from coterie.training.loop import Tracker, Windows, build, trunk_names
 from coterie.training.optimizer import Stepper
-from coterie.training.stack import Architecture, PartLosses, Values, label_weights, masked_losses
-from coterie.training.weights import pooled, weighted
+from coterie.training.stack import Architecture, PartLosses, Values, inside, label_weights, masked_losses
+from coterie.training.stackable import architecture_of, population_footprint
+from coterie.training.weights import weighted
 from coterie.workload.initial import check_kept
 from coterie.workload.workload import Workload
 
@@ -43,7 +44,7 @@ def fit_population(
 ) -> list[Fit]:
     """Train many models of one architecture at once.
 
-    The model must be stackable (:func:`coterie.training.stack.is_stackable`). Members are trained in chunks that
+    The model must be stackable (:func:`coterie.training.stackable.is_stackable`). Members are trained in chunks that
     fit the memory; finished members leave the stack. Results equal those of :func:`coterie.training.loop.fit_one` up
     to rounding, whatever else is trained beside them, and are the same bit for bit when the same call is repeated.
 
@@ -80,19 +81,21 @@ class Chunk:
         positions: their positions in the list that was asked for.
         cells: (member, row) pairs that are evaluated at once.
         keep_states: False leaves `Fit.state` empty.
+        memory: bytes that it may take.
     """
 
     jobs: tuple[Job, ...]
     positions: tuple[int, ...]
     cells: int
     keep_states: bool
+    memory: int = 2**30
 
 
 def plan_population(workload: Workload, jobs: Sequence[Job], *, memory: int, keep_states: bool = True) -> list[Chunk]:
     """Who is trained together with whom; see :func:`fit_population`."""
     if not jobs:
         return []
-    footprint = measure_footprint(workload)
+    footprint = population_footprint(workload, memory)
     at_once = min(members_at_once(footprint, memory), footprint.enough)
     steps = [Schedule(workload, job).max_steps for job in jobs]
     # neighbours that share an order of rows can share their inputs; a fixed order makes results independent of the
@@ -105,7 +108,8 @@ def plan_population(workload: Workload, jobs: Sequence[Job], *, memory: int, kee
         alike = np.array([i for i in ranked if kinds[i] == kind])
         for part in np.array_split(alike, -(-len(alike) // at_once)):
             positions = tuple(part.tolist())
-            chunks.append(Chunk(tuple(jobs[i] for i in positions), positions, footprint.cells(memory), keep_states))
+            chosen = tuple(jobs[i] for i in positions)
+            chunks.append(Chunk(chosen, positions, footprint.cells(memory), keep_states, memory))
     return chunks
 
 
@@ -117,7 +121,7 @@ def train_chunk(workload: Workload, chunk: Chunk, tell: Tell | None = None) -> l
         chunk: from :func:`plan_population`.
         tell: called with positions of jobs, their step and whether they are finished.
     """
-    architecture = Architecture(workload)
+    architecture = architecture_of(workload, chunk.memory)
     if not architecture.trained:
         raise ModelError("The model has no parameters with requires_grad=True, so there is nothing to train.")
     schedules = [Schedule(workload, job) for job in chunk.jobs]
@@ -193,9 +197,7 @@ class _Chunk:
         # what follows shrinks with the stack
         self.ids = np.arange(len(schedules))
         self.bad = torch.full((len(schedules),), -1, device=self.device)
-        self.subsets = torch.zeros(len(schedules), self.workload.n_tasks, dtype=torch.bool, device=self.device)
-        for member, subset in enumerate(subsets):
-            self.subsets[member, list(subset)] = True
+        self.subsets = inside(self.workload, subsets)
         most = int(self.last.max())
         self.stepper = Stepper(self.workload.recipe, self.values.trained, most, stacked=True)
         self.optimizer = self.stepper.optimizer
@@ -236,13 +238,10 @@ class _Chunk:
         """One step of every member in the stack."""
         self.architecture.train(True)
         if self.balancer is None:
-            losses, mask = masked_losses(self.architecture, self.values, rows, padded=padded, subsets=self.subsets)
-            weights = label_weights(self.workload, rows)
-            means = losses.sum((1, 2)) / mask.sum((1, 2)) if weights is None else pooled(losses, mask, weights)
             self.optimizer.zero_grad()
-            means.sum().backward()
+            means = self.architecture.descend(self.values, rows, padded=padded, subsets=self.subsets)
             self.optimizer.step()
-            finite = torch.isfinite(means.detach())
+            finite = torch.isfinite(means)
         else:
             finite = self.balanced_step(self.balancer, rows, padded)
         self.stepper.stepped()

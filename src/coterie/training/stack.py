@@ -6,8 +6,6 @@ import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import cast
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -16,11 +14,9 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from coterie._process_lock import process_lock
-from coterie._random import random_numbers, seed_numbers
-from coterie.errors import CoterieError, ModelError, SettingError
+from coterie.errors import SettingError
 from coterie.training.job import Job, State
-from coterie.training.optimizer import reason_of_recipe
-from coterie.workload.initial import check_kept, numbers_of
+from coterie.training.weights import pooled
 from coterie.workload.workload import Batch, Workload
 
 
@@ -113,6 +109,33 @@ class Architecture:
         with open_kernels():
             return run(values.trained, values.fixed, values.common, batch)
 
+    def of_rows(self, values: Values, rows: Tensor, mask: Tensor) -> Tensor:
+        """(members, rows, width) outputs of rows of the workload.
+
+        Args:
+            values: the members.
+            rows: (rows,) for all members, or (members, rows).
+            mask: (members, rows, tasks) or (rows, tasks): where a loss is wanted; other outputs may be anything finite.
+        """
+        del mask
+        return self.outputs(values, self.workload.batch(rows), shared=rows.dim() == 1)
+
+    def descend(self, values: Values, rows: Tensor, *, padded: bool, subsets: Tensor) -> Tensor:
+        """Add the gradient of each member's mean loss over labels to its parameters; (members,) these losses.
+
+        Arguments are those of :func:`masked_losses`.
+        """
+        losses, mask = masked_losses(self, values, rows, padded=padded, subsets=subsets)
+        weights = label_weights(self.workload, rows)
+        means = losses.sum((1, 2)) / mask.sum((1, 2)) if weights is None else pooled(losses, mask, weights)
+        means.sum().backward()
+        return means.detach()
+
+    def tensors(self, model: nn.Module) -> State:
+        """What a member has of its own, by name."""
+        named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        return {name: value.detach().to(self.workload.labels.device) for name, value in named.items()}
+
     def stack(self, jobs: Sequence[Job]) -> Values:
         """Start values of the members of some jobs.
 
@@ -122,8 +145,9 @@ class Architecture:
         built: dict[int, State] = {}
         for job in jobs:
             if job.seed not in built:
-                built[job.seed] = _tensors(self.workload.build_model(job.seed), self.workload.labels.device)
-        own, kept = dict(self.model.named_buffers()), set(self.names.values())
+                built[job.seed] = self.tensors(self.workload.build_model(job.seed))
+        own = self.tensors(self.model)
+        kept = set(self.names.values()) | {name for name, _ in self.model.named_parameters()}
         self.loses = self.loses or any(
             not torch.equal(start[name].to(value), value)
             for start in built.values()
@@ -161,11 +185,6 @@ class Architecture:
         return {**built, **given}
 
 
-def _tensors(model: nn.Module, device: torch.device) -> State:
-    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    return {name: value.detach().to(device) for name, value in named.items()}
-
-
 def _canonical_names(model: nn.Module) -> dict[str, str]:
     """Names in ``state_dict`` -> the first name of the same tensor."""
     first: dict[int, str] = {}
@@ -174,155 +193,6 @@ def _canonical_names(model: nn.Module) -> dict[str, str]:
         for name, value in named:
             every[name] = first.setdefault(id(value), name)
     return {key: every[key] for key in model.state_dict() if key in every}
-
-
-_CACHE: WeakKeyDictionary[Workload, tuple[bool, str]] = WeakKeyDictionary()
-_ROWS = 6
-
-
-def is_stackable(workload: Workload) -> tuple[bool, str]:
-    """Whether population training gives what the plain loop gives, and why not.
-
-    A recipe may need the plain loop (:func:`coterie.training.optimizer.reason_of_recipe`). The rest is found by trying
-    it on a few rows: a model with dropout or other randomness in training, with statistics that change
-    in training (BatchNorm), with rows that influence each other, or with an operation that vmap cannot stack is not
-    stackable. Remembered for each workload.
-
-    Returns:
-        (True, "") or (False, the reason).
-    """
-    if workload not in _CACHE:
-        device = workload.labels.device
-        with random_numbers(device):
-            reason = _reason(workload)
-        _CACHE[workload] = (not reason, reason)
-    return _CACHE[workload]
-
-
-def _reason(workload: Workload) -> str:
-    train = workload.split.train
-    batch = workload.batch(train[torch.arange(_ROWS, device=train.device) % len(train)])
-    model = workload.build_model(0).to(workload.labels.device).train()
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    reason = reason_of_recipe(workload.recipe, trained) or _reason_of_modules(model)
-    return reason or _reason_of_passes(workload, model, batch) or _reason_of_vmap(workload, batch)
-
-
-def _reason_of_modules(model: nn.Module) -> str:
-    for name, module in model.named_modules():
-        label = f"{type(module).__name__} ({name or 'the model itself'})"
-        if isinstance(module, nn.modules.batchnorm._NormBase) and (module.track_running_stats or _mixes_rows(module)):
-            return f"{label} keeps or uses statistics of the batch in training"
-        rate = getattr(module, "p", getattr(module, "dropout", 0.0))
-        random = isinstance(module, nn.modules.dropout._DropoutNd | nn.RNNBase | nn.MultiheadAttention)
-        if random and isinstance(rate, float) and rate > 0:
-            return f"{label} is random in training"
-    return ""
-
-
-def _mixes_rows(module: nn.Module) -> bool:
-    return isinstance(module, nn.modules.batchnorm._BatchNorm)
-
-
-def _reason_of_passes(workload: Workload, model: nn.Module, batch: Batch) -> str:
-    """Randomness, changing buffers and rows that influence each other, in modules that no list knows."""
-    before, numbers = {name: value.clone() for name, value in model.named_buffers()}, numbers_of(model)
-    results: list[Tensor] = []
-    try:
-        with torch.no_grad():
-            for seed in (0, 1):
-                seed_numbers(seed, workload.labels.device)
-                results.append(workload.outputs(model, batch))
-            half = workload.outputs(model, _head(batch, _ROWS // 2))
-    except CoterieError:
-        raise
-    except Exception as error:
-        return f"a pass over {_ROWS} rows fails with {_first_line(error)}"
-    for name, value in model.named_buffers():
-        if not torch.equal(value, before[name]):
-            return f"the buffer {name!r} changes in training"
-    for name, value in numbers_of(model).items():
-        if value != numbers.get(name, value) and value == value:  # NaN is never itself
-            return f"the attribute {name!r} changes in training"
-    try:
-        check_kept(workload, model, "after passes in training mode")
-    except ModelError:
-        return "what a pass in training mode changes is no part of the state_dict"
-    if not torch.equal(results[0], results[1]):
-        return "two training passes over the same rows differ (dropout or other randomness)"
-    if not _close(half, results[0][: _ROWS // 2]):
-        return "the outputs of a row depend on the other rows of the batch"
-    return ""
-
-
-def _reason_of_vmap(workload: Workload, batch: Batch) -> str:
-    try:
-        architecture = Architecture(workload)
-        values = architecture.stack([Job((0,), 0), Job((0,), 1)])
-        for shared in (True, False):
-            stacked = batch if shared else _twice(batch)
-            architecture.train(False)
-            with torch.no_grad():
-                evaluated = architecture.outputs(values, stacked, shared=shared)
-            architecture.train(True)
-            outputs = architecture.outputs(values, stacked, shared=shared)
-            for seed in (0, 1):
-                if not _member_agrees(workload, seed, batch, outputs[seed], evaluated[seed], values):
-                    return "vmap over stacked parameters gives other outputs or gradients than one model alone"
-    except CoterieError:
-        raise
-    except Exception as error:
-        return f"vmap over stacked parameters fails with {_first_line(error)}"
-    return ""
-
-
-def _member_agrees(
-    workload: Workload, seed: int, batch: Batch, outputs: Tensor, evaluated: Tensor, values: Values
-) -> bool:
-    model = workload.build_model(seed).to(workload.labels.device)
-    with torch.no_grad():
-        alone_evaluated = workload.outputs(model.eval(), batch)
-    alone = workload.outputs(model.train(), batch)
-    named = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    weights = torch.linspace(0.5, 1.5, alone.numel(), device=alone.device, dtype=alone.dtype).view_as(alone)
-    stacked = [values.trained[name] for name in named]
-    expected = _gradients((alone * weights).sum(), list(named.values()))
-    found = _gradients((outputs * weights).sum(), stacked)
-    if not (_close(outputs, alone) and _close(evaluated, alone_evaluated)):
-        return False
-    # one scale for all: gradients that are 0 but for rounding (the bias of an attention's keys) have none of their own
-    scale = max((float(b.abs().max()) for b in expected if b is not None), default=0.0)
-    pairs = zip(found, expected, strict=True)
-    return all((a is None) == (b is None) and (a is None or b is None or _close(a[seed], b, scale)) for a, b in pairs)
-
-
-def _gradients(value: Tensor, parameters: list[Tensor]) -> tuple[Tensor | None, ...]:
-    if not parameters:
-        return ()
-    found = torch.autograd.grad(value, parameters, allow_unused=True, retain_graph=True)
-    return cast("tuple[Tensor | None, ...]", found)
-
-
-def _close(a: Tensor, b: Tensor, scale: float | None = None) -> bool:
-    a, b = a.detach(), b.detach()
-    scale = float(b.abs().max()) if scale is None else scale
-    return a.shape == b.shape and bool(torch.allclose(a, b, rtol=1e-3, atol=1e-4 * scale + 1e-7))
-
-
-def _head(batch: Batch, rows: int) -> Batch:
-    return {name: value[:rows] for name, value in batch.items()} if isinstance(batch, dict) else batch[:rows]
-
-
-def _twice(batch: Batch) -> Batch:
-    if isinstance(batch, dict):
-        return {name: torch.stack([value, value]) for name, value in batch.items()}
-    return torch.stack([batch, batch])
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    line = text.splitlines()[0] if text else ""
-    return f"{type(error).__name__}: {line[:160]}"
 
 
 def masked_losses(
@@ -338,17 +208,23 @@ def masked_losses(
         subsets: (members, tasks) bool: other tasks are masked; None means all tasks.
     """
     workload = architecture.workload
+    rows, mask = masked(workload, rows, padded=padded, subsets=subsets)
+    targets = _take(workload.targets, rows)
+    outputs = architecture.of_rows(values, rows, mask)
+    losses = workload.losses(workload.margins(outputs, targets), targets)
+    return torch.where(mask, losses, torch.zeros((), dtype=losses.dtype, device=losses.device)), mask
+
+
+def masked(workload: Workload, rows: Tensor, *, padded: bool, subsets: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Rows that all exist, and where a label of theirs counts; see :func:`masked_losses`."""
     real = rows >= 0 if padded else None
     rows = rows.clamp(min=0) if padded else rows
-    targets = _take(workload.targets, rows)
     mask = _take(workload.observed, rows)
     if real is not None:
         mask = mask & real[..., None]
     if subsets is not None:
         mask = mask & subsets[:, None, :]
-    outputs = architecture.outputs(values, workload.batch(rows), shared=rows.dim() == 1)
-    losses = workload.losses(workload.margins(outputs, targets), targets)
-    return torch.where(mask, losses, torch.zeros((), dtype=losses.dtype, device=losses.device)), mask
+    return rows, mask
 
 
 def label_weights(workload: Workload, rows: Tensor) -> Tensor | None:
@@ -376,6 +252,7 @@ class PartLosses:
     def __init__(self, workload: Workload, part: str, subsets: Sequence[tuple[int, ...]], cells: int) -> None:
         self._subsets = subsets
         self._cells = cells
+        self._inside = inside(workload, subsets)
         union = sorted({task for subset in subsets for task in subset})
         self._rows = workload.rows_of(union, part)
         found = {subset: workload.rows_of(subset, part) for subset in set(subsets)}
@@ -398,11 +275,12 @@ class PartLosses:
     def _chunk(self, architecture: Architecture, values: Values, members: np.ndarray) -> np.ndarray:
         n_tasks = architecture.workload.n_tasks
         total, count = np.zeros((len(members), n_tasks)), np.zeros((len(members), n_tasks))
-        rows = self._rows if self._rows.dim() == 1 else self._rows[torch.from_numpy(members).to(self._rows.device)]
+        index = torch.from_numpy(members).to(self._rows.device)
+        rows, subsets = self._rows if self._rows.dim() == 1 else self._rows[index], self._inside[index]
         architecture.train(False)
         with torch.no_grad():
             for block in rows.split(max(1, self._cells // len(members)), dim=-1):
-                losses, mask = masked_losses(architecture, values, block, padded=rows.dim() == 2)
+                losses, mask = masked_losses(architecture, values, block, padded=rows.dim() == 2, subsets=subsets)
                 total += losses.sum(1).cpu().double().numpy()
                 count += mask.sum(-2).cpu().double().numpy()
         mean = np.full_like(total, np.nan)
@@ -410,3 +288,11 @@ class PartLosses:
             tasks = [task for task in self._subsets[member] if count[position, task]]
             mean[position, tasks] = total[position, tasks] / count[position, tasks]
         return mean
+
+
+def inside(workload: Workload, subsets: Sequence[tuple[int, ...]]) -> Tensor:
+    """(members, tasks) bool: which tasks are in which subset."""
+    made = torch.zeros(len(subsets), workload.n_tasks, dtype=torch.bool, device=workload.labels.device)
+    for member, subset in enumerate(subsets):
+        made[member, list(subset)] = True
+    return made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from coterie.errors import ModelError
 from coterie.workload.causal.margins import sequence_margin
 from coterie.workload.losses import get_loss
 from coterie.workload.text.encoder import in_pieces
-from coterie.workload.text.frozen import FrozenModule
+from coterie.workload.text.frozen import AdaptedModule
 from coterie.workload.text.lora import describe_adapted
 
 #: tokens, and logits, that are held at once where no gradient is taken
@@ -47,7 +47,7 @@ class OutputColumns:
         return made
 
 
-class CausalScorer(FrozenModule):
+class CausalScorer(AdaptedModule):
     """Outputs of all tasks for prompts and answers, from one pass of a causal language model.
 
     A label-word task reads the logits of its words after the last token of the prompt: the difference of the two for
@@ -88,13 +88,19 @@ class CausalScorer(FrozenModule):
         """
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, "positions": positions, "targets": targets}
         if torch.is_grad_enabled() or retrieve_all_functorch_interpreters() or not len(input_ids):
-            return self._outputs(batch)
+            return self.one_pass(batch)
         table = self.model.get_input_embeddings().num_embeddings
         read = targets.shape[1] if self.direct else input_ids.shape[1]
         scores = _SCORES // (read * table) if self.sequences or not self.direct else _TOKENS
-        return in_pieces(batch, self._outputs, min(_TOKENS // input_ids.shape[1], scores))
+        return in_pieces(batch, self.one_pass, min(_TOKENS // input_ids.shape[1], scores))
 
-    def _outputs(self, batch: dict[str, Tensor]) -> Tensor:
+    @property
+    def transformer(self) -> Any:
+        """The model of transformers, with its adapters."""
+        return self.model
+
+    def one_pass(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Outputs (rows, columns) of rows that go through the model together."""
         input_ids, attention_mask, positions, targets = _trimmed(**batch)
         words, logits = self._logits(input_ids, attention_mask.bool(), positions)
         outputs = torch.zeros_like(self.plus, dtype=logits.dtype).expand(len(positions), -1)

@@ -163,22 +163,30 @@ def _make_differentiable(base: Any) -> None:
         )
 
 
-def _cut(base: Any, layers: Any) -> None:
+def layer_lists(base: Any) -> list[tuple[str, nn.ModuleList]]:
+    """Name and modules of what can be the layers of a transformer: one list, unless its modules are named unusually."""
     total = base.config.num_hidden_layers
-    count = whole_number(layers, "layers", low=1, high=total)
     stacks = [
-        (name.count("."), child)
+        (name.count("."), name, child)
         for name, child in base.named_modules()
         if isinstance(child, nn.ModuleList) and len(child) == total
     ]
-    least = min((depth for depth, _ in stacks), default=0)
-    found = [child for depth, child in stacks if depth == least]  # a layer may have a list of as many parts
+    least = min((depth for depth, _, _ in stacks), default=0)
+    return [
+        (name, child) for depth, name, child in stacks if depth == least
+    ]  # a layer may have a list of as many parts
+
+
+def _cut(base: Any, layers: Any) -> None:
+    total = base.config.num_hidden_layers
+    count = whole_number(layers, "layers", low=1, high=total)
+    found = layer_lists(base)
     if len(found) != 1:
         raise SettingError(
             f"Parameter `layers`: the layers of a {type(base).__name__} are not found ({len(found)} lists of {total} "
             "modules). Cut the model yourself and leave `layers` out."
         )
-    del found[0][count:]
+    del found[0][1][count:]
     base.config.num_hidden_layers = count
 
 

@@ -15,7 +15,7 @@ from coterie._check import choice
 from coterie._random import random_numbers
 from coterie.errors import StoreError, require
 from coterie.workload.text.base import hidden_size, load_tokenizer, take_base
-from coterie.workload.text.frozen import FrozenModule, SharedBuilder
+from coterie.workload.text.frozen import AdaptedModule, SharedBuilder
 from coterie.workload.text.lora import apply_lora, describe_adapted, draw_lora, lora_config
 from coterie.workload.text.tokens import Reading
 
@@ -47,7 +47,7 @@ POOLINGS = ("mean", "cls")
 _TOKENS = 2**14
 
 
-class TextEncoder(FrozenModule):
+class TextEncoder(AdaptedModule):
     """Frozen transformer, low-rank adapters in it, pooling over tokens, one fused linear head.
 
     ``forward`` takes token numbers and masks and returns (rows, n_outputs), in float32 (float64 for a base of that
@@ -87,9 +87,18 @@ class TextEncoder(FrozenModule):
             self._refuse_stacking()
             return self.head(self._pooled(batch))
         if torch.is_grad_enabled() or not len(input_ids):
-            return self.head(self._pooled(_trimmed(batch)))
+            return self.one_pass(batch)
         rows = _TOKENS // input_ids.shape[1]
         return self.head(in_pieces(batch, lambda piece: self._pooled(_trimmed(piece)), rows))
+
+    @property
+    def transformer(self) -> Any:
+        """The model of transformers, with its adapters."""
+        return self.base
+
+    def one_pass(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """(rows, n_outputs) of rows that go through the model together, cut to the longest of them."""
+        return self.head(self._pooled(_trimmed(batch)))
 
     def encode(self, texts: Any) -> dict[str, Tensor]:
         """Inputs of the model from texts, or pairs of texts; as in training; for ``Predictor.predict``."""
@@ -130,7 +139,7 @@ def draw(model: TextEncoder) -> None:
     model.draw()
 
 
-def _trimmed(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def _trimmed(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Without the columns that are padding in every row."""
     used = batch["attention_mask"].any(0).nonzero()
     length = int(used[-1]) + 1 if len(used) else 1

@@ -84,7 +84,7 @@ def from_text(
         FallbackWarning: when gradient checkpointing or fused attention kernels of the model were switched off.
         DataWarning: when most texts are cut.
 
-    Cost: reading the model and tokenising once. Models are trained one after the other.
+    Cost: reading the model and tokenising once. Models are trained together where nothing in training is random.
 
     Example:
         >>> from transformers import BertConfig, BertModel, BertTokenizer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,6 +111,19 @@ class FrozenModule(nn.Module):
         for owner, name, tensor in held:
             owner._buffers[name] = _moved(tensor, fn)  # pyright: ignore[reportPrivateUsage]
         return self
+
+
+class AdaptedModule(FrozenModule):
+    """A frozen transformer with low-rank adapters, and whatever reads its hidden states; texts are its rows."""
+
+    @property
+    def transformer(self) -> Any:
+        """The model of transformers, with its adapters."""
+        raise NotImplementedError
+
+    def one_pass(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """(rows, n_outputs) of a batch with ``attention_mask``, in the order of its rows, from a single pass."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)
