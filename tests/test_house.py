@@ -75,7 +75,7 @@ LIMITS = {
     "functions over 50 lines": 0,
 }
 #: most names that all rooms together list in ``__all__``; goes down, or up with a reason
-MOST_PUBLIC_NAMES = 180
+MOST_PUBLIC_NAMES = 182
 #: most files and functions that the main job on four tasks executes; meant to come down to 90 and 600. 20 functions
 #: more than before since recipes have schedules, clipping, averages and weights, each of which is asked for once, and
 #: three files more for metrics, which are asked whether there are any
