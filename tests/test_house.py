@@ -32,6 +32,7 @@ ORDER = (
     "pipeline",
     "cli",
     "study",
+    "sklearn",
     "truth",
     "diffusion",
     "adapters",
