@@ -1,8 +1,8 @@
 """Random forests for many targets: which of them should share a forest.
 
-Ten digits and six other questions about a picture are tasks of one data set; some labels are missing. A forest that
-answers several questions splits its trees for all of them at once: that helps where questions are alike, and costs where
-they are not. `fit` compares groups on rows that it sets aside, and says whether more than one forest is worth it.
+Seven questions about a picture are tasks of one data set; some labels are missing. A forest that answers several
+questions splits its trees for all of them at once, which helps where they are alike and costs where they are not. `fit`
+compares groups on rows that it sets aside, and says whether more than one forest is worth it.
 """
 
 import numpy as np
