@@ -28,6 +28,8 @@ Floats = NDArray[np.float64]
 
 #: rows below which nothing is compared: a fifth of them would judge, and ten examples tell no groups apart
 LEAST_ROWS = 50
+#: shares of the rows for training, for the choice of groups, and for the last judgement: those of workloads
+FRACTIONS = (0.6, 0.2, 0.2)
 #: what a probability is at least, where a class was not seen in training: log losses stay finite
 _FLOOR = 1e-6
 
@@ -45,7 +47,6 @@ class _GroupedTasks(BaseEstimator):
         method: str | None = None,
         recipe: Recipe | None = None,
         hidden: Sequence[int] = (64, 32),
-        fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
         random_state: Any = None,
     ) -> None:
         self.estimator = estimator
@@ -55,7 +56,6 @@ class _GroupedTasks(BaseEstimator):
         self.method = method
         self.recipe = recipe
         self.hidden = hidden
-        self.fractions = fractions
         self.random_state = random_state
 
     def __sklearn_tags__(self) -> Any:
@@ -122,7 +122,7 @@ class _GroupedTasks(BaseEstimator):
         seed = self._seed % 2**16
         if self.estimator is None:
             source: Any = from_arrays(
-                x, labels, tasks=tasks, recipe=self.recipe, hidden=tuple(self.hidden), split=self.fractions, seed=seed
+                x, labels, tasks=tasks, recipe=self.recipe, hidden=tuple(self.hidden), split=FRACTIONS, seed=seed
             )
         else:
             source = self._trainer(x, labels)
@@ -136,7 +136,7 @@ class _GroupedTasks(BaseEstimator):
         """Fits copies to some tasks on one part of the rows and judges them on two others."""
         names = self.task_names_
         parts = np.random.default_rng(self._seed).permutation(len(x))
-        ends = np.cumsum([round(share * len(x)) for share in self.fractions[:2]])
+        ends = np.cumsum([round(share * len(x)) for share in FRACTIONS[:2]])
         training, validation, test = np.split(parts, ends)
 
         self._complete(labels[training], range(len(names)))  # one model for all tasks is always a candidate
@@ -217,6 +217,9 @@ def _column(found: Any, place: int, tasks: int) -> Any:
 class GroupedTasksClassifier(ClassifierMixin, _GroupedTasks):
     """Classifiers for many tasks, of which those that help each other share a model.
 
+    A fifth of the rows chooses groups and another fifth judges them. Networks that serve are those of the comparison;
+    copies of an estimator are fitted again to all rows.
+
     Args:
         estimator: a scikit-learn classifier that takes several outputs (forests, trees, nearest neighbours,
             ``MLPClassifier`` for binary tasks, a pipeline of these), of which each group gets a copy; a group is fitted
@@ -227,8 +230,6 @@ class GroupedTasksClassifier(ClassifierMixin, _GroupedTasks):
         method: estimator of affinities; None for the default of :func:`coterie.run`.
         recipe: how networks are trained; None takes the default.
         hidden: widths of their hidden layers.
-        fractions: shares of the rows for training, for the choice of groups, and for the last judgement. Networks that
-            serve are those of the comparison; copies of an estimator are fitted again to all rows.
         random_state: seed of everything random; a number for the same result each time.
 
     Attributes:
