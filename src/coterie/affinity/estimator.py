@@ -53,9 +53,11 @@ class Estimator(ABC):
 
     Attributes:
         needs_workload: False for a method to which the losses of runs are enough, so that any trainer will do.
+        needs_one_output: True for a method that explains or fits one number a task, or one a class.
     """
 
     needs_workload: ClassVar[bool] = True
+    needs_one_output: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Let `estimate` be called, and be written, as before there was a context."""
@@ -109,7 +111,7 @@ class Estimator(ABC):
         return dict(vars(self))
 
     def check_source(self, source: object) -> None:
-        """Refuse a trainer that cannot do what the method needs.
+        """Refuse a trainer, or losses, that cannot do what the method needs.
 
         Raises:
             SettingError: saying which methods are left.
@@ -119,6 +121,12 @@ class Estimator(ABC):
                 f"Parameter `method`={self.name!r} needs a torch workload: it looks at models and gradients, and "
                 f"{source!r} only reports losses. Take 'kernel-surrogate' or 'linear-surrogate', or bring the model "
                 "and the data with coterie.from_arrays."
+            )
+        several = [t.name for t in source.tasks if t.loss.outputs > 1] if isinstance(source, Workload) else []
+        if self.needs_one_output and several:
+            raise SettingError(
+                f"Parameter `method`={self.name!r} looks at one output a task, and the loss of {several[0]!r} reads "
+                "several. Take 'fused', 'secants', a gradient score such as 'tag', or 'kernel-surrogate'."
             )
 
 

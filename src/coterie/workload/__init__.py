@@ -11,14 +11,20 @@ from coterie.workload.recipe import Recipe
 from coterie.workload.task import Task
 from coterie.workload.text.from_text import from_text
 from coterie.workload.text.tokens import encode_text
+from coterie.workload.torch_losses import FocalLoss, GaussianLoss, QuantileLoss, SmoothedLoss, TorchLoss
 from coterie.workload.validate import validate
 from coterie.workload.workload import Split, Workload
 
 __all__ = [
+    "FocalLoss",
+    "GaussianLoss",
     "MarginLoss",
+    "QuantileLoss",
     "Recipe",
+    "SmoothedLoss",
     "Split",
     "Task",
+    "TorchLoss",
     "Workload",
     "encode_text",
     "from_arrays",

@@ -34,6 +34,8 @@ class MarginLoss(ABC):
     discrete: bool = False
     #: whether the model returns one output a class; such tasks need ``Task(classes=...)``
     per_class: bool = False
+    #: numbers that the model returns for a task, where they are not one a class
+    outputs: int = 1
     #: whether targets are brought to mean 0 and standard deviation 1, and predictions back; None: where predictions are
     #: the outputs themselves, so that both are in the units of the labels, and labels have more than two values
     standardize: bool | None = None
@@ -62,6 +64,10 @@ class MarginLoss(ABC):
     @abstractmethod
     def predict(self, outputs: Tensor) -> Tensor:
         """What is served: (...) for one output, (..., classes) for several."""
+
+    def point(self, predictions: Tensor) -> Tensor:
+        """One number, or the probabilities of the classes, of each prediction: what metrics look at."""
+        return predictions
 
     def curvature(self, margin: Tensor, labels: Tensor) -> Tensor:
         """Second derivative for quadratic models of the loss; where it is 0, that of the loss averaged over a unit.

@@ -99,7 +99,7 @@ class Task:
     @property
     def width(self) -> int:
         """Number of model outputs that the task reads."""
-        return self.classes or 1 if self.loss.per_class else 1
+        return self.classes or 1 if self.loss.per_class else self.loss.outputs
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description."""

@@ -101,6 +101,7 @@ class Attribution(SingleTaskScore):
         'attribution'
     """
 
+    needs_one_output: ClassVar[bool] = True
     measured: ClassVar[str] = "attribution"
     stage: ClassVar[str] = "similarity of attributions"
 

@@ -54,7 +54,7 @@ def label_columns(workload: Workload, rows: Tensor) -> tuple[Tensor, list[int]]:
             classes = torch.arange(task.width, device=labels.device)
             is_class = (own[:, None] == classes).double()
             parts.append(torch.where(torch.isnan(own)[:, None], torch.nan, is_class))
-        owner += [index] * task.width
+        owner += [index] * (task.width if task.loss.per_class else 1)
     return torch.cat(parts, 1), owner
 
 

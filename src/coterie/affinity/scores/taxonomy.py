@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,6 +114,8 @@ class Taxonomy(Estimator):
         >>> Taxonomy(ridge=0.1).name
         'taxonomy'
     """
+
+    needs_one_output: ClassVar[bool] = True
 
     ridge: float = 0.01
 
