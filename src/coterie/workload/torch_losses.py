@@ -16,6 +16,7 @@ from torch.func import grad
 from torch.nn.functional import softplus
 
 from coterie._check import is_number, whole_number
+from coterie._surface import known_arguments
 from coterie.errors import SettingError, WorkloadError
 from coterie.workload.losses import MarginLoss
 
@@ -25,6 +26,7 @@ _SMOOTH = 1e-3
 _STEPS = 100
 
 
+@known_arguments
 class TorchLoss(MarginLoss):
     """A loss from a function of outputs and labels. Lower is better.
 
@@ -153,6 +155,7 @@ class TorchLoss(MarginLoss):
             return float(self._losses(best.expand(len(labels), -1), labels).mean())
 
 
+@known_arguments
 class QuantileLoss(TorchLoss):
     """Mean pinball loss of several quantiles, one output each.
 
@@ -192,6 +195,7 @@ class QuantileLoss(TorchLoss):
         return predictions[..., len(self.levels) // 2]
 
 
+@known_arguments
 class GaussianLoss(TorchLoss):
     """Negative log-likelihood of a normal distribution with its own mean and standard deviation for each row.
 
@@ -234,6 +238,7 @@ class GaussianLoss(TorchLoss):
         return predictions[..., 0]
 
 
+@known_arguments
 class FocalLoss(TorchLoss):
     """Focal loss of a binary task: the log loss times how far the right class is from certain, to a power.
 
@@ -260,6 +265,7 @@ class FocalLoss(TorchLoss):
         return torch.sigmoid(-towards) ** self.gamma * softplus(-towards)
 
 
+@known_arguments
 class SmoothedLoss(TorchLoss):
     """Cross-entropy of classes with smoothed labels: a share of each label is spread evenly over all classes.
 
