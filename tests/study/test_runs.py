@@ -5,11 +5,11 @@ from types import SimpleNamespace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coterie.study.runs import Wish, derive_runs, entry, told_runs
+from coterie.study.runs import RunLog, Wish, entry, told_runs
 from coterie.study.settings import StudySettings
 
 SETTINGS = StudySettings(("a", "b", "c"))
-NONE = SimpleNamespace(name="RUNNING")
+NONE, COMPLETE = SimpleNamespace(name="RUNNING"), SimpleNamespace(name="COMPLETE")
 
 fresh = st.builds(
     Wish,
@@ -21,6 +21,36 @@ fresh = st.builds(
 
 def trial(number, wishes, *, added=False, state=NONE):
     return SimpleNamespace(number=number, state=state, user_attrs={}, system_attrs=entry(wishes, "t", added=added))
+
+
+def derive_runs(trials, settings):
+    """What one reading of all entries gives."""
+    return RunLog(settings).read(trials)
+
+
+def details(runs):
+    """All of some runs, also what does not count when they are compared."""
+    return [vars(run) for run in runs]
+
+
+@given(st.lists(st.tuples(st.lists(fresh, min_size=1, max_size=4), st.integers(0, 3)), max_size=12), st.data())
+def test_reading_again_and_again_gives_what_one_reading_gives(lists, data):
+    """Entries come and end in any order between the readings."""
+    log = RunLog(SETTINGS)
+    trials = [trial(number, wishes) for number, (wishes, _) in enumerate(lists)]
+    for now in range(4):
+        for one, (_, end) in zip(trials, lists, strict=True):
+            if end <= now and one.number < len(lists) - 3 + now:
+                one.state, one.user_attrs = COMPLETE, {"result": {"losses": {"a": (float(one.number), 0.0)}}}
+        cut = data.draw(st.integers(max(0, len(trials) - 3 + now), len(trials)))
+        assert details(log.read(trials[:cut])) == details(derive_runs(trials[:cut], SETTINGS))
+
+
+def test_a_trial_that_is_missing_makes_no_reading_wrong_for_good():
+    trials = [trial(number, [Wish((0, 1), 0, ""), Wish((1, 2), 0, "")]) for number in range(2)]
+    log = RunLog(SETTINGS)
+    assert details(log.read(trials[1:])) == details(derive_runs(trials[1:], SETTINGS))
+    assert details(log.read(trials)) == details(derive_runs(trials, SETTINGS))
 
 
 @given(st.lists(st.lists(fresh, min_size=1, max_size=4), max_size=12))

@@ -15,15 +15,18 @@ from coterie.study.runs import ASKED, FAILED_STATE, StudyRun, Wish, told_runs
 if TYPE_CHECKING:
     from coterie.study.study import Study
 
-#: runs that are chosen at a time, and wishes of one entry: so many workers may ask at the same moment and each gets
-#: another subset
+#: fewest runs that are chosen at a time, and wishes of one entry: so many workers may ask at the same moment and each
+#: gets another subset
 CHOSEN, WISHES_OF_ONE = 8, 16
-#: what was chosen serves until this share of the runs is new
+#: what was chosen serves until this share of the runs is new, and as many are chosen
 _NEW = 0.1
 #: names of the study's attributes: what was chosen last, the choice that fresh seeds judge, and who is choosing
 ADVICE, CONFIRMATION, CHOOSING = "coterie:advice", "coterie:confirmation", "coterie:choosing"
 #: seconds in which a worker that chooses is done; the others use what was chosen before
 _CHOOSING_TIME = 60.0
+#: seconds that a worker waits for the one that chooses when nothing is left of what was chosen before; that one may
+#: have been killed. And seconds after which it looks again
+_PATIENCE, _LOOK = 15.0, 0.2
 
 
 @dataclass(frozen=True)
@@ -44,19 +47,28 @@ class Advice:
 def advise(study: Study, runs: Sequence[StudyRun]) -> Advice:
     """The runs to do next, chosen now or by a worker a short time ago.
 
+    One worker chooses at a time: to choose takes a second and more, and as many results as workers would be one.
+
     Args:
         study: whose runs.
         runs: all runs so far, whatever became of them.
     """
-    taken = {(study.settings.numbers(run.tasks), run.seed, run.variant) for run in runs}
-    known = study.optuna_study.user_attrs
-    told, before = len(told_runs(runs)), known.get(ADVICE)
-    if before is not None:
+    begin = time.monotonic()
+    while True:
+        taken = {(study.settings.numbers(run.tasks), run.seed, run.variant) for run in runs}
+        known = study.optuna_study.user_attrs
+        told, before = len(told_runs(runs)), known.get(ADVICE)
+        if before is None:
+            break
         wishes = [wish for wish in map(Wish.unpack, before["wishes"]) if _key(wish) not in taken]
         young = told - before["told"] < max(1, _NEW * told)
         others = time.time() - known.get(CHOOSING, 0.0) < _CHOOSING_TIME
         if (young or others) and (wishes or before["enough"]):
             return _with_spare(study, wishes, runs, taken, Advice((), before["enough"], before["why"]))
+        if not others or time.monotonic() - begin > _PATIENCE:
+            break
+        time.sleep(_LOOK)
+        runs = study.runs
     study.optuna_study.set_user_attr(CHOOSING, time.time())
     try:
         found = _choose(study, runs, known.get(CONFIRMATION))
@@ -87,7 +99,7 @@ def _choose(study: Study, runs: Sequence[StudyRun], confirmation: Any) -> Advice
     try:
         found = next_runs(
             study.results(),
-            CHOSEN,
+            max(CHOSEN, round(_NEW * len(told_runs(runs)))),
             aim=study.aim(),
             seed=study.settings.seed,
             confirmation=written,
@@ -105,8 +117,8 @@ def _with_spare(
     study: Study, wishes: Sequence[Wish], runs: Sequence[StudyRun], taken: set[tuple[Any, ...]], advice: Advice
 ) -> Advice:
     """Advice with random subsets after what was chosen, for workers that ask at the same moment."""
-    found, there = list(wishes), taken | set(map(_key, wishes))
-    for wish in _spare(study, runs):
+    found, there = list(wishes[:WISHES_OF_ONE]), taken | set(map(_key, wishes))
+    for wish in _spare(study, runs) if len(found) < WISHES_OF_ONE else ():
         if len(found) >= WISHES_OF_ONE:
             break
         if _key(wish) not in there:

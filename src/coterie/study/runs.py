@@ -122,40 +122,79 @@ def token_of(trial: Any) -> str | None:
     return trial.system_attrs.get(WISHES, {}).get("token")
 
 
-def derive_runs(trials: Sequence[Any], settings: StudySettings) -> list[StudyRun]:
-    """The run that each Optuna trial stands for; trials of others are left out.
+@dataclass(frozen=True)
+class _Kept:
+    """What is known of the first entries for good.
+
+    Attributes:
+        granted: number of a trial -> the run that it stands for.
+        taken: runs that nobody gets any more.
+        again: numbers of runs that were asked for again.
+        ended: the runs whose trials are finished, which nothing changes any more.
+    """
+
+    granted: Mapping[int, Wish] = field(default_factory=dict)
+    taken: frozenset[tuple[Any, ...]] = frozenset()
+    again: frozenset[int] = frozenset()
+    ended: Mapping[int, StudyRun] = field(default_factory=dict)
+
+
+class RunLog:
+    """Reads the entries of a study again and again, and derives of each read only what is new.
 
     Args:
-        trials: all trials of the study.
         settings: of the study.
     """
-    taken: dict[tuple[Any, ...], int] = {}
-    again: set[int] = set()
-    found: dict[int, StudyRun] = {}
-    for trial in sorted(trials, key=lambda trial: trial.number):
-        data = trial.system_attrs.get(WISHES)
-        if data is None:
-            continue
-        wish = _granted([Wish.unpack(one) for one in data["runs"]], taken, again, added=bool(data.get("added")))
-        if wish.again is not None:
-            again.add(wish.again)
-            first = found[wish.again]
-            wish = Wish(settings.numbers(first.tasks), first.seed, first.variant, wish.again)
-        elif wish.seed is not None:
-            taken.setdefault((wish.tasks, wish.seed, wish.variant), trial.number)
-        found[trial.number] = _record(trial, wish, settings, data)
-    return list(found.values())
+
+    def __init__(self, settings: StudySettings) -> None:
+        self.settings, self._kept = settings, _Kept()
+
+    def read(self, trials: Sequence[Any]) -> list[StudyRun]:
+        """The run that each Optuna trial stands for; trials of others are left out.
+
+        Args:
+            trials: all trials of the study.
+        """
+        trials = sorted(trials, key=lambda trial: trial.number)
+        whole = [trial.number for trial in trials] == list(range(len(trials)))
+        kept = self._kept if whole else _Kept()  # what an entry stands for hangs on all before it
+        granted, taken, again, ended = dict(kept.granted), set(kept.taken), set(kept.again), dict(kept.ended)
+        found: list[StudyRun] = []
+        for trial in trials:
+            number, data = trial.number, trial.system_attrs.get(WISHES)
+            if data is None:
+                continue
+            if number not in granted:
+                granted[number] = _granted(data, granted, taken, again)
+            run = ended.get(number) or _record(trial, granted[number], self.settings, data)
+            if trial.state.name not in ("RUNNING", "WAITING"):
+                ended[number] = run
+            found.append(run)
+        if whole:  # one assignment, so that threads that read at the same time do no harm
+            self._kept = _Kept(granted, frozenset(taken), frozenset(again), ended)
+        return found
 
 
-def _granted(wishes: Sequence[Wish], taken: Mapping[tuple[Any, ...], int], again: set[int], *, added: bool) -> Wish:
+def _granted(data: Mapping[str, Any], before: Mapping[int, Wish], taken: set[tuple[Any, ...]], again: set[int]) -> Wish:
+    """The run that a new entry stands for, which nobody gets any more from here on."""
+    wish = _first_free(data["runs"], taken, again, added=bool(data.get("added")))
+    if wish.again is not None:
+        again.add(wish.again)
+        first = before[wish.again]
+        return Wish(first.tasks, first.seed, first.variant, wish.again)
+    if wish.seed is not None:
+        taken.add((wish.tasks, wish.seed, wish.variant))
+    return wish
+
+
+def _first_free(packed: Sequence[Any], taken: set[tuple[Any, ...]], again: set[int], *, added: bool) -> Wish:
     """The first wish that nobody has; when all are taken, the last one's tasks with a seed that nobody has."""
-    if added:
-        return wishes[0]
-    for wish in wishes:
+    for one in packed:
+        wish = Wish.unpack(one)
         free = wish.again not in again if wish.again is not None else (wish.tasks, wish.seed, wish.variant) not in taken
-        if free:
+        if free or added:
             return wish
-    last = next(wish for wish in reversed(wishes) if wish.again is None)
+    last = next(wish for wish in map(Wish.unpack, reversed(packed)) if wish.again is None)
     seed = last.seed or 0
     while (last.tasks, seed, last.variant) in taken:
         seed += 1

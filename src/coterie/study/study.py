@@ -23,10 +23,10 @@ from coterie.study.runs import (
     GIVEN_BACK,
     RESULT,
     TOLD,
+    RunLog,
     StudyRun,
     Wish,
     count_of,
-    derive_runs,
     entry,
     lost_runs,
     root_of,
@@ -64,6 +64,7 @@ class Study:
     def __init__(self, optuna_study: optuna.Study, settings: StudySettings, place: str) -> None:
         self.optuna_study, self.settings, self.place = optuna_study, settings, place
         self.name: str = optuna_study.study_name
+        self._log = RunLog(settings)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -78,7 +79,7 @@ class Study:
     @property
     def runs(self) -> tuple[StudyRun, ...]:
         """All runs, in the order in which they were asked for or added."""
-        return tuple(derive_runs(self._trials(), self.settings))
+        return tuple(self._log.read(self._trials()))
 
     def __repr__(self) -> str:
         runs = self.runs
