@@ -8,8 +8,9 @@ import pytest
 from reference.forked import Scripts
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.py"))
-#: three processes that import torch; the fast tests run on such clusters in tests/pipeline/test_cluster.py
-LARGE = {"dask_cluster.py"}
+#: three processes that import torch, and an encoder of 22 million numbers; the fast tests run on such clusters in
+#: tests/pipeline/test_cluster.py, and train adapters on rows of their own in tests/training/test_shared_base.py
+LARGE = {"dask_cluster.py", "mixture_lora.py"}
 #: packages that take seconds to be imported, which several examples can share
 HEAVY = ("accelerate", "diffusers", "lightning", "peft", "torch_geometric", "transformers")
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from coterie import Context
-from coterie.errors import FallbackWarning, ResourceError
+from coterie.errors import FallbackWarning, ResourceError, SettingError
 from coterie.training import fit, plan_adapters
 from coterie.training.job import Job
 from coterie.training.kept_states import KeptStates
@@ -51,7 +51,7 @@ def upper(*layers, **more):
     return {"r": 2, "target_modules": ["query", "value"], "layers_to_transform": [*layers], **more}
 
 
-def make(lora=None, *, layers=3, recipe=RECIPE, table=False, **changes):
+def make(lora=None, *, layers=3, recipe=RECIPE, table=False, dtype=torch.float32, **changes):
     tasks = tiny_text.tasks(24)
     if table:
         texts = tiny_text.sentences(60)
@@ -61,7 +61,7 @@ def make(lora=None, *, layers=3, recipe=RECIPE, table=False, **changes):
         labels = y.T.astype(float)
         labels[np.random.default_rng(0).random(labels.shape) < 0.4] = np.nan
         tasks = (texts, labels)
-    model = tiny_text.model(num_hidden_layers=layers, **changes)
+    model = tiny_text.model(num_hidden_layers=layers, **changes).to(dtype)
     return from_text(
         tasks, model, tiny_text.tokenizer(), lora=lora or upper(2), max_length=20, recipe=recipe, name="tiny"
     )
@@ -127,6 +127,15 @@ def test_together_as_one_after_the_other(case):
     assert_same(fit(workload, started), [fit_one(workload, job) for job in started])
 
 
+def test_in_double_precision_they_are_equal_to_ten_digits():
+    workload = make(dtype=torch.float64)
+    for a, b in zip(fit(workload, JOBS[:3]), [fit_one(workload, job) for job in JOBS[:3]], strict=True):
+        np.testing.assert_allclose(a.history, b.history, rtol=1e-10)
+        np.testing.assert_allclose(a.test, b.test, rtol=1e-10)
+        for name, value in a.state.items():
+            torch.testing.assert_close(value, b.state[name], rtol=1e-7, atol=1e-9)
+
+
 def test_balanced_losses_and_unequal_companions(work):
     jobs = [Job((0, 1), 0, balancing="uncertainty"), Job((1, 2, 3), 1, balancing="uncertainty"), Job((0, 1), 0)]
     jobs.append(Job((0, 3), 1, balancing="equal"))
@@ -134,6 +143,20 @@ def test_balanced_losses_and_unequal_companions(work):
     assert_same(together, [fit_one(work, job) for job in jobs])
     other = fit(work, [jobs[2], Job((3,), 7)], backend="population")[0]
     assert_same([other], [together[2]])
+
+
+def test_layers_that_return_more_than_hidden_states():
+    from transformers import DebertaV2Config, DebertaV2Model
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}
+    quiet = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "initializer_range": 0.3}
+    torch.manual_seed(0)
+    model = DebertaV2Model(DebertaV2Config(vocab_size=25, relative_attention=True, **sizes, **quiet))
+    lora = upper(1, 2, target_modules=["query_proj"])
+    workload = from_text(tiny_text.tasks(24), model, tiny_text.tokenizer(), lora=lora, max_length=20, recipe=RECIPE)
+    assert plan_adapters(workload).lowest == 1
+    jobs = [Job((0,), 0, max_steps=3), Job((1, 2), 1, max_steps=3)]
+    assert_same(fit(workload, jobs), [fit_one(workload, job) for job in jobs])
 
 
 def test_causal_models():
@@ -274,3 +297,23 @@ def test_states_of_half_precision_on_disk(monkeypatch, tmp_path):
     kept.put(torch.tensor([0]), hidden)
     assert torch.equal(kept.take(torch.tensor([0]), 2), hidden[:, :2])
     assert torch.equal(kept.take(torch.tensor([0]), 3)[0, 2], hidden[0, 1])
+
+
+def test_runs_on_rows_of_their_own(work):
+    """Mixtures: each run has its own rows, some of them twice."""
+    train = [work.rows_of([task], "train").tolist() for task in range(4)]
+    every, subset = [row for rows in train for row in rows], (0, 1, 2, 3)
+    jobs = [
+        Job(subset, 0, rows=(*train[0], *train[1][:4], *train[1][:4])),
+        Job(subset, 1, rows=tuple(train[3][:9])),
+        Job(subset, 2, rows=tuple(every)),
+    ]
+    assert_same(fit(work, jobs), [fit_one(work, job) for job in jobs])
+    assert jobs[0] != replace(jobs[0], rows=None)
+    seen = fit_one(work, jobs[1]).state
+    untouched = work.build_model(1).state_dict()
+    head = slice(0, work.columns[3].start)
+    # without rows a task has no gradient: what is left is the decay of weights
+    torch.testing.assert_close(seen["head.bias"][head], untouched["head.bias"][head], rtol=1e-2, atol=0)
+    with pytest.raises(SettingError, match="`rows` of a job"):
+        fit(work, [Job((0,), 0, rows=(train[1][0],))])

@@ -115,6 +115,8 @@ class Job:
             :class:`coterie.balancing.Balancing` with options. ``"equal"`` is the mean of the tasks' mean losses. None
             is the mean over all labels in the batch, in which a task counts as much as it has labels. A job of one task
             has nothing to balance, so that its balancing becomes None.
+        rows: numbers of the rows that are trained on, each as often as it is named, as for a mixture of data sets; None
+            means the training rows with a label of the subset, once each. Only these may be named.
 
     Raises:
         SettingError: when a value is out of range.
@@ -135,6 +137,7 @@ class Job:
     early_stopping: bool = True
     checks: bool = True
     balancing: Balancing | None = None
+    rows: tuple[int, ...] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         subset = tuple(sorted(whole_number(task, "subset", low=0) for task in self.subset))
@@ -151,6 +154,8 @@ class Job:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, whole_number(value, name, low=0))
+        if self.rows is not None:
+            object.__setattr__(self, "rows", tuple(whole_number(row, "rows", low=0) for row in self.rows))
         if self.max_steps is not None and self.max_steps < 0:
             raise SettingError(f"Parameter `max_steps` of a job should be at least 0. Found {self.max_steps}.")
         if not self.checks and (self.early_stopping or self.stop_below is not None):
@@ -168,7 +173,7 @@ class Job:
     @property
     def _key(self) -> tuple[object, ...]:
         limits = (self.max_steps, self.stop_below, self.early_stopping, self.checks)
-        return (self.subset, self.seed, self.order_seed, *limits, self.balancing)
+        return (self.subset, self.seed, self.order_seed, *limits, self.balancing, self.rows)
 
     @property
     def order(self) -> int:
@@ -240,6 +245,8 @@ class Schedule:
                     f"No label in the {part} part for {job.describe(workload)}. "
                     "Leave these tasks out, or split the data so that each task has labels in every part."
                 )
+        if job.rows is not None:
+            rows = _chosen(job.rows, rows)
         recipe = workload.recipe
         if job.balancing is not None and recipe.accumulate > 1:
             raise SettingError(
@@ -256,6 +263,19 @@ class Schedule:
     def tasks(self) -> list[int]:
         """Numbers of the subset's tasks, as a list for indexing."""
         return list(self.job.subset)
+
+
+def _chosen(wanted: Sequence[int], known: Tensor) -> Tensor:
+    """The rows that a job names, all of which are among those that it may train on."""
+    rows = torch.tensor(wanted, dtype=torch.int64)
+    odd = rows[~torch.isin(rows, known)]
+    if len(odd) or not len(rows):
+        raise SettingError(
+            "Parameter `rows` of a job should name training rows with a label of its subset, at least one. Found "
+            f"{odd[:5].tolist() if len(odd) else 'none'}. The likely cause is rows of the validation or test part, or "
+            "numbers that count within one data set: `workload.split.train` has those of the workload."
+        )
+    return rows
 
 
 def diverged(workload: Workload, job: Job, step: int, what: str, position: int | None = None) -> ModelError:

@@ -29,7 +29,7 @@ from coterie.workload.workload import Workload
 #: tokens of a piece; on a CPU 512 to 2048 were as fast, 8192 slower by two fifths; on a GPU, so many that it is busy
 _TOKENS = {"cpu": 2**11, "other": 2**15}
 #: tokens that go through the layers below the lowest adapter at once
-_TOKENS_BELOW = 2**12
+_TOKENS_BELOW = 2**11
 #: kept states, a piece and the members may each take one part in so many of `memory`
 _KEPT_SHARE, _PIECE_SHARE, _MEMBER_SHARE = 4, 4, 2
 #: rows by which the memory of a piece is measured

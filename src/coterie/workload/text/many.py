@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -95,18 +95,27 @@ class ManyAdapters:
     def _part(self, lower: AdaptedModule) -> None:
         """Let the one model end where the other one begins."""
         above, below = (layer_lists(model.transformer)[0][1] for model in (self._model, lower))
-        rows, own = self._pass, above[self.lowest].forward
+        rows, own, last = self._pass, above[self.lowest].forward, below[self.lowest - 1].forward
 
         def enter(*args: Any, **given: Any) -> Any:
             args, given = _with_first(args, given, rows.hidden)
             return own(*args, **given)
 
+        def end(*args: Any, **given: Any) -> Any:
+            found = last(*args, **given)
+            rows.parts = len(cast("tuple[Any, ...]", found)) if isinstance(found, tuple) else 0
+            return found
+
+        def skip(*args: Any, **given: Any) -> Any:
+            hidden = _first(args, given)
+            return (hidden, *[None] * (rows.parts - 1)) if rows.parts else hidden
+
         def reach(*args: Any, **given: Any) -> Any:
             raise _ReachedError(_first(args, given))
 
         for layer in above[: self.lowest]:
-            layer.forward = _pass_on
-        above[self.lowest].forward = enter
+            layer.forward = skip
+        above[self.lowest].forward, below[self.lowest - 1].forward = enter, end
         below[self.lowest].forward = reach
 
 
@@ -116,6 +125,8 @@ class _Pass:
     trained: Mapping[str, Tensor]
     member: Tensor
     hidden: Tensor | None
+    #: of what a layer returns, where that is a tuple
+    parts: int = 0
 
     def __init__(self) -> None:
         self.clear()
@@ -163,11 +174,6 @@ def _taken(values: Tensor, member: Tensor) -> Tensor:
     """The entries of some members; gradients are added up in the same order every time."""
     # on a GPU the sum of index_select has no fixed order, that of an index has; on a CPU it is the other way round
     return values.index_select(0, member) if values.device.type == "cpu" else values[member]
-
-
-def _pass_on(*args: Any, **given: Any) -> Any:
-    """In the place of a layer whose work is done."""
-    return _first(args, given)
 
 
 def _first(args: tuple[Any, ...], given: Mapping[str, Any]) -> Tensor:
