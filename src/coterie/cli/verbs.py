@@ -24,6 +24,8 @@ VERBS = {
     "study": "coterie.study.command:app",
     "diffusion": "coterie.diffusion.command:diffusion",
     "report": "coterie.cli.report:report",
+    "serve": "coterie.cli.serve:serve",
+    "export": "coterie.cli.serve:export",
     "plan": "coterie.cli.plan:plan",
 }
 #: key of a result that an extension wrote -> what writes its page again, called with the run's directory and the page

@@ -126,6 +126,43 @@ class Predictor:
                 columns.update({f"{name}={c}": values[:, c] for c in range(values.shape[1])})
         return pandas.DataFrame(columns, index=getattr(x, "index", None) if hasattr(x, "columns") else None)
 
+    def export(self, path: str | Path, format: str = "onnx") -> Path:
+        """Write all group models as one file that serves without this library.
+
+        What is in it: standardisation of the inputs, every group model, and predictions as :meth:`predict` gives them,
+        one output a task, named like it (``torch.export`` has a tuple in the order of :attr:`tasks`). Any number of
+        rows goes in. Standardised inputs are float64, as `predict` reads them: large values keep their digits.
+
+        Args:
+            path: the file.
+            format: ``"onnx"`` (extra ``onnx``; for onnxruntime and others) or ``"torch.export"``, which
+                ``torch.export.load`` reads. Tasks, inputs and groups stand in the file's metadata, ``coterie`` or
+                ``coterie.json``.
+
+        Raises:
+            SettingError: for an unknown format, and for language models, whose tokenizer is no part of a graph.
+            ModelError: when the models cannot be traced, or the file does not answer as `predict` does, on other rows
+                than it was made with, to 1e-5 (of values above 1, relative). Then nothing is written.
+            MissingDependencyError: when ``onnx`` or ``onnxscript`` is not installed.
+
+        Cost: a few seconds. Without onnxruntime an ONNX file is not checked.
+
+        Example:
+            >>> import coterie
+            >>> x = np.random.default_rng(0).normal(size=(60, 5))
+            >>> recipe = coterie.Recipe(epochs=1)
+            >>> work = coterie.from_arrays(x, x[:, :3] > 0, hidden=(4,), recipe=recipe)
+            >>> result = coterie.run(work, groups=1, seeds=2, method="label-correlation")
+            >>> with TemporaryDirectory() as folder:
+            ...     path = load(result).export(Path(folder) / "served.pt2", "torch.export")
+            ...     served = torch.export.load(path).module()
+            >>> len(served(torch.from_numpy(x[:7])))
+            3
+        """
+        from coterie.serving.export import export
+
+        return export(self, path, format)
+
     def _outputs(self, group: int, inputs: Inputs, chunk: int) -> Tensor:
         model, rows = self.models[group], n_rows(inputs)
         first = next(iter(model.parameters()), None)
