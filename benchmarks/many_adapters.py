@@ -31,7 +31,7 @@ from coterie.training.stackable import way_of
 from coterie.workload import Workload, from_text
 
 RESULT = Path(__file__).parent / "results" / "many_adapters.json"
-RUNS, TASKS, EPOCHS, TOKENS = 16, 2, 3, 64
+RUNS, TASKS, EPOCHS, TOKENS = 16, 2, 2, 32
 #: rows of each task that train, choose and judge
 ROWS = {"train": 32, "validation": 8, "test": 8}
 #: layers of the encoder, and layers with adapters, counted from above
