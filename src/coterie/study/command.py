@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from coterie.cli.options import Debug, Json, Quiet
-from coterie.cli.session import Session, session
+from coterie.cli.session import Session
 from coterie.cli.streams import Streamed
 from coterie.errors import SettingError
-from coterie.study.typed import read_losses_file, read_names, read_pairs
+from coterie.study.create_command import create
+from coterie.study.mixtures.settings import MixtureSettings
+from coterie.study.shell import Name, Predictor, Storage, Variant, opened
+from coterie.study.typed import read_losses_file, read_names, read_pairs, read_shares
 
 if TYPE_CHECKING:
+    from coterie.study.mixtures.study import MixtureStudy
     from coterie.study.runs import StudyRun
     from coterie.study.study import Study
 
@@ -31,140 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the study.", show_default=False)]
-Storage = Annotated[
-    str | None,
-    typer.Option(
-        "--storage",
-        "-s",
-        metavar="S",
-        envvar="COTERIE_STORAGE",
-        help="Where the study is kept: a path that ends with .journal, .jsonl, .log (a journal file), .db or .sqlite "
-        "(SQLite), or the address of a database.",
-        show_default="runs/NAME/study.journal",
-    ),
-]
-Variant = Annotated[str, typer.Option("--variant", help="The way in which the subsets would be trained.")]
-Predictor = Annotated[
-    str | None,
-    typer.Option("--predictor", metavar="P", help="Which predictor of losses; the default is the best known."),
-]
-
-
-@contextmanager
-def _opened(name: str, storage: str | None, **streams: bool) -> Generator[tuple[Session, Study]]:
-    """A study that is there, and the streams of a command."""
-    with session(**streams) as s:
-        _hush()
-        from coterie.study.making import load_study
-
-        yield s, load_study(name, storage=storage)
-
-
-def _hush() -> None:
-    """Leave the messages of Optuna out: stdout and stderr have our own."""
-    from coterie.errors import require
-
-    require("optuna", extra="study", purpose="coterie study").logging.set_verbosity(30)  # warnings
-
-
-@app.command()
-def create(
-    name: Name,
-    tasks: Annotated[str, typer.Option("--tasks", metavar="A,B,C", help="Names of the tasks that can be trained on.")],
-    models: Annotated[int, typer.Option("--models", min=1, help="Largest number of models that may be served.")] = 3,
-    storage: Storage = None,
-    targets: Annotated[
-        str | None,
-        typer.Option("--targets", metavar="A,B,C", help="Names of the tasks that are measured; the same by default."),
-    ] = None,
-    maximize: Annotated[
-        str,
-        typer.Option(
-            "--maximize", metavar="all|A,B", help="Tasks whose numbers are better when larger, such as accuracies."
-        ),
-    ] = "",
-    metric: Annotated[
-        str, typer.Option("--metric", metavar="M", help="Which metric decides, where runs report several.")
-    ] = "",
-    cost_unit: Annotated[str, typer.Option("--cost-unit", help="What costs of runs are counted in.")] = "runs",
-    reask_after: Annotated[
-        float | None,
-        typer.Option(
-            "--reask-after",
-            metavar="SECONDS",
-            help="Time after which a run that was not told is asked for again.",
-            show_default="a day",
-        ),
-    ] = None,
-    zero_shot: Annotated[
-        bool, typer.Option("--zero-shot", help="Runs may report losses of tasks that they did not train on.")
-    ] = False,
-    most: Annotated[
-        int | None, typer.Option("--max-size", min=1, metavar="N", help="Most tasks that may be trained together.")
-    ] = None,
-    least: Annotated[
-        int | None, typer.Option("--min-size", min=1, metavar="N", help="Fewest tasks that may be trained together.")
-    ] = None,
-    together: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--together", metavar="A,B", help="Tasks that are all in a subset or none of them; may be repeated."
-        ),
-    ] = None,
-    apart: Annotated[
-        list[str] | None,
-        typer.Option("--apart", metavar="A,B", help="Tasks of which a subset has one at most; may be repeated."),
-    ] = None,
-    matters: Annotated[
-        float | None, typer.Option("--matters", metavar="SHARE", help="Smallest gain that is worth more models.")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the choice of runs.")] = 0,
-    load: Annotated[bool, typer.Option("--load", help="Say nothing where the same study is there already.")] = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """Make a study.
-
-    Example: [bold]coterie study create mine --tasks fever,cough,rash --models 2[/bold]
-
-    On many machines: [bold]coterie study create mine --tasks a,b,c --storage postgresql://me@host/studies[/bold]
-    """
-    with session(as_json=as_json, quiet=quiet, debug=debug) as s:
-        _hush()
-        from coterie.cli.options import given
-        from coterie.study.making import create_study
-        from coterie.study.subset_rules import SubsetRules
-
-        listed = read_names(tasks, "--tasks")
-        measured = read_names(targets, "--targets") if targets else listed
-        larger = measured if maximize == "all" else read_names(maximize, "--maximize") if maximize else []
-        ways = dict.fromkeys(measured, "minimize") | dict.fromkeys(larger, "maximize")
-        alike = set(ways.values())
-        study = create_study(
-            name,
-            tasks=listed,
-            targets=measured if targets else None,
-            models=models,
-            storage=storage,
-            direction=alike.pop() if len(alike) == 1 else ways,
-            metric=metric,
-            cost_unit=cost_unit,
-            zero_shot=zero_shot,
-            seed=seed,
-            load_if_exists=load,
-            rules=SubsetRules(
-                (least or 1, most or len(listed)) if least or most else None,
-                *([read_names(text, "--together or --apart") for text in sets or ()] for sets in (together, apart)),
-            ),
-            **given(reask_after=reask_after, matters=matters),
-        )
-        if s.as_json:
-            s.emit({"study": study.name, "storage": study.place.strip("'"), **study.settings.to_dict()})
-        else:
-            s.say(f"Study {name!r} with {len(listed)} tasks, kept in {study.place}.")
-            s.say(f"Next: coterie study ask {name}" + (f" --storage {storage}" if storage else ""))
+app.command()(create)
 
 
 @app.command()
@@ -173,14 +44,24 @@ def ask(name: Name, storage: Storage = None, as_json: Json = False, quiet: Quiet
 
     Example: [bold]coterie study ask mine --json[/bold]
     """
-    with _opened(name, storage, as_json=as_json, quiet=quiet, debug=debug) as (s, study):
+    with opened(name, storage, as_json=as_json, quiet=quiet, debug=debug) as (s, study):
         run = study.ask()
         facts: dict[str, Any] = {"study": name, "number": run.number, "tasks": list(run.tasks), "seed": run.seed}
+        facts |= {} if run.shares is None else {"mixture": dict(run.shares)}
         facts |= {"variant": run.variant, "enough": run.enough, "why": run.why}
         if s.as_json:
             s.emit(facts)
         else:
-            s.say(f"Run {run.number}: train {', '.join(run.tasks)} with seed {run.seed}. {run.why}")
+            s.say(f"Run {run.number}: train {_content(run)} with seed {run.seed}. {run.why}")
+
+
+def _content(run: StudyRun) -> str:
+    """What a run trains on, for people."""
+    if run.shares is None:
+        return ", ".join(run.tasks)
+    from coterie.study.mixtures.study import shown_shares
+
+    return shown_shares(run)
 
 
 @app.command()
@@ -193,7 +74,13 @@ def tell(
     ] = None,
     file: Annotated[
         Path | None,
-        typer.Option("--file", "-f", metavar="F", help="JSON or CSV with the losses, as commands write it."),
+        typer.Option(
+            "--file",
+            "-f",
+            metavar="F",
+            help="JSON or CSV with the losses, as commands write it; or "
+            "results of lm-evaluation-harness in a study of mixtures.",
+        ),
     ] = None,
     failed: Annotated[str | None, typer.Option("--failed", metavar="WHY", help="The run brought no losses.")] = None,
     test: Annotated[
@@ -211,14 +98,24 @@ def tell(
 
     Or why it failed: [bold]coterie study tell mine 8 --failed "out of memory"[/bold]
     """
-    with _opened(name, storage, as_json=as_json, quiet=quiet, debug=debug) as (s, study):
+    with opened(name, storage, as_json=as_json, quiet=quiet, debug=debug) as (s, study):
         if sum((bool(losses), file is not None, failed is not None)) != 1:
             raise SettingError("Give the losses as TASK=LOSS, or as --file, or say why there are none with --failed.")
         report: Any = read_pairs(losses or [], "TASK=LOSS") or None
         if file is not None:
-            report = read_losses_file(file)
+            report = _told(study, file)
         run = study.tell(number, report, failed=failed, cost=cost, test=read_pairs(test, "--test") if test else None)
         _show_run(s, study, run)
+
+
+def _told(study: Study, file: Path) -> Any:
+    """What a file says of a run."""
+    if isinstance(study.settings, MixtureSettings):
+        from coterie.study.mixtures.shell import is_harness
+
+        if is_harness(file):
+            return str(file)
+    return read_losses_file(file)
 
 
 def _show_run(s: Session, study: Study, run: StudyRun) -> None:
@@ -226,7 +123,7 @@ def _show_run(s: Session, study: Study, run: StudyRun) -> None:
         s.emit({"study": study.name, **run.to_dict()})
     else:
         shown = ", ".join(f"{task} {value:.6g}" for task, (value, _) in (run.losses or {}).items())
-        s.say(f"Run {run.number} on {', '.join(run.tasks)}: {run.state}. {run.reason or shown}")
+        s.say(f"Run {run.number} on {_content(run)}: {run.state}. {run.reason or shown}")
 
 
 @app.command()
@@ -238,6 +135,9 @@ def add(
     tasks: Annotated[
         str | None,
         typer.Option("--tasks", metavar="A,B", help="Tasks of the run; those with losses by default."),
+    ] = None,
+    mixture: Annotated[
+        str | None, typer.Option("--mixture", metavar="A=.7,B=.3", help="Shares of the run, in a study of mixtures.")
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the training, where it is known.")] = None,
     cost: Annotated[float | None, typer.Option("--cost", help="What the run took, in the unit of the study.")] = None,
@@ -251,16 +151,24 @@ def add(
 
     Example: [bold]coterie study add mine fever=0.33 cough=0.21 --seed 5[/bold]
     """
-    with _opened(name, storage, as_json=as_json, quiet=quiet, debug=debug) as (s, study):
+    with opened(name, storage, as_json=as_json, quiet=quiet, debug=debug) as (s, study):
         report = read_pairs(losses, "TASK=LOSS")
-        trained = read_names(tasks, "--tasks") if tasks else [task for task in report if task in study.tasks]
+        trained: Any = read_names(tasks, "--tasks") if tasks else [task for task in report if task in study.tasks]
+        if isinstance(study.settings, MixtureSettings):
+            trained = read_shares(mixture or "", "--mixture")
         _show_run(s, study, study.add(trained, report, seed=seed, cost=cost, variant=variant))
 
 
 @app.command("import")
 def import_table(
     name: Name,
-    table: Annotated[Path, typer.Argument(metavar="RUNS.csv", help="One row a run, one column a task.")],
+    table: Annotated[
+        Path, typer.Argument(metavar="RUNS.csv", help="One row a run, one column a task, or a source of a mixture.")
+    ],
+    metrics: Annotated[
+        Path | None, typer.Argument(metavar="METRICS.csv", help="Mixture: one row a run, one column a target.")
+    ] = None,
+    variant: Variant = "",
     storage: Storage = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -271,10 +179,15 @@ def import_table(
     A cell is empty where the task was not in the run, and `trained` where it was trained and not measured. Columns
     seed, cost and variant may be there. Rows that are in the study already are left out.
 
+    In a study of mixtures there are two tables, of ratios and of metrics.
+
     Example: [bold]coterie study import mine results.csv[/bold]
     """
-    with _opened(name, storage, as_json=as_json, quiet=quiet, debug=debug) as (s, study):
-        added = study.add_table(table)
+    with opened(name, storage, as_json=as_json, quiet=quiet, debug=debug) as (s, study):
+        if isinstance(study.settings, MixtureSettings):
+            added = cast("MixtureStudy", study).add_table(table, metrics, variant=variant)
+        else:
+            added = study.add_table(table)
         if s.as_json:
             s.emit({"study": name, "added": [run.number for run in added]})
         else:
@@ -289,7 +202,7 @@ def show(
 
     Example: [bold]coterie study show mine[/bold]
     """
-    with _opened(name, storage, as_json=as_json, quiet=quiet, debug=debug) as (s, study):
+    with opened(name, storage, as_json=as_json, quiet=quiet, debug=debug) as (s, study):
         runs = study.runs
         if s.as_json:
             s.emit({"study": name, **study.settings.to_dict(), "runs": [run.to_dict() for run in runs]})
@@ -301,7 +214,7 @@ def show(
                 run.number,
                 run.state,
                 "-" if run.seed is None else run.seed,
-                " ".join(filter(None, [", ".join(run.tasks), run.variant])),
+                " ".join(filter(None, [_content(run), run.variant])),
                 run.reason or ", ".join(f"{value:.4g}" for value, _ in (run.losses or {}).values()),
             )
             for run in runs
@@ -349,7 +262,7 @@ def run_command(
     Example: [bold]coterie study run mine --command "python train.py --tasks {tasks} --seed {seed} --out {out}"
     --runs 40 --workers 2[/bold]
     """
-    with _opened(name, storage, as_json=as_json, quiet=quiet, debug=debug) as (s, study):
+    with opened(name, storage, as_json=as_json, quiet=quiet, debug=debug) as (s, study):
         from coterie.study.optimize import optimize
         from coterie.study.storage import default_path
         from coterie.training.command import CommandTrainer
@@ -397,20 +310,22 @@ def predict(
 
     Example: [bold]coterie study predict mine subsets.csv --json[/bold]
     """
-    with _opened(name, storage, as_json=as_json, quiet=quiet, debug=debug) as (s, study):
+    with opened(name, storage, as_json=as_json, quiet=quiet, debug=debug) as (s, study):
         from coterie.study.answers import predict_table
 
-        values, errors = predict_table(study, subsets, predictor)
+        if isinstance(study.settings, MixtureSettings):
+            from coterie.study.mixtures.shell import predict_mixtures
+
+            values, errors = predict_mixtures(cast("MixtureStudy", study), subsets, predictor)
+        else:
+            values, errors = predict_table(study, subsets, predictor)
         if s.as_json:
             s.emit({"study": name, "tasks": list(study.targets), "values": values, "errors": errors})
             return
         from coterie.cli.tables import print_table
+        from coterie.study.mixtures.shell import shown_numbers
 
-        rows = [
-            [f"{v:.4g} +- {e:.2g}" if v == v else "" for v, e in zip(*pair, strict=True)]
-            for pair in zip(values.tolist(), errors.tolist(), strict=True)
-        ]
-        print_table(s.console, study.targets, rows)
+        print_table(s.console, study.targets, shown_numbers(values, errors))
 
 
 @app.command()
@@ -438,7 +353,13 @@ def recommend(
 
     Example: [bold]coterie study recommend mine --models 2[/bold]
     """
-    with _opened(name, storage, as_json=as_json, quiet=quiet, debug=debug) as (s, study):
+    with opened(name, storage, as_json=as_json, quiet=quiet, debug=debug) as (s, study):
+        if isinstance(study.settings, MixtureSettings):
+            from coterie.study.mixtures.shell import emit_recommendation
+
+            mixed = cast("MixtureStudy", study)
+            emit_recommendation(s, mixed, mixed.recommend(models=models, predictor=predictor))
+            return
         found = study.recommend(models=models, costs=costs, values=values, predictor=predictor)
         if s.as_json:
             s.emit({"study": name, **found.to_dict(study.tasks)})
@@ -448,6 +369,11 @@ def recommend(
             s.say(found.text)
             print_grouping(s.console, found.to_dict(study.tasks))
             s.say(found.reason)
+
+
+def _kind_of_report(study: Study) -> str:
+    """End of the name of a report."""
+    return "json" if isinstance(study.settings, MixtureSettings) else "html"
 
 
 @app.command()
@@ -466,10 +392,10 @@ def report(
 
     Example: [bold]coterie study report mine --out mine.html[/bold]
     """
-    with _opened(name, storage, as_json=as_json, quiet=quiet, debug=debug) as (s, study):
+    with opened(name, storage, as_json=as_json, quiet=quiet, debug=debug) as (s, study):
         from coterie.study.storage import default_path
 
-        page = study.report(out or default_path(name).with_name("study.html"))
+        page = study.report(out or default_path(name).with_name(f"study.{_kind_of_report(study)}"))
         if s.as_json:
             s.emit({"study": name, "report": str(page)})
         else:

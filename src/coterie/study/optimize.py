@@ -66,13 +66,13 @@ def _call_of(work: Any) -> Callable[[StudyRun], Any]:
 
 
 class _Function:
-    """A function of tasks and seed as one of a run."""
+    """A function of tasks, or in a study of mixtures of shares, and seed as one of a run."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
 
     def __call__(self, run: StudyRun) -> Any:
-        return self.function(run.tasks, run.seed)
+        return self.function(run.tasks if run.shares is None else dict(run.shares), run.seed)
 
 
 class _Failed:

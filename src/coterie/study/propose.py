@@ -50,17 +50,17 @@ def advise(study: Study, runs: Sequence[StudyRun]) -> Advice:
     One worker chooses at a time: to choose takes a second and more, and as many results as workers would be one.
 
     Args:
-        study: whose runs.
+        study: whose runs; what it says to choose is chosen.
         runs: all runs so far, whatever became of them.
     """
     begin = time.monotonic()
     while True:
-        taken = {(study.settings.numbers(run.tasks), run.seed, run.variant) for run in runs}
+        taken = {Wish.of(run, study.settings).key for run in runs}
         known = study.optuna_study.user_attrs
         told, before = len(told_runs(runs)), known.get(ADVICE)
         if before is None:
             break
-        wishes = [wish for wish in map(Wish.unpack, before["wishes"]) if _key(wish) not in taken]
+        wishes = [wish for wish in map(Wish.unpack, before["wishes"]) if wish.key not in taken]
         young = told - before["told"] < max(1, _NEW * told)
         others = time.time() - known.get(CHOOSING, 0.0) < _CHOOSING_TIME
         if (young or others) and (wishes or before["enough"]):
@@ -71,7 +71,7 @@ def advise(study: Study, runs: Sequence[StudyRun]) -> Advice:
         runs = study.runs
     study.optuna_study.set_user_attr(CHOOSING, time.time())
     try:
-        found = _choose(study, runs, known.get(CONFIRMATION))
+        found = study.choose(runs, known.get(CONFIRMATION))
     finally:
         study.optuna_study.set_user_attr(CHOOSING, 0.0)
     kept = {"told": told, "wishes": [wish.pack() for wish in found.wishes], "enough": found.enough, "why": found.why}
@@ -79,11 +79,7 @@ def advise(study: Study, runs: Sequence[StudyRun]) -> Advice:
     return _with_spare(study, found.wishes, runs, taken, found)
 
 
-def _key(wish: Wish) -> tuple[Any, ...]:
-    return wish.tasks, wish.seed, wish.variant
-
-
-def _choose(study: Study, runs: Sequence[StudyRun], confirmation: Any) -> Advice:
+def choose_subsets(study: Study, runs: Sequence[StudyRun], confirmation: Any) -> Advice:
     """What the design says."""
     from coterie.study.confirmation import Confirmation, WantedRun
     from coterie.study.design import design_size, next_runs
@@ -117,17 +113,17 @@ def _with_spare(
     study: Study, wishes: Sequence[Wish], runs: Sequence[StudyRun], taken: set[tuple[Any, ...]], advice: Advice
 ) -> Advice:
     """Advice with random subsets after what was chosen, for workers that ask at the same moment."""
-    found, there = list(wishes[:WISHES_OF_ONE]), taken | set(map(_key, wishes))
-    for wish in _spare(study, runs) if len(found) < WISHES_OF_ONE else ():
+    found, there = list(wishes[:WISHES_OF_ONE]), taken | {wish.key for wish in wishes}
+    for wish in study.spare(runs) if len(found) < WISHES_OF_ONE else ():
         if len(found) >= WISHES_OF_ONE:
             break
-        if _key(wish) not in there:
-            there.add(_key(wish))
+        if wish.key not in there:
+            there.add(wish.key)
             found.append(wish)
     return Advice(tuple(found), advice.enough, advice.why)
 
 
-def _spare(study: Study, runs: Sequence[StudyRun]) -> list[Wish]:
+def spare_subsets(study: Study, runs: Sequence[StudyRun]) -> list[Wish]:
     """All tasks together, every task alone, then balanced random subsets, with seeds that nobody has."""
     n, rng = len(study.tasks), np.random.default_rng([study.settings.seed, len(runs)])
     counts = np.zeros(n)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from coterie._surface import known_arguments
@@ -45,6 +45,7 @@ class StudyRun:
         since: when its worker was known to be alive, in seconds as :func:`time.time` counts them.
         why: what it was asked for.
         enough: whether runs enough were there already when it was asked for.
+        shares: source -> its share of the data, in a study of mixtures; None in others.
 
     Example:
         >>> StudyRun(("a", "b"), seed=3, number=7)
@@ -65,15 +66,19 @@ class StudyRun:
     since: float = field(default=0.0, compare=False)
     why: str = field(default="", compare=False)
     enough: bool = field(default=False, compare=False)
+    shares: Mapping[str, float] | None = None
 
     def __repr__(self) -> str:
-        shown = f"tasks={self.tasks!r}, seed={self.seed}, number={self.number}"
+        what = f"tasks={self.tasks!r}" if self.shares is None else f"shares={dict(self.shares)!r}"
+        shown = f"{what}, seed={self.seed}, number={self.number}"
         shown += f", variant={self.variant!r}" if self.variant else ""
         return f"StudyRun({shown}{'' if self.state == ASKED else f', state={self.state!r}'})"
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form."""
-        found = {"number": self.number, "tasks": list(self.tasks), "seed": self.seed, "variant": self.variant}
+        found: dict[str, Any] = {"number": self.number, "tasks": list(self.tasks)}
+        found |= {} if self.shares is None else {"mixture": dict(self.shares)}
+        found |= {"seed": self.seed, "variant": self.variant}
         found |= {
             "state": self.state,
             "losses": None if self.losses is None else {t: v for t, (v, _) in self.losses.items()},
@@ -83,18 +88,28 @@ class StudyRun:
 
 @dataclass(frozen=True)
 class Wish:
-    """A run that an entry may stand for: numbers of its tasks, a seed and a variant, or a run to be asked for again."""
+    """A run that an entry may stand for: numbers of its tasks, a seed and a variant, or a run to be asked for again.
+
+    In a study of mixtures, `shares` are those of all sources, and the tasks are the sources that have one.
+    """
 
     tasks: tuple[int, ...] = ()
     seed: int | None = None
     variant: str = ""
     again: int | None = None
+    shares: tuple[float, ...] = ()
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Equal for the same run."""
+        return self.tasks, self.seed, self.variant, self.shares
 
     def pack(self) -> list[Any]:
         """A short form for JSON."""
         if self.again is not None:
             return [self.again]
-        return [format(sum(1 << task for task in self.tasks), "x"), self.seed, self.variant]
+        mask = format(sum(1 << task for task in self.tasks), "x")
+        return [mask, self.seed, self.variant, *([list(self.shares)] if self.shares else [])]
 
     @staticmethod
     def unpack(data: Sequence[Any]) -> Wish:
@@ -103,7 +118,14 @@ class Wish:
             return Wish(again=int(data[0]))
         mask = int(data[0], 16)
         tasks = tuple(task for task in range(mask.bit_length()) if mask >> task & 1)
-        return Wish(tasks, None if data[1] is None else int(data[1]), str(data[2]))
+        shares = tuple(map(float, data[3])) if len(data) > 3 else ()
+        return Wish(tasks, None if data[1] is None else int(data[1]), str(data[2]), shares=shares)
+
+    @staticmethod
+    def of(run: StudyRun, settings: StudySettings) -> Wish:
+        """The wish that a run stands for."""
+        shares = () if run.shares is None else tuple(run.shares.get(name, 0.0) for name in settings.tasks)
+        return Wish(settings.numbers(run.tasks), run.seed, run.variant, shares=shares)
 
 
 def entry(wishes: Sequence[Wish], token: str, **facts: Any) -> dict[str, Any]:
@@ -180,10 +202,9 @@ def _granted(data: Mapping[str, Any], before: Mapping[int, Wish], taken: set[tup
     wish = _first_free(data["runs"], taken, again, added=bool(data.get("added")))
     if wish.again is not None:
         again.add(wish.again)
-        first = before[wish.again]
-        return Wish(first.tasks, first.seed, first.variant, wish.again)
+        return replace(before[wish.again], again=wish.again)
     if wish.seed is not None:
-        taken.add((wish.tasks, wish.seed, wish.variant))
+        taken.add(wish.key)
     return wish
 
 
@@ -191,14 +212,14 @@ def _first_free(packed: Sequence[Any], taken: set[tuple[Any, ...]], again: set[i
     """The first wish that nobody has; when all are taken, the last one's tasks with a seed that nobody has."""
     for one in packed:
         wish = Wish.unpack(one)
-        free = wish.again not in again if wish.again is not None else (wish.tasks, wish.seed, wish.variant) not in taken
+        free = wish.again not in again if wish.again is not None else wish.key not in taken
         if free or added:
             return wish
     last = next(wish for wish in map(Wish.unpack, reversed(packed)) if wish.again is None)
-    seed = last.seed or 0
-    while (last.tasks, seed, last.variant) in taken:
-        seed += 1
-    return Wish(last.tasks, seed, last.variant)
+    last = replace(last, seed=last.seed or 0)
+    while last.key in taken:
+        last = replace(last, seed=(last.seed or 0) + 1)
+    return last
 
 
 def _record(trial: Any, wish: Wish, settings: StudySettings, data: Mapping[str, Any]) -> StudyRun:
@@ -230,6 +251,9 @@ def _record(trial: Any, wish: Wish, settings: StudySettings, data: Mapping[str, 
         GIVEN_BACK if own.get(ALIVE) == GIVEN_BACK else max(float(data["time"]), float(own.get(ALIVE, 0.0))),
         str(data.get("why", "")),
         bool(data.get("enough")),
+        {name: share for name, share in zip(settings.tasks, wish.shares, strict=True) if share}
+        if wish.shares
+        else None,
     )
 
 
@@ -256,9 +280,13 @@ def count_of(runs: Sequence[StudyRun]) -> int:
     return sum(run.again is None and run.state != DROPPED for run in runs)
 
 
-def seen_by_optuna(tasks: Sequence[str], seed: int | None, variant: str) -> dict[str, Any]:
-    """What Optuna's tools show of a run."""
-    return {"tasks": list(tasks), "seed": seed, **({"variant": variant} if variant else {})}
+def seen_by_optuna(
+    tasks: Sequence[str], seed: int | None, variant: str, shares: Sequence[float] = ()
+) -> dict[str, Any]:
+    """What Optuna's tools show of a run; shares are those of the tasks, others are 0."""
+    kept = [share for share in shares if share]
+    what = {"mixture": dict(zip(tasks, kept, strict=True))} if kept else {"tasks": list(tasks)}
+    return {**what, "seed": seed, **({"variant": variant} if variant else {})}
 
 
 def shown_losses(run: StudyRun) -> str:

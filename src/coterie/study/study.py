@@ -13,7 +13,7 @@ from coterie._check import whole_number
 from coterie._surface import known_arguments, warn
 from coterie.errors import SettingError, StoreWarning
 from coterie.study.losses import full_report
-from coterie.study.propose import CONFIRMATION, advise
+from coterie.study.propose import CONFIRMATION, advise, choose_subsets, spare_subsets
 from coterie.study.results import Floats, Results
 from coterie.study.runs import (
     ALIVE,
@@ -138,6 +138,9 @@ class Study:
                     self._show(run)
                     return run
 
+    #: what chooses the next runs, and random ones for workers that ask at the same moment
+    choose, spare = choose_subsets, spare_subsets
+
     def _append(self, attributes: dict[str, Any], token: str, **more: Any) -> int:
         """Write a new entry; returns its number."""
         import optuna
@@ -160,7 +163,7 @@ class Study:
 
     def _show(self, run: StudyRun) -> None:
         """Say on the trial what run it stands for; nothing depends on it."""
-        self._note(run.number, "run", seen_by_optuna(run.tasks, run.seed, run.variant))
+        self._note(run.number, "run", seen_by_optuna(run.tasks, run.seed, run.variant, [*(run.shares or {}).values()]))
 
     def _note(self, number: int, key: str, value: Any) -> None:
         storage = self.optuna_study._storage
@@ -325,19 +328,15 @@ class Study:
 
     def append_told(self, wish: Wish, report: dict[str, Any]) -> int:
         """Add a finished run that was checked before, in one step; returns its number."""
-        import optuna
+        from optuna.trial import TrialState
 
-        shown = seen_by_optuna([self.tasks[task] for task in wish.tasks], wish.seed, wish.variant)
+        shown = seen_by_optuna([self.tasks[task] for task in wish.tasks], wish.seed, wish.variant, wish.shares)
         losses = {task: (value, error) for task, (value, error) in report["losses"].items()}
+        told = {"state": TrialState.COMPLETE, "value": self._value(losses)}
         token = uuid.uuid4().hex
         with reaching(self.place):
-            return self._append(
-                entry([wish], token, added=True),
-                token,
-                state=optuna.trial.TrialState.COMPLETE,
-                value=self._value(losses),
-                user_attrs={"run": shown, RESULT: report},
-            )
+            attributes = entry([wish], token, added=True)
+            return self._append(attributes, token, user_attrs={"run": shown, RESULT: report}, **told)
 
     def keep_alive(self, run: StudyRun) -> None:
         """Say that the worker of a run is alive, so that it is not asked for again."""

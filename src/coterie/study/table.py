@@ -82,7 +82,7 @@ def read_rows(table: Any, settings: StudySettings) -> list[TableRun]:
     Raises:
         SettingError: for a column that is neither a task nor known, or a cell that cannot be read, with its line.
     """
-    columns, rows, where = _cells(table)
+    columns, rows, where = read_cells(table)
     names = (*settings.tasks, *(task for task in settings.measured if task not in settings.tasks))
     _check_columns(columns, (*names, *COLUMNS), where, names)
     return [_row(line, dict(zip(columns, cells, strict=True)), names, settings, where) for line, cells in rows]
@@ -94,7 +94,7 @@ def read_subsets(table: Any, settings: StudySettings) -> tuple[NDArray[np.bool_]
     Raises:
         SettingError: see :func:`read_rows`; also for a row without tasks.
     """
-    columns, rows, where = _cells(table)
+    columns, rows, where = read_cells(table)
     names = (*settings.tasks, *(task for task in settings.measured if task not in settings.tasks))
     _check_columns(columns, (*names, *COLUMNS), where, names)
     found = np.zeros((len(rows), len(settings.tasks)), dtype=bool)
@@ -108,8 +108,15 @@ def read_subsets(table: Any, settings: StudySettings) -> tuple[NDArray[np.bool_]
     return found, variants
 
 
-def _cells(table: Any) -> tuple[list[str], list[tuple[int, list[str]]], str]:
-    """Names of the columns, the cells of each row as texts with the number of its line, and where they are from."""
+def read_cells(table: Any) -> tuple[list[str], list[tuple[int, list[str]]], str]:
+    """Names of the columns, the cells of each row as texts with the number of its line, and where they are from.
+
+    Args:
+        table: a data frame, or the path of a CSV file.
+
+    Raises:
+        SettingError: for anything else, and for a file that is no table.
+    """
     if hasattr(table, "columns") and hasattr(table, "itertuples"):
         rows = [[_text(cell) for cell in row] for row in table.itertuples(index=False)]
         return [str(name) for name in table.columns], list(enumerate(rows)), "The data frame"

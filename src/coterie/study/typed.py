@@ -16,6 +16,29 @@ def read_names(text: str, option: str) -> list[str]:
     return found
 
 
+def read_shares(text: str, option: str) -> dict[str, float]:
+    """``web=0.7,code=0.3`` as a mapping.
+
+    Example:
+        >>> read_shares("web=0.7, code=.3", "--mixture")
+        {'web': 0.7, 'code': 0.3}
+    """
+    found: dict[str, float] = {}
+    for pair in text.split(","):
+        name, mark, value = pair.strip().rpartition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            mark, number = "", 0.0
+        if not mark or not name or name in found:
+            raise SettingError(
+                f"{option} should be name=number for each name once, with commas between them, such as "
+                f"web=0.7,code=0.3. Found {pair!r:.60}."
+            )
+        found[name] = number
+    return found
+
+
 def read_pairs(pairs: list[str], option: str) -> dict[str, Any]:
     """``a=0.31 c=0.42+-0.01 d=trained`` as a mapping."""
     from coterie.study.losses import TRAINED

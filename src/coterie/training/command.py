@@ -24,7 +24,7 @@ from coterie.errors import ModelError, SettingError
 from coterie.training.trainer import PARTS, Outcome, Run, describe_run, read_tasks
 
 #: what a command is told of a run, and what it may be told
-_PLACES, _MORE = ("tasks", "seed", "out"), ("variant", "number")
+_PLACES, _MORE = ("tasks", "seed", "out"), ("variant", "number", "mixture")
 #: so many characters of what a failing command printed stand in the message
 _TAIL = 600
 Answer = TypeVar("Answer")
@@ -38,7 +38,8 @@ class CommandTrainer:
 
     Args:
         command: with the places ``{tasks}`` (names with commas between them), ``{seed}`` and ``{out}`` (the file to
-            write), and maybe ``{variant}`` and ``{number}`` of a run of a study. It is split into arguments as a shell
+            write), and maybe ``{variant}`` and ``{number}`` of a run of a study. In a study of mixtures, ``{mixture}``
+            (``web=0.7,code=0.3``) may stand for the tasks. It is split into arguments as a shell
             would, but no shell runs it: for pipes and variables give ``["bash", "-c", "..."]`` or a script.
         tasks: names of all tasks, without commas.
         timeout: seconds after which a run is ended, with all processes that it started; None waits for ever.
@@ -95,6 +96,8 @@ class CommandTrainer:
         """The command of a run, argument by argument."""
         places = {"tasks": ",".join(run.tasks), "seed": run.seed, "out": out}
         places |= {"variant": getattr(run, "variant", ""), "number": getattr(run, "number", 0)}
+        shares: Mapping[str, float] = getattr(run, "shares", None) or {}
+        places |= {"mixture": ",".join(f"{name}={share:.6g}" for name, share in shares.items())}
         return [argument.format(**places) for argument in self.command]
 
     def train(self, run: Run) -> Outcome:
@@ -192,7 +195,10 @@ def _split(command: Any) -> tuple[str, ...]:
         places = {name for part in parts for _, name, _, _ in Formatter().parse(part) if name is not None}
     except (TypeError, ValueError) as error:
         raise SettingError(f"Parameter `command` cannot be split into arguments: {error}. Found {command!r}.") from None
-    missing, unknown = set(_PLACES) - places, places - {*_PLACES, *_MORE}
+    missing, unknown = (
+        set(_PLACES) - places - ({"tasks"} if "mixture" in places else set()),
+        places - {*_PLACES, *_MORE},
+    )
     if missing or unknown or not parts:
         what = f"has no {{{min(missing)}}}" if missing else f"has {{{min(unknown)}}}, which is not known"
         raise SettingError(

@@ -222,7 +222,7 @@ def test_weights_follow_errors_and_stay_near_the_even_mean():
     errors = np.random.default_rng(12).standard_normal((3, 50, 2))
     assert np.abs(_weights(errors) - 1 / 3).max() < 0.1
     errors[2] *= 30
-    assert _weights(errors)[2] == 0
+    assert _weights(errors)[2] < 0.05
     assert _weights(errors).sum() == pytest.approx(1)
 
 

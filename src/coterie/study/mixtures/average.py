@@ -20,10 +20,9 @@ from coterie.study.mixtures.results import (
 )
 from coterie.study.results import Floats
 
-#: how much larger the mean square of errors at runs that were left out may be for weights that are more even, in shares
-#: of it for each unit of squared distance from even weights: trees see few runs when one is left out, and look worse
-#: than they are (benchmarks/mixtures.py)
-EVEN = 5.0
+#: weights are drawn to the even mean by so many times the mean square error of the best part, for each unit of squared
+#: distance: trees see few runs when one is left out, and look worse than they are (benchmarks/mixtures.py)
+EVEN = 15.0
 #: steps from 0 to 1 of the weights that are tried
 STEPS = 30
 #: predictive variances are as sure as if so many runs that were left out had confirmed them
@@ -275,5 +274,5 @@ def _weights(errors: Floats) -> Floats:
     flat = np.where(np.isfinite(errors), errors, 0.0).reshape(parts, -1)
     products = flat @ flat.T / max(flat.shape[1], 1)
     grid = np.array([row for row in product(range(STEPS + 1), repeat=parts) if sum(row) == STEPS]) / STEPS
-    even = ((grid - 1 / parts) ** 2).sum(1) * float(np.trace(products)) / parts * EVEN
+    even = EVEN * float(np.diag(products).min()) * ((grid - 1 / parts) ** 2).sum(1)
     return grid[int(np.argmin(np.einsum("ij,jk,ik->i", grid, products, grid) + even))]
