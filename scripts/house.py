@@ -82,7 +82,7 @@ def body_length(function: Function) -> int:
 
 def is_command(name: str) -> bool:
     """Whether a module holds commands of the program, whose parameters are what users type."""
-    return name.startswith("cli/") or name.endswith("/command.py")
+    return name.startswith("cli/") or name.endswith(("/command.py", "_command.py"))
 
 
 def inner_functions(files: dict[str, str]) -> Iterator[tuple[str, Function]]:
