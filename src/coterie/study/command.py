@@ -371,11 +371,6 @@ def recommend(
             s.say(found.reason)
 
 
-def _kind_of_report(study: Study) -> str:
-    """End of the name of a report."""
-    return "json" if isinstance(study.settings, MixtureSettings) else "html"
-
-
 @app.command()
 def report(
     name: Name,
@@ -388,14 +383,14 @@ def report(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Write a page about a study: what to serve and why, who helps whom, all runs.
+    """Write a page about a study: what to serve and why, who helps whom, all runs; of mixtures, with sliders.
 
     Example: [bold]coterie study report mine --out mine.html[/bold]
     """
     with opened(name, storage, as_json=as_json, quiet=quiet, debug=debug) as (s, study):
         from coterie.study.storage import default_path
 
-        page = study.report(out or default_path(name).with_name(f"study.{_kind_of_report(study)}"))
+        page = study.report(out or default_path(name).with_name("study.html"))
         if s.as_json:
             s.emit({"study": name, "report": str(page)})
         else:

@@ -266,18 +266,22 @@ class MixtureStudy(Study):
         raise SettingError("A study of mixtures has no grouping of tasks. See `recommend(models=2).groups`.")
 
     def report(self, path: str | Path) -> Path:
-        """Write what :meth:`recommend` says as a JSON file.
+        """Write the page of the study: what to train on, and a slider a source to look at other mixtures.
 
         Args:
-            path: of the file.
+            path: of the page; with the ending .json, what :meth:`recommend` says is written in its place.
 
         Raises:
+            WorkloadError: without any run that was told, or with a target that no run measured.
             StoreError: when it cannot be written.
         """
         from coterie._files import make_directory, user_path
         from coterie._json import write_json
+        from coterie.study.mixtures.page import write_mixture_page
 
         place = user_path(path)
+        if place.suffix != ".json":
+            return write_mixture_page(self, place)
         make_directory(place.parent)
         write_json(place, self.recommend().to_dict())
         return place
