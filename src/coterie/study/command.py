@@ -14,6 +14,7 @@ from coterie.cli.session import Session
 from coterie.cli.streams import Streamed
 from coterie.errors import SettingError
 from coterie.study.create_command import create
+from coterie.study.export_command import export
 from coterie.study.mixtures.settings import MixtureSettings
 from coterie.study.shell import Name, Predictor, Storage, Variant, opened
 from coterie.study.typed import read_losses_file, read_names, read_pairs, read_shares
@@ -395,3 +396,6 @@ def report(
             s.emit({"study": name, "report": str(page)})
         else:
             s.say(f"report: {page}")
+
+
+app.command()(export)

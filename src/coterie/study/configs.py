@@ -293,5 +293,7 @@ def _axolotl(parts: Sequence[_MixedSource], options: _FileOptions) -> list[str]:
 
 
 _WRITERS = {"huggingface": _huggingface, "trl": _trl, "llama-factory": _llama_factory, "axolotl": _axolotl}
+#: what a mixture can be written for
+FRAMEWORKS = tuple(_WRITERS)
 #: frameworks that show no example twice
 _ONCE = ("trl", "axolotl")
