@@ -37,6 +37,7 @@ from coterie.errors import (
 if TYPE_CHECKING:
     from coterie._context import Context
     from coterie.affinity import Affinity, GainModel, GradTAE
+    from coterie.affinity.loop_probe import probe
     from coterie.evaluation import Comparison, compare
     from coterie.features import validate_gradients
     from coterie.grouping import Grouping, group
@@ -88,6 +89,7 @@ __all__ = [
     "load_study",
     "load_workload",
     "plan",
+    "probe",
     "run",
     "validate_gradients",
 ]
@@ -118,6 +120,7 @@ _LAZY = {
     "load_study": "coterie.study.making",
     "load_workload": "coterie.workload",
     "plan": "coterie.pipeline",
+    "probe": "coterie.affinity.loop_probe",
     "run": "coterie.pipeline",
     "validate_gradients": "coterie.features",
 }

@@ -20,7 +20,7 @@ from coterie.affinity.scores.cosine import Cosine
 from coterie.affinity.scores.etap import Etap
 from coterie.affinity.scores.gradient_probe import ahead
 from coterie.affinity.scores.probe import Probe, run_probe
-from coterie.affinity.scores.probe_score import _filled
+from coterie.affinity.scores.probe_score import filled_scores
 from coterie.affinity.scores.tag import Tag
 from coterie.errors import FallbackWarning, ModelError, ResourceError, SettingError
 from coterie.training.job import Job
@@ -368,7 +368,7 @@ def test_several_runs_are_averaged():
 
 def test_pairs_that_were_never_measured_get_the_mean_of_their_target():
     nan = np.nan
-    filled, missing = _filled(np.array([[9.0, 1.0, 2.0], [nan, nan, 4.0], [nan, nan, nan]]))
+    filled, missing = filled_scores(np.array([[9.0, 1.0, 2.0], [nan, nan, 4.0], [nan, nan, nan]]))
     assert filled.tolist() == [[9.0, 1.0, 2.0], [4.0, 4.0, 4.0], [7 / 3] * 3]
     assert missing == 3
     lonely = make("regression", rows=90, blocks=True, batch_size=2, epochs=1)

@@ -106,95 +106,34 @@ def _copied(name: str, value: Any, parameter: Tensor, copy: Tensor) -> Any:
     return value.expand_as(copy).clone() if numbers else value.clone()
 
 
-class GradientProbe:
-    """Measures, and adds up what was measured.
+class TaskGradients:
+    """Gradients of several tasks of the same parameters, and sums of what is formed from them.
 
     Args:
-        workload: tasks, data and recipe.
-        model: the model in training.
-        trunk: names of the shared parameters.
-        rate: step of the look ahead, see :func:`ahead`.
-        memory: bytes that a measurement may take.
-        gram: whether inner products are wanted.
-        lookahead: whether the look ahead is wanted.
+        parameters: that tasks share.
+        tasks: number of tasks.
+        at_once: tasks whose gradients are pulled together, at most.
 
-    Raises:
-        ResourceError: when the gradients of all tasks do not fit the memory.
+    Attributes:
+        sums: see ``SUMS``.
     """
 
-    def __init__(
-        self,
-        workload: Workload,
-        model: nn.Module,
-        trunk: Sequence[str],
-        *,
-        rate: float | None = None,
-        memory: int = 2**30,
-        gram: bool = True,
-        lookahead: bool = True,
-    ) -> None:
-        self._workload, self._model, self._rate = workload, model, rate
-        self._gram, self._lookahead = gram, lookahead
-        self._outputs = Outputs(workload, model)
-        named = dict(model.named_parameters())
-        self._names = [f"model.{name}" for name in trunk]
-        self._trunk: list[Tensor] = [named[name] for name in trunk]
-        self._numbers = sum(p.numel() for p in self._trunk)
-        need = workload.n_tasks * sum(p.numel() * p.element_size() for p in self._trunk)
-        if need > memory:
-            raise ResourceError(
-                f"The gradients of {workload.n_tasks} tasks need {need / 2**30:.1f} GiB, more than `memory` allows "
-                f"({memory / 2**30:.1f} GiB): {self._numbers} shared numbers. Give more `memory`, or fewer tasks."
-            )
-        self._at_once = max(1, measure_footprint(workload).members(memory - need))
-        self._recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
-        self.sums: dict[str, Array] = {name: np.zeros((workload.n_tasks, workload.n_tasks)) for name in SUMS}
-        self.work: dict[str, float] = dict.fromkeys(WORK, 0.0)
+    def __init__(self, parameters: Sequence[Tensor], tasks: int, at_once: int) -> None:
+        self._trunk: list[Tensor] = list(parameters)
+        self._at_once = at_once
+        self.sums: dict[str, Array] = {name: np.zeros((tasks, tasks)) for name in SUMS}
 
-    def measure(self, rows: Tensor, optimizer: torch.optim.Optimizer) -> None:
-        """Measure on a batch; tasks without a label in it are left out."""
-        device, training = rows.device, self._model.training
-        self._model.eval()
-        try:
-            with (
-                random_numbers(device),
-                open_kernels(recurrent=self._recurrent),
-            ):
-                self._measure(rows, optimizer)
-        finally:
-            self._model.train(training)
+    @property
+    def at_once(self) -> int:
+        """Tasks that may be held at once."""
+        return self._at_once
 
-    def _measure(self, rows: Tensor, optimizer: torch.optim.Optimizer) -> None:
-        start = time.perf_counter()
-        losses, observed = row_losses(self._workload, self._model, rows)
-        counts = observed.sum(0)
-        tasks = counts.nonzero().flatten().tolist()
-        if not tasks:
-            return
-        means = losses.sum(0)[tasks] / counts[tasks]
-        before = means.detach().double().cpu().numpy()
-        gradients = self._gradients(means)
-        ahead_of = time.perf_counter()
-        if self._gram:
-            self._products(tasks, gradients, before)
-        between = time.perf_counter()
-        if self._lookahead:
-            self._look(rows, tasks, gradients, before, optimizer)
-        self._note(
-            measurements=1,
-            rows=len(rows),
-            passes=len(rows) * len(tasks),
-            products=self._numbers * len(tasks) ** 2,
-            gradient_seconds=ahead_of - start,
-            gram_seconds=between - ahead_of,
-            lookahead_seconds=time.perf_counter() - between,
-        )
+    @property
+    def parameters(self) -> list[Tensor]:
+        """What tasks share."""
+        return self._trunk
 
-    def _note(self, **work: float) -> None:
-        for name, value in work.items():
-            self.work[name] += value
-
-    def _gradients(self, means: Tensor) -> list[Tensor]:
+    def gradients(self, means: Tensor) -> list[Tensor]:
         """One (tasks, ...) tensor for each shared parameter."""
 
         def pull(weights: Tensor, *, batched: bool) -> list[Tensor]:
@@ -228,8 +167,8 @@ class GradientProbe:
                 return chunks[0] if len(chunks) == 1 else [torch.cat(parts) for parts in zip(*chunks, strict=True)]
         return [torch.stack(parts) for parts in zip(*(alone(i) for i in range(count)), strict=True)]
 
-    def _products(self, tasks: list[int], gradients: list[Tensor], before: Array) -> None:
-        """Inner products: over all shared numbers, and over those in tensors of at least two dimensions."""
+    def products(self, tasks: list[int], gradients: list[Tensor], before: Array) -> Array:
+        """Add inner products over all shared numbers, and over tensors of two dimensions or more; return the latter."""
         size = len(tasks)
         every, matrices = np.zeros((size, size)), np.zeros((size, size))
         for gradient in gradients:
@@ -240,10 +179,119 @@ class GradientProbe:
         if all(gradient.dim() <= 2 for gradient in gradients):
             matrices = every
         scale = np.abs(before)[:, None]
-        self._add("etap", tasks, every, scale)
+        self.add("etap", tasks, every, scale)
         for name, gram in (("cosine_all", every), ("cosine", matrices)):
             length = np.sqrt(np.diagonal(gram))
-            self._add(name, tasks, gram, np.outer(length, length))
+            self.add(name, tasks, gram, np.outer(length, length))
+        return matrices
+
+    def add(self, name: str, tasks: list[int], above: Array, below: Array) -> None:
+        """Add a ratio where its denominator is not 0."""
+        below = np.broadcast_to(below, above.shape)
+        known, where = below > 0, np.ix_(tasks, tasks)
+        self.sums[name][where] += np.divide(above, below, out=np.zeros_like(above), where=known)
+        self.sums[f"n_{name}"][where] += known
+        self.sums[f"above_{name}"][where] += np.where(known, above, 0.0)
+        self.sums[f"below_{name}"][where] += below
+
+
+def check_memory(shared: Sequence[Tensor], tasks: int, memory: int) -> int:
+    """Bytes of the gradients of all tasks.
+
+    Raises:
+        ResourceError: when they do not fit the memory.
+    """
+    need = tasks * sum(p.numel() * p.element_size() for p in shared)
+    if need > memory:
+        raise ResourceError(
+            f"The gradients of {tasks} tasks need {need / 2**30:.1f} GiB, more than `memory` allows "
+            f"({memory / 2**30:.1f} GiB): {sum(p.numel() for p in shared)} shared numbers. Give more `memory`, or "
+            "fewer tasks."
+        )
+    return need
+
+
+class GradientProbe(TaskGradients):
+    """Measures, and adds up what was measured.
+
+    Args:
+        workload: tasks, data and recipe.
+        model: the model in training.
+        trunk: names of the shared parameters.
+        rate: step of the look ahead, see :func:`ahead`.
+        memory: bytes that a measurement may take.
+        gram: whether inner products are wanted.
+        lookahead: whether the look ahead is wanted.
+
+    Raises:
+        ResourceError: when the gradients of all tasks do not fit the memory.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        model: nn.Module,
+        trunk: Sequence[str],
+        *,
+        rate: float | None = None,
+        memory: int = 2**30,
+        gram: bool = True,
+        lookahead: bool = True,
+    ) -> None:
+        self._workload, self._model, self._rate = workload, model, rate
+        self._gram, self._lookahead = gram, lookahead
+        self._outputs = Outputs(workload, model)
+        named = dict(model.named_parameters())
+        self._names = [f"model.{name}" for name in trunk]
+        shared: list[Tensor] = [named[name] for name in trunk]
+        self._numbers = sum(p.numel() for p in shared)
+        need = check_memory(shared, workload.n_tasks, memory)
+        super().__init__(shared, workload.n_tasks, max(1, measure_footprint(workload).members(memory - need)))
+        self._recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+        self.work: dict[str, float] = dict.fromkeys(WORK, 0.0)
+
+    def measure(self, rows: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        """Measure on a batch; tasks without a label in it are left out."""
+        device, training = rows.device, self._model.training
+        self._model.eval()
+        try:
+            with (
+                random_numbers(device),
+                open_kernels(recurrent=self._recurrent),
+            ):
+                self._measure(rows, optimizer)
+        finally:
+            self._model.train(training)
+
+    def _measure(self, rows: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        start = time.perf_counter()
+        losses, observed = row_losses(self._workload, self._model, rows)
+        counts = observed.sum(0)
+        tasks = counts.nonzero().flatten().tolist()
+        if not tasks:
+            return
+        means = losses.sum(0)[tasks] / counts[tasks]
+        before = means.detach().double().cpu().numpy()
+        gradients = self.gradients(means)
+        ahead_of = time.perf_counter()
+        if self._gram:
+            self.products(tasks, gradients, before)
+        between = time.perf_counter()
+        if self._lookahead:
+            self._look(rows, tasks, gradients, before, optimizer)
+        self._note(
+            measurements=1,
+            rows=len(rows),
+            passes=len(rows) * len(tasks),
+            products=self._numbers * len(tasks) ** 2,
+            gradient_seconds=ahead_of - start,
+            gram_seconds=between - ahead_of,
+            lookahead_seconds=time.perf_counter() - between,
+        )
+
+    def _note(self, **work: float) -> None:
+        for name, value in work.items():
+            self.work[name] += value
 
     def _look(
         self, rows: Tensor, tasks: list[int], gradients: list[Tensor], before: Array, optimizer: torch.optim.Optimizer
@@ -270,13 +318,4 @@ class GradientProbe:
         with torch.no_grad():
             (totals,) = self._stacked(len(tasks), together, alone)
             after = (totals / observed.sum(0)).double()[:, tasks].cpu().numpy()
-        self._add("tag", tasks, before[:, None] - after.T, np.abs(before)[:, None])
-
-    def _add(self, name: str, tasks: list[int], above: Array, below: Array) -> None:
-        """Add a ratio where its denominator is not 0."""
-        below = np.broadcast_to(below, above.shape)
-        known, where = below > 0, np.ix_(tasks, tasks)
-        self.sums[name][where] += np.divide(above, below, out=np.zeros_like(above), where=known)
-        self.sums[f"n_{name}"][where] += known
-        self.sums[f"above_{name}"][where] += np.where(known, above, 0.0)
-        self.sums[f"below_{name}"][where] += below
+        self.add("tag", tasks, before[:, None] - after.T, np.abs(before)[:, None])

@@ -95,7 +95,7 @@ class ProbeScore(Estimator):
         above = totals[f"above_{self._sum}" if pooled else self._sum]
         with np.errstate(invalid="ignore"):
             values = self._finish(above / (totals[f"below_{self._sum}"] if pooled else counts), workload)
-        filled, missing = _filled(values)
+        filled, missing = filled_scores(values)
         names = workload.task_names
         notes = (
             (f"{missing} directed pairs of tasks were never measured together: mean of their target",)
@@ -146,7 +146,7 @@ class ProbeScore(Estimator):
         return ProbeRun(fit, {name: np.asarray(payload.arrays[name]) for name in SUMS}, work)
 
 
-def _filled(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
+def filled_scores(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
     """Unknown entries as the mean over the row's partners (over all where it has none), and how many pairs they are."""
     known, partner = np.isfinite(values), ~np.eye(len(values), dtype=bool)
     told = known & partner
