@@ -38,6 +38,7 @@ PUBLIC = {
     "load_study",
     "load_workload",
     "plan",
+    "probe",
     "run",
     "validate_gradients",
 }
