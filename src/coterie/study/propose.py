@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +67,7 @@ def advise(study: Study, runs: Sequence[StudyRun]) -> Advice:
             return _with_spare(study, wishes, runs, taken, Advice((), before["enough"], before["why"]))
         if not others or time.monotonic() - begin > _PATIENCE:
             break
-        time.sleep(_LOOK)
+        _wait(study, known, begin + _PATIENCE)
         runs = study.runs
     study.optuna_study.set_user_attr(CHOOSING, time.time())
     try:
@@ -79,7 +79,27 @@ def advise(study: Study, runs: Sequence[StudyRun]) -> Advice:
     return _with_spare(study, found.wishes, runs, taken, found)
 
 
+<<<<<<< HEAD
 def choose_subsets(study: Study, runs: Sequence[StudyRun], confirmation: Any) -> Advice:
+=======
+def _wait(study: Study, known: Mapping[str, Any], until: float) -> None:
+    """Wait until another worker has chosen, or given up, or the time has come."""
+    before = known.get(ADVICE), known.get(CHOOSING)
+    pause = _LOOK
+    while time.monotonic() < until:
+        time.sleep(pause)
+        pause = min(1.2 * pause, 5 * _LOOK)
+        now = study.optuna_study.user_attrs
+        if (now.get(ADVICE), now.get(CHOOSING)) != before:
+            return
+
+
+def _key(wish: Wish) -> tuple[Any, ...]:
+    return wish.tasks, wish.seed, wish.variant
+
+
+def _choose(study: Study, runs: Sequence[StudyRun], confirmation: Any) -> Advice:
+>>>>>>> 816f7b7 (Workers that wait for a choice look at what is kept of it only; AdapterPlan names unknown settings)
     """What the design says."""
     from coterie.study.confirmation import Confirmation, WantedRun
     from coterie.study.design import design_size, next_runs

@@ -13,6 +13,7 @@ from coterie.training.stackable import architecture_of, is_stackable
 from coterie.workload.workload import Workload
 
 
+@known_arguments
 @dataclass(frozen=True)
 class AdapterPlan:
     """How runs of a text workload are trained, and what that takes besides the frozen transformer and the rows.
