@@ -79,9 +79,6 @@ def advise(study: Study, runs: Sequence[StudyRun]) -> Advice:
     return _with_spare(study, found.wishes, runs, taken, found)
 
 
-<<<<<<< HEAD
-def choose_subsets(study: Study, runs: Sequence[StudyRun], confirmation: Any) -> Advice:
-=======
 def _wait(study: Study, known: Mapping[str, Any], until: float) -> None:
     """Wait until another worker has chosen, or given up, or the time has come."""
     before = known.get(ADVICE), known.get(CHOOSING)
@@ -94,12 +91,7 @@ def _wait(study: Study, known: Mapping[str, Any], until: float) -> None:
             return
 
 
-def _key(wish: Wish) -> tuple[Any, ...]:
-    return wish.tasks, wish.seed, wish.variant
-
-
-def _choose(study: Study, runs: Sequence[StudyRun], confirmation: Any) -> Advice:
->>>>>>> 816f7b7 (Workers that wait for a choice look at what is kept of it only; AdapterPlan names unknown settings)
+def choose_subsets(study: Study, runs: Sequence[StudyRun], confirmation: Any) -> Advice:
     """What the design says."""
     from coterie.study.confirmation import Confirmation, WantedRun
     from coterie.study.design import design_size, next_runs
