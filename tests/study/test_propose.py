@@ -30,7 +30,7 @@ def keep(study, wishes):
 def test_a_worker_waits_for_the_one_that_chooses(study, monkeypatch):
     wanted = Wish((0, 2), 5, "")
     monkeypatch.setattr(time, "sleep", lambda _: keep(study, [wanted]))
-    monkeypatch.setattr(propose, "_choose", lambda *_: pytest.fail("two chose"))
+    monkeypatch.setattr(type(study), "choose", lambda *_: pytest.fail("two chose"))
     run = study.ask()
     assert (run.tasks, run.seed, run.why) == (("a", "c"), 5, "another chose")
 
@@ -51,5 +51,5 @@ def test_as_many_are_chosen_as_the_choice_serves(study, monkeypatch, told, chose
     first = study.add(TASKS, [1.0, 1.0, 1.0, 1.0], seed=0)
     nothing = design.Proposal((), False, "", None, 0.0)
     monkeypatch.setattr(design, "next_runs", lambda results, count, **_: counts.append(count) or nothing)
-    propose._choose(study, [replace(first, number=number) for number in range(told)], None)
+    propose.choose_subsets(study, [replace(first, number=number) for number in range(told)], None)
     assert counts == [chosen]
