@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from coterie._check import choice
 from coterie._random import random_numbers
+from coterie._surface import known_arguments
 from coterie.errors import SettingError
 from coterie.training.job import State
 from coterie.workload.workload import Workload
@@ -19,6 +20,7 @@ PARTS = ("train", "validation", "test")
 ROWS_PER_CHUNK = 1024
 
 
+@known_arguments
 def evaluate(
     workload: Workload,
     model: nn.Module | State | Sequence[State],
