@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from coterie import create_study
+from coterie import create_study, load_study
 from coterie.cli.app import app
 
 yaml = pytest.importorskip("yaml")
@@ -34,16 +34,21 @@ def test_groups_have_equal_shares_of_their_tasks(groups: Path, tmp_path: Path) -
     data.write_text(json.dumps({"a": {"path": "a.jsonl", "rows": 100}, "b": {"rows": 50}, "c": {"rows": 7}}))
     found = export("x", "--to", "axolotl", "-s", groups, "--data", data, "--out", tmp_path / "out")
     assert found.exit_code == 0, found.output
-    one, other = (yaml.safe_load((tmp_path / "out" / f"group-{n}.yaml").read_text())["datasets"] for n in (1, 2))
-    assert [(entry["path"], entry["split"]) for entry in one] == [("a.jsonl", "train[:50]"), ("b", "train[:50]")]
-    assert [entry["split"] for entry in other] == ["train[:7]"]
+    rows = {"a": 100, "b": 50, "c": 7}
+    for number, group in enumerate(load_study("x", storage=str(groups)).recommend().groups, start=1):
+        entries = yaml.safe_load((tmp_path / "out" / f"group-{number}.yaml").read_text())["datasets"]
+        assert [entry["path"] for entry in entries] == ["a.jsonl" if task == "a" else task for task in group]
+        # equal shares, and no source has to repeat
+        assert {entry["split"] for entry in entries} == {f"train[:{min(rows[task] for task in group)}]"}
 
 
 def test_what_is_shown_can_be_piped(groups: Path) -> None:
     found = export("x", "--to", "mergekit", "-s", groups, "--base-model", "m", "--adapters", "p,q")
     merged = yaml.safe_load(found.stdout)
     assert [one["model"] for one in merged["models"]] == ["m+p", "m+q"]
-    assert [one["parameters"]["weight"] for one in merged["models"]] == pytest.approx([2 / 3, 1 / 3], abs=1e-6)
+    sizes = [len(group) for group in load_study("x", storage=str(groups)).recommend().groups]
+    expected = [size / sum(sizes) for size in sizes]
+    assert [one["parameters"]["weight"] for one in merged["models"]] == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_recommended_mixture_is_written(tmp_path: Path) -> None:
