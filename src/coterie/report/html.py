@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+import coterie
 from coterie._files import user_path
 from coterie.report import heatmap as palette
 from coterie.report import tables, text
@@ -31,6 +32,24 @@ def page_template(name: str, *packages: str) -> Template:
     )
     environment.filters["shorten"] = shorten
     return environment.get_template(name)
+
+
+def write_own_page(path: str | Path, template: str, package: str, **facts: Any) -> Path:
+    """Write the page of a room of its own: a template of its package, in the style of the report.
+
+    Raises:
+        StoreError: when it cannot be written.
+    """
+    filled = page_template(template, package).render(
+        version=coterie.__version__,
+        palette={mode: palette.css(mode) for mode in ("light", "dark")},
+        palette_classes=palette.css_classes(),
+        **facts,
+    )
+    place = user_path(path)
+    make_directory(place.parent)
+    atomic_write(place, filled.encode("utf-8", "backslashreplace"))
+    return place
 
 
 def _same(a: Groups | None, b: Groups | None) -> bool:

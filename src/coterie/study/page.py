@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import coterie
-from coterie._files import atomic_write, make_directory, user_path
 from coterie._show import html_table
 from coterie.affinity import Affinity
 from coterie.errors import CoterieError, SettingError
@@ -67,13 +66,12 @@ def _alike(study: Study, what: str) -> tuple[str, ...]:
 
 def write_page(study: Study, path: str | Path) -> Path:
     """Write the page of a study. See :meth:`coterie.study.study.Study.report`."""
-    from coterie.report import heatmap as palette
-    from coterie.report.html import page_template
+    from coterie.report.html import write_own_page
 
     runs = study.runs
     advice = _advice(study)
-    page = page_template("page.html", "coterie.study").render(
-        version=coterie.__version__,
+    return write_own_page(
+        path, "page.html", "coterie.study",
         name=study.name,
         headline=advice.text if advice else f"{len(told_runs(runs))} runs told: nothing is recommended yet",
         reason=advice.reason if advice else "Every target needs a loss in some run.",
@@ -85,13 +83,7 @@ def write_page(study: Study, path: str | Path) -> Path:
         tally=_tally(runs),
         runs=[_row(run) for run in runs],
         settings=_settings(study),
-        palette={mode: palette.css(mode) for mode in ("light", "dark")},
-        palette_classes=palette.css_classes(),
-    )
-    place = user_path(path)
-    make_directory(place.parent)
-    atomic_write(place, page.encode("utf-8", "backslashreplace"))
-    return place
+    )  # fmt: skip
 
 
 def _advice(study: Study) -> StudyRecommendation | None:

@@ -12,8 +12,6 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from scipy.spatial.distance import cdist
 
-import coterie
-from coterie._files import atomic_write, make_directory, user_path
 from coterie.study.mixtures.limits import drawn
 from coterie.study.mixtures.results import MixturePosterior
 from coterie.study.results import Floats
@@ -120,8 +118,7 @@ def write_mixture_page(study: MixtureStudy, path: str | Path) -> Path:
         WorkloadError: without any run that was told, or with a target that no run measured.
         StoreError: when it cannot be written.
     """
-    from coterie.report import heatmap as palette
-    from coterie.report.html import page_template
+    from coterie.report.html import write_own_page
     from coterie.study.mixtures.predictors import find_mixture_predictor
 
     found, results, aim = study.recommend(), study.results(), study.aim()
@@ -147,8 +144,8 @@ def write_mixture_page(study: MixtureStudy, path: str | Path) -> Path:
         "formula": formula.to_dict(),
     }
     script = files("coterie.study.mixtures").joinpath("steer.js").read_text(encoding="utf-8")
-    page = page_template("steer.html", "coterie.study.mixtures").render(
-        version=coterie.__version__,
+    return write_own_page(
+        path, "steer.html", "coterie.study.mixtures",
         name=study.name,
         headline=found.text,
         subtitle=f"{study.name} · {len(low)} sources · {len(study.targets)} targets · {len(results.losses)} runs",
@@ -160,10 +157,4 @@ def write_mixture_page(study: MixtureStudy, path: str | Path) -> Path:
         candidates=[one.name for one in found.candidates],
         data=json.dumps(data).replace("<", "\\u003c"),
         script=script,
-        palette={mode: palette.css(mode) for mode in ("light", "dark")},
-        palette_classes=palette.css_classes(),
-    )
-    place = user_path(path)
-    make_directory(place.parent)
-    atomic_write(place, page.encode("utf-8", "backslashreplace"))
-    return place
+    )  # fmt: skip
