@@ -5,8 +5,11 @@ truth) and Olmix (k of 127 mixtures of DCLM's topics; the others are the truth),
 correlation, mean and standard deviation over draws of the runs, and seconds of a fit. ``sizes``: the 1B models from k
 of their own runs, with and without 64 runs of 1M, and with 64 of which the losses are shuffled. ``reuse``: Olmix after
 its partitions had changed, from k new runs with and without the runs on DCLM's topics, which share names and not texts.
+``active``: the loss of the mixture that is recommended after 40 runs, asked for in batches of 8 or random, where runs
+are emulated: the mean of a process fit on all runs of a table, plus the luck of a run (half the error of that fit at
+runs that are left out). The study itself looks at the process without trees, in both cases, for speed.
 
-    python benchmarks/mixtures.py [predict|sizes|reuse] [--draws 3]
+    python benchmarks/mixtures.py [predict|sizes|reuse|active] [--draws 3]
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +26,12 @@ from scipy.stats import spearmanr
 
 from coterie import truth
 from coterie.study.mixtures.average import EarlierRuns, MixtureProcess
+from coterie.study.mixtures.design import next_mixtures
+from coterie.study.mixtures.limits import drawn
+from coterie.study.mixtures.objective import MixtureAim, pool, smallest
 from coterie.study.mixtures.predictors import MIXTURE_PREDICTORS, find_mixture_predictor
 from coterie.study.mixtures.results import MixtureResults
+from coterie.study.mixtures.view import MixtureView
 
 RESULTS = Path(__file__).parent / "results"
 #: topic of the later partitions -> the topic of DCLM that has this name
@@ -70,11 +77,11 @@ def predict(draws: int) -> list[dict]:
     """Every predictor on every table."""
     cases = [("RegMix", regmix, k) for k in (32, 64, 512)] + [("Olmix DCLM", olmix, k) for k in (32, 64, 96)]
     rows = []
-    for table, drawn, k in cases:
+    for table, replayed, k in cases:
         for name in MIXTURE_PREDICTORS:
             skill: dict[str, list[float]] = {}
             seconds = []
-            for results, tests in drawn(k, 1 if k == 512 else draws):
+            for results, tests in replayed(k, 1 if k == 512 else draws):
                 start = time.perf_counter()
                 posterior = find_mixture_predictor(name).fit(results)
                 seconds.append(time.perf_counter() - start)
@@ -134,7 +141,83 @@ def reuse(draws: int) -> list[dict]:
     return rows
 
 
-PARTS: dict[str, Callable[[int], list[dict]]] = {"predict": predict, "sizes": sizes, "reuse": reuse}
+@dataclass(frozen=True, eq=False)
+class Emulated:
+    """Runs of any mixture, emulated by a fit on all runs of a table; the objective is the mean of all targets.
+
+    Attributes:
+        table: the published runs.
+        aim: the mean of all targets; the natural mixture is the mean of the published ones.
+        fit: (mixtures, sources) -> (mixtures, targets) losses without luck.
+        luck: (targets,) standard deviations of a run.
+    """
+
+    table: truth.tables.Mixtures
+    aim: MixtureAim
+    fit: Callable[[np.ndarray], np.ndarray]
+    luck: np.ndarray
+
+    @staticmethod
+    def of(name: str) -> Emulated:
+        """After a fit on all runs of a table."""
+        table = truth.load(name)
+        natural, sources, targets = table.proportions.mean(0), len(table.domains), len(table.metrics)
+        fit = MixtureProcess(trees=False).fit(some(table, np.arange(len(table.values))))
+        weights = np.full(targets, 1 / targets)
+        aim = MixtureAim(weights, np.zeros(sources), np.ones(sources), natural / natural.sum())
+        return Emulated(table, aim, fit.mean, 0.5 * (fit.left_out - table.values).std(0))
+
+    def loss(self, shares: np.ndarray) -> np.ndarray:
+        """(mixtures,) mean of all targets, without luck."""
+        return self.fit(shares) @ self.aim.weights
+
+    def told(self, shares: np.ndarray, rng: np.random.Generator) -> MixtureResults:
+        """Runs with their luck."""
+        values = self.fit(shares) + rng.standard_normal((len(shares), len(self.luck))) * self.luck
+        return MixtureResults.of(self.table.domains, self.table.metrics, shares, values)
+
+    def best_known(self) -> float:
+        """The smallest loss that a search finds from all published runs and 2,000 random mixtures."""
+        everything = some(self.table, np.arange(len(self.table.values)))
+        rows = np.concatenate([self.table.proportions, pool(self.aim, everything, np.random.default_rng(0), 2000)])
+        return float(self.loss(smallest(self.loss, rows, self.aim, np.random.default_rng(1))).min())
+
+    def recommended(self, runs: int, draw: int, *, asked: bool) -> float:
+        """Loss of the mixture that is recommended after some runs."""
+        rng, aim = np.random.default_rng([draw, 7]), self.aim
+        first = 0 if asked else runs
+        told = self.told(drawn(aim.natural, aim.low, aim.high, first, np.random.default_rng(draw)), rng)
+        while (left := runs - len(told.losses)) > 0:
+            found = next_mixtures(told, aim, min(8, left), predictor=MixtureProcess(trees=False), seed=draw)
+            new = self.told(np.stack([run.shares for run in found.runs])[:left], rng)
+            told = replace(
+                told,
+                shares=np.concatenate([told.shares, new.shares]),
+                losses=np.concatenate([told.losses, new.losses]),
+                seeds=np.concatenate([told.seeds, new.seeds]),
+                sizes=told.sizes + new.sizes,
+                costs=np.concatenate([told.costs, new.costs]),
+            )
+        return float(self.loss(MixtureView.of(told, aim, MixtureProcess(trees=False)).best[None])[0])
+
+
+def active(draws: int) -> list[dict]:
+    """Runs that are asked for against random ones, on emulated runs; lower is better."""
+    rows = []
+    for name in ("regmix-1m", "olmix-dclm"):
+        runs = Emulated.of(name)
+        row = {"table": name, "runs": 40, "draws": draws, "best known": runs.best_known()}
+        row["best published run"] = float(runs.loss(runs.table.proportions).min())
+        row["natural"] = float(runs.loss(runs.aim.natural[None])[0])
+        for kind in ("asked", "random"):
+            found = [runs.recommended(40, draw, asked=kind == "asked") for draw in range(draws)]
+            row |= {kind: float(np.mean(found)), f"{kind} sd": float(np.std(found)), f"{kind} draws": found}
+        rows.append(row)
+        print(row, flush=True)
+    return rows
+
+
+PARTS: dict[str, Callable[[int], list[dict]]] = {"predict": predict, "sizes": sizes, "reuse": reuse, "active": active}
 
 
 def main() -> None:
