@@ -17,10 +17,12 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
-from coterie.errors import WorkloadError
+from coterie._check import whole_number
+from coterie.errors import SettingError, WorkloadError
 from coterie.grouping import Grouping
 from coterie.training import FunctionTrainer, Outcome
 from coterie.workload import Recipe, Task
+from coterie.workload.arrays import paired
 
 __all__ = ["GroupedTasksClassifier", "GroupedTasksRegressor"]
 
@@ -67,16 +69,22 @@ class _GroupedTasks(BaseEstimator):
 
     def _fit(self, x: Any, y: Any) -> Any:
         """Find groups and fit a model for each."""
-        x = validate_data(self, x, dtype=np.float64)
         if y is None:
             raise WorkloadError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
+        x, y = paired(x, y)
+        x = validate_data(self, x, dtype=np.float64)
+        self._check_settings()
+        columns = [str(name) for name in getattr(y, "columns", [])]
+        if len(set(columns)) < len(columns):
+            raise WorkloadError(f"y has two columns of one name: {columns}. Rename one.")
+        y = y.astype(object) if hasattr(y, "columns") or hasattr(y, "array") else y  # missing values of pandas stay
         read: Any = check_array  # its types know fewer values than it takes
         table = read(y, ensure_2d=False, dtype=None, ensure_all_finite="allow-nan", estimator=self, input_name="y")
         self._flat = table.ndim == 1
         table = table.reshape(len(table), -1)
         if len(table) != len(x):
             raise WorkloadError(f"X has {len(x)} rows and y has {len(table)}. Rows belong together by position.")
-        names = [str(name) for name in getattr(y, "columns", [])] or [f"task {n}" for n in range(table.shape[1])]
+        names = columns or [f"task {n}" for n in range(table.shape[1])]
         labels, tasks = self._read(table, names)
         self.task_names_ = names
         self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -85,7 +93,9 @@ class _GroupedTasks(BaseEstimator):
         if few:
             self.result_, self.recommendation_ = None, ""
             # one model for all where the estimator takes several outputs, as it would without groups
-            self.grouping_ = Grouping.from_labels(names, [0] * len(names) if self.estimator else range(len(names)))
+            self.grouping_ = Grouping.from_labels(
+                names, [0] * len(names) if self.estimator is not None else range(len(names))
+            )
         else:
             self.result_ = self._compared(x, labels, tasks)
             self.grouping_, self.recommendation_ = self.result_.served, self.result_.recommendation.text
@@ -102,6 +112,25 @@ class _GroupedTasks(BaseEstimator):
         """(rows, columns) losses of a fitted copy, NaN without a label; lower is better."""
         raise NotImplementedError
 
+    def _check_settings(self) -> None:
+        """Refuse what `fit` would trip over late.
+
+        Raises:
+            SettingError: naming the parameter.
+        """
+        own: Any = self.estimator
+        if isinstance(own, type) or (own is not None and not hasattr(own, "get_params")):
+            raise SettingError(
+                f"Parameter `estimator` should be an estimator of scikit-learn, such as Ridge(). Found {own!r}."
+            )
+        for name in ("seeds", "budget", "groups"):
+            value = getattr(self, name)
+            if value is not None:
+                whole_number(value, name, low=1)
+        widths: Any = self.hidden
+        if not isinstance(widths, Sequence) or isinstance(widths, str):
+            raise SettingError(f"Parameter `hidden` should be widths, such as (64, 32). Found {widths!r}.")
+
     def _small_network(self) -> Any:
         """What stands in for a network of the library where there is nothing to compare, a model a task."""
         from sklearn.neural_network import MLPClassifier, MLPRegressor
@@ -116,6 +145,8 @@ class _GroupedTasks(BaseEstimator):
 
     def _compared(self, x: Floats, labels: Floats, tasks: list[Task]) -> Any:
         """The run that finds and compares groups: of networks, or of copies of the estimator."""
+        from coterie.evaluation import compare
+        from coterie.evaluation.recommend import conclude
         from coterie.pipeline import run
         from coterie.workload import from_arrays
 
@@ -126,6 +157,12 @@ class _GroupedTasks(BaseEstimator):
             )
         else:
             source = self._trainer(x, labels)
+        if self.estimator is not None and len(tasks) == 2:
+            # together or apart: there is nothing to estimate
+            compared = compare(source, {}, seeds=range(seed, seed + self.seeds), budget=self.budget).comparison
+            comparison, advice = conclude(compared, self.budget)
+            served = comparison.groupings[comparison.index(advice.candidate)]
+            return SimpleNamespace(comparison=comparison, recommendation=advice, served=served)
         options: Any = {} if self.method is None else {"method": self.method}
         found = run(source, budget=self.budget, groups=self.groups, seeds=self.seeds, seed=seed, **options)
         self._files = {name: data for name, data in found.files.items() if name.startswith("serve")}
@@ -155,8 +192,8 @@ class _GroupedTasks(BaseEstimator):
         """A copy of the estimator, fitted to some tasks on the rows where all of them have labels."""
         rows = self._complete(labels, columns)
         model: Any = clone(self._inner)
-        if "random_state" in model.get_params():
-            model.set_params(random_state=seed)
+        own = model.get_params()  # steps of pipelines have theirs
+        model.set_params(**{name: seed for name in own if name == "random_state" or name.endswith("__random_state")})
         target = labels[rows][:, columns]
         return model.fit(x[rows], target[:, 0] if len(columns) == 1 else target)
 
@@ -185,6 +222,18 @@ class _GroupedTasks(BaseEstimator):
                 if self.grouping_.serves[task] == number:
                     answers[task] = _column(found, place, len(group))
         return answers
+
+    def _truth(self, y: Any) -> NDArray[Any]:
+        """(rows, tasks) labels to judge by, columns found by name where there are names; NaN where missing."""
+        named = hasattr(y, "columns") and {str(name) for name in y.columns} == {*self.task_names_}
+        table = np.asarray(y.astype(object) if hasattr(y, "columns") else y)
+        table = table.reshape(len(table), -1)
+        if named:
+            table = table[:, [[str(name) for name in y.columns].index(name) for name in self.task_names_]]
+        if table.shape[1] != len(self.task_names_):
+            raise WorkloadError(f"y has {table.shape[1]} columns. It should have one for each of {self.task_names_}.")
+        missing = np.stack([_missing(column) for column in table.T], 1)
+        return np.where(missing, np.nan, table) if missing.any() else table
 
     def _served(self) -> Any:
         """The networks, built from what is kept of them when they are first asked."""
@@ -237,7 +286,8 @@ class GroupedTasksClassifier(ClassifierMixin, _GroupedTasks):
         recommendation_: whether more than one model is worth it, in a line; empty where nothing was compared: for a
             single task, and below 50 rows. Then a copy of `estimator` serves all tasks, or, without one, an
             ``sklearn.neural_network`` model serves each.
-        result_: the result of :func:`coterie.run`; None where nothing was compared, and after unpickling.
+        result_: the result of :func:`coterie.run` (of :func:`coterie.compare`, its advice and what is served for copies
+            and two tasks); None where nothing was compared, and after unpickling.
         classes_: classes of each task, or of the single one.
         task_names_: columns of `y`, or ``task 0`` and so on.
 
@@ -281,8 +331,8 @@ class GroupedTasksClassifier(ClassifierMixin, _GroupedTasks):
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Accuracy, mean over the tasks; rows without a label of a task do not count for it. Higher is better."""
-        answers, truth = self.predict(X), np.asarray(y)
-        answers, truth = answers.reshape(len(answers), -1), truth.reshape(len(truth), -1)
+        answers, truth = self.predict(X), self._truth(y)
+        answers = answers.reshape(len(answers), -1)
         weights = np.ones(len(truth)) if sample_weight is None else np.asarray(sample_weight, dtype=float)
         shares = []
         for column in range(truth.shape[1]):
@@ -386,8 +436,8 @@ class GroupedTasksRegressor(RegressorMixin, _GroupedTasks):
         """R2, mean over the tasks; rows without a label of a task do not count for it. Higher is better."""
         from sklearn.metrics import r2_score
 
-        answers, truth = self.predict(X), np.asarray(y, dtype=np.float64)
-        answers, truth = answers.reshape(len(answers), -1), truth.reshape(len(truth), -1)
+        answers, truth = self.predict(X), self._truth(y).astype(np.float64)
+        answers = answers.reshape(len(answers), -1)
         weights = None if sample_weight is None else np.asarray(sample_weight, dtype=float)
         scores = []
         for column in range(truth.shape[1]):
@@ -402,7 +452,8 @@ class GroupedTasksRegressor(RegressorMixin, _GroupedTasks):
         return float(np.mean(scores))
 
     def _read(self, table: NDArray[Any], names: list[str]) -> tuple[Floats, list[Task]]:
-        labels = np.asarray(table, dtype=np.float64)
+        missing = np.stack([_missing(column) for column in table.T], 1)
+        labels = np.where(missing, np.nan, table).astype(np.float64)
         return labels, [Task(name, "regression") for name in names]
 
     def _losses(self, model: Any, x: Floats, labels: Floats, columns: Sequence[int]) -> Floats:
@@ -415,5 +466,5 @@ class GroupedTasksRegressor(RegressorMixin, _GroupedTasks):
 def _missing(values: NDArray[Any]) -> NDArray[np.bool_]:
     """Where a column has no label: NaN or None."""
     if values.dtype == object:
-        return np.array([value is None or value != value for value in values], dtype=bool)
+        return np.array([value is None or str(value) == "<NA>" or value != value for value in values], dtype=bool)
     return np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), dtype=bool)

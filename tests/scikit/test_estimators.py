@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
@@ -130,3 +131,55 @@ def test_labels_that_cannot_be_used_are_named(change: Any, says: str) -> None:
     model = GroupedTasksClassifier(DecisionTreeClassifier(), seeds=2)
     with pytest.raises(ValueError, match=says):
         model.fit(X[:200], change(Y[:200]))
+
+
+@pytest.mark.parametrize("rows", [40, 300])
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_forests_for_few_rows_and_few_tasks(rows: int, tasks: int) -> None:
+    model = GroupedTasksClassifier(RandomForestClassifier(5), seeds=2, random_state=0)
+    model.fit(X[:rows], Y[:rows, :tasks])
+    assert sorted(task for group in model.grouping_.groups for task in group) == list(range(tasks))
+    assert model.predict(X[rows:]).shape == (len(X) - rows, tasks)
+    assert bool(model.recommendation_) == (rows > 50 and tasks > 1)
+
+
+def test_the_seed_reaches_the_steps_of_a_pipeline() -> None:
+    inner = make_pipeline(StandardScaler(), MLPClassifier((4,), max_iter=5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        one, other = (
+            GroupedTasksClassifier(inner, seeds=2, random_state=0)
+            .fit(X[:200], Y[:200, [0, 3]])
+            .predict_proba(X[200:300])
+            for _ in range(2)
+        )
+    assert all((a == b).all() for a, b in zip(one, other, strict=True))
+
+
+def test_frames_are_paired_and_judged_by_their_labels() -> None:
+    rows = [f"row {n}" for n in range(300)]
+    x = pd.DataFrame(X[:300], index=rows)
+    x.columns = [f"pixel {n}" for n in x.columns]
+    y = pd.DataFrame({"odd": pd.array(Y[:300, 0].astype(int), dtype="Int64"), "large": Y[:300, 1]}, index=rows)
+    y.iloc[::9, 0] = pd.NA
+    model = GroupedTasksClassifier(DecisionTreeClassifier(max_depth=5), seeds=2, random_state=0)
+    expected = model.fit(x, y).predict(x)
+    assert (model.fit(x, y.sample(frac=1, random_state=0)).predict(x) == expected).all()
+    assert model.score(x, y[["large", "odd"]]) == model.score(x, y)
+    with pytest.raises(ValueError, match="one for each of"):
+        model.score(x, y[["odd"]])
+    with pytest.raises(ValueError, match="different row labels"):
+        model.fit(x.reset_index(drop=True), y.reset_index(drop=True).sample(frac=1, random_state=0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"estimator": DecisionTreeClassifier}, "`estimator`"),
+        ({"budget": 0}, "`budget`"),
+        ({"hidden": 8}, "`hidden`"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_named(settings: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        GroupedTasksClassifier(**settings).fit(X[:40], Y[:40])

@@ -114,6 +114,7 @@ def test_many_clients_at_once_get_their_own_answers(served: Served) -> None:
         (b'{"rows": [{"height": 1, "weight": 2}]}', 422, "rows[0]"),
         (b'{"rows": [{"height": 1, "weight": 2, "age": "old"}]}', 422, "rows[0][2]"),
         (b'{"rows": [1, 2, 3]}', 422, "rows[0]"),
+        (b'{"rows": [{"height": 1, "weight": 2, "age": 3, "zz": 4}]}', 422, "rows[0].zz"),
     ],
 )
 def test_wrong_input_is_refused_and_the_place_named(served: Served, body: bytes, status: int, where: str) -> None:
@@ -208,3 +209,63 @@ def test_inputs_of_several_parts() -> None:
         assert found.predict([{"left": [0.5, 1.0, -1.0]}])[1]["error"]["where"] == "rows[0]"
     finally:
         found.close()
+
+
+class Fails(nn.Module):
+    """Answers slowly, and not at all for rows that begin with 9 or 8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = nn.Linear(2, 2)
+
+    def forward(self, x: Any) -> Any:
+        if not self.training and len(x) < 10 and x.shape[0]:
+            time.sleep(0.05)
+            if bool((x[:, 0] > 8.5).any()):
+                raise ValueError("no 9")
+        return self.line(x) * 10.0 ** (30 * (x[:, :1] > 7.5))
+
+
+@pytest.fixture
+def failing() -> Iterator[Served]:
+    x = np.random.default_rng(0).normal(size=(60, 2)).astype("f4")
+    work = coterie.from_arrays(
+        x, x * 3, tasks=["a", "b"], build_model=Fails, recipe=coterie.Recipe(epochs=1), standardize=False
+    )
+    found = Served(coterie.load(coterie.run(work, groups=1, seeds=2, method="label-correlation")))
+    yield found
+    found.close()
+
+
+def test_one_clients_rows_do_not_fail_those_of_others(failing: Served) -> None:
+    rows = [[0.1 * n, 0.2] for n in range(8)] + [[9.0, 0.0]]
+    with ThreadPoolExecutor(9) as clients:
+        answers = list(clients.map(lambda row: failing.predict([row]), rows))
+    assert [status for status, _ in answers] == [200] * 8 + [500]
+    assert "no 9" in answers[-1][1]["error"]["what"]
+    assert 'coterie_requests_total{status="500"} 1' in failing.ask("/metrics")[1]
+
+
+def test_an_answer_that_is_no_json_is_an_error(failing: Served) -> None:
+    status, answer = failing.predict([[8.0, 3e38]])
+    assert status == 500
+    assert answer["error"]["where"] == "rows"
+
+
+def test_the_application_serves_inside_another_one(failing: Served) -> None:
+    from starlette.applications import Starlette
+    from starlette.routing import Mount
+
+    server = uvicorn.Server(
+        uvicorn.Config(Starlette(routes=[Mount("/m", app=make_app(failing.predictor))]), port=0, log_level="error")
+    )
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    connection = http.client.HTTPConnection("127.0.0.1", server.servers[0].sockets[0].getsockname()[1], timeout=30)
+    connection.request("POST", "/m/predict", json.dumps({"rows": [[0.5, 0.5]]}))
+    assert connection.getresponse().status == 200
+    connection.close()
+    server.should_exit = True
+    thread.join(10)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from coterie._check import whole_number
 from coterie._surface import known_arguments
-from coterie.errors import CoterieError, SettingError, require
+from coterie.errors import SettingError, WorkloadError, require
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -116,7 +116,11 @@ class RowReader:
     def _by_name(self, row: Any, place: int) -> list[Any]:
         if self.names is None:
             raise BadInputError(f"rows[{place}]", "should be a list: the inputs of training had no names")
-        return [self._field(row, place, name) for name in self.names]
+        found = [self._field(row, place, name) for name in self.names]
+        if len(row) > len(found):
+            more = next(name for name in row if name not in self.names)
+            raise BadInputError(f"rows[{place}].{more}"[:100], "is no input of these models")
+        return found
 
     def _array(self, rows: list[Any], shape: tuple[int, ...], key: str) -> NDArray[np.float64]:
         found = np.empty(0)
@@ -179,27 +183,50 @@ class Batcher:
                 batch.append(self.waiting.popleft())
             if not self.waiting:
                 self.arrived.clear()
-            if len(batch) == 1:
-                rows = batch[0][0]
-            elif isinstance(batch[0][0], dict):
-                rows = {name: np.concatenate([one[name] for one, _, _ in batch]) for name in batch[0][0]}
-            else:
-                rows = np.concatenate([one for one, _, _ in batch])
             try:
-                answers = await loop.run_in_executor(self.thread, self.predictor.predict, rows)
+                answers = await loop.run_in_executor(self.thread, self._pass, [rows for rows, _, _ in batch])
             except Exception as error:
-                for _, _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
+                if len(batch) == 1:
+                    _settle(batch[0][2], error)
+                else:  # each alone: the rows of one client must not cost another one his answer
+                    for one in batch:
+                        await self._alone(*one)
                 continue
             self.counts.passes += 1
             start = 0
             for _, count, future in batch:
-                part = {task: values[start : start + count].tolist() for task, values in answers.items()}
-                start += count
                 self.counts.rows += count
-                if not future.done():  # it is where the client has left
-                    future.set_result(part)
+                _settle(future, {task: values[start : start + count] for task, values in answers.items()})
+                start += count
+
+    async def _alone(self, rows: Any, count: int, future: asyncio.Future[dict[str, Any]]) -> None:
+        """Answer one request."""
+        loop = asyncio.get_running_loop()
+        try:
+            answers: Any = await loop.run_in_executor(self.thread, self._pass, [rows])
+            self.counts.passes += 1
+            self.counts.rows += count
+        except Exception as error:
+            answers = error
+        _settle(future, answers)
+
+    def _pass(self, parts: list[Any]) -> dict[str, Any]:
+        """Predictions for the rows of several requests, one after the other."""
+        if isinstance(parts[0], dict):
+            rows: Any = {name: np.concatenate([one[name] for one in parts]) for name in parts[0]}
+        else:
+            rows = np.concatenate(parts)
+        return {task: values.tolist() for task, values in self.predictor.predict(rows).items()}
+
+
+def _settle(future: asyncio.Future[dict[str, Any]], answer: dict[str, Any] | Exception) -> None:
+    """Hand over an answer, unless the client has left."""
+    if future.done():
+        return
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)
 
 
 @known_arguments
@@ -228,11 +255,13 @@ def make_app(predictor: Predictor, *, most_bytes: int = MOST_BYTES) -> Starlette
     """
     require("starlette", extra="serve", purpose="serving over HTTP")
     from starlette.applications import Starlette
+    from starlette.requests import ClientDisconnect
     from starlette.responses import JSONResponse, PlainTextResponse, Response
     from starlette.routing import Route
 
     most_bytes, reader, counts = whole_number(most_bytes, "most_bytes", low=1), reader_of(predictor), ServerCounts()
     batchers: list[Batcher] = []
+    workers: list[asyncio.Task[None]] = []
     document = openapi(predictor, reader)
 
     async def predict(request: Request) -> Response:
@@ -240,13 +269,17 @@ def make_app(predictor: Predictor, *, most_bytes: int = MOST_BYTES) -> Starlette
         try:
             rows = reader.read(await _body(request, most_bytes))
             count = len(next(iter(rows.values())) if isinstance(rows, dict) else rows)
-            answer = Response(
-                json.dumps({"predictions": await batchers[0].answer(rows, count)}), media_type="application/json"
-            )
+            found = {"predictions": await batcher().answer(rows, count)}
+            answer = Response(json.dumps(found, allow_nan=False), media_type="application/json")
         except BadInputError as error:
             answer = JSONResponse({"error": {"where": error.where, "what": error.what}}, status_code=error.status)
-        except CoterieError as error:
+        except WorkloadError as error:
             answer = JSONResponse({"error": {"where": "rows", "what": str(error)}}, status_code=422)
+        except ClientDisconnect:
+            return Response(status_code=499)  # nobody reads it
+        except Exception as error:
+            what = f"The models fail on these rows: {type(error).__name__}: {error}"
+            answer = JSONResponse({"error": {"where": "rows", "what": what}}, status_code=500)
         counts.add(answer.status_code, time.perf_counter() - begin)
         return answer
 
@@ -259,13 +292,20 @@ def make_app(predictor: Predictor, *, most_bytes: int = MOST_BYTES) -> Starlette
     async def describe(_: Request) -> Response:
         return JSONResponse(document)
 
+    def batcher() -> Batcher:
+        """What answers; begun by the first request, since a server that mounts this one does not tell it to begin."""
+        if not batchers:
+            batchers.append(Batcher(predictor, counts))
+            workers.append(asyncio.create_task(batchers[0].work()))
+        return batchers[0]
+
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncGenerator[None]:
-        batchers.append(Batcher(predictor, counts))
-        worker = asyncio.create_task(batchers[0].work())
         yield
-        worker.cancel()
-        batchers.pop().thread.shutdown(wait=False)
+        for worker in workers:
+            worker.cancel()
+        for one in batchers:
+            one.thread.shutdown(wait=False)
 
     routes = [
         Route("/predict", predict, methods=["POST"]), Route("/health", health), Route("/metrics", metrics),
@@ -327,13 +367,14 @@ def openapi(predictor: Predictor, reader: RowReader) -> dict[str, Any]:
     def answer(text: str, schema: Any) -> dict[str, Any]:
         return {"description": text, "content": {"application/json": {"schema": schema}}}
 
-    body = _object({"rows": rows}) | {"additionalProperties": False}
+    body = _object({"rows": rows})
     operation = {
         "summary": "Predictions of every task for some rows",
         "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
         "responses": {
             "200": answer("predictions, one a row", _object({"predictions": _object(answers)})),
-            "400": answer("no JSON", error), "413": answer("too large", error), "422": answer("wrong rows", error),
+            "400": answer("no JSON", error), "413": answer("too large", error),
+            "422": answer("wrong rows", error), "500": answer("the models fail", error),
         },
     }  # fmt: skip
     return {
@@ -344,7 +385,12 @@ def openapi(predictor: Predictor, reader: RowReader) -> dict[str, Any]:
 
 
 def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "properties": dict(properties), "required": list(properties)}
+    return {
+        "type": "object",
+        "properties": dict(properties),
+        "required": list(properties),
+        "additionalProperties": False,
+    }
 
 
 def _nested(shape: tuple[int, ...]) -> dict[str, Any]:
