@@ -163,15 +163,24 @@ class Batcher:
         self.predictor, self.counts = predictor, counts
         self.waiting: deque[tuple[Any, int, asyncio.Future[dict[str, Any]]]] = deque()
         self.arrived = asyncio.Event()
+        self.worker: asyncio.Task[None] | None = None
         # one thread: a pass uses all cores that it may, and a second one would only take them away
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="coterie-serve")
 
     async def answer(self, rows: Any, count: int) -> dict[str, Any]:
         """The predictions for the rows of one request."""
+        if self.worker is None:  # begun by the first request: a server that mounts this one does not tell it to begin
+            self.worker = asyncio.create_task(self.work())
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self.waiting.append((rows, count, future))
         self.arrived.set()
         return await future
+
+    def close(self) -> None:
+        """End; whoever still waits is not answered."""
+        if self.worker is not None:
+            self.worker.cancel()
+        self.thread.shutdown(wait=False)
 
     async def work(self) -> None:
         """Answer for ever."""
@@ -260,8 +269,7 @@ def make_app(predictor: Predictor, *, most_bytes: int = MOST_BYTES) -> Starlette
     from starlette.routing import Route
 
     most_bytes, reader, counts = whole_number(most_bytes, "most_bytes", low=1), reader_of(predictor), ServerCounts()
-    batchers: list[Batcher] = []
-    workers: list[asyncio.Task[None]] = []
+    batcher = Batcher(predictor, counts)
     document = openapi(predictor, reader)
 
     async def predict(request: Request) -> Response:
@@ -269,7 +277,7 @@ def make_app(predictor: Predictor, *, most_bytes: int = MOST_BYTES) -> Starlette
         try:
             rows = reader.read(await _body(request, most_bytes))
             count = len(next(iter(rows.values())) if isinstance(rows, dict) else rows)
-            found = {"predictions": await batcher().answer(rows, count)}
+            found = {"predictions": await batcher.answer(rows, count)}
             answer = Response(json.dumps(found, allow_nan=False), media_type="application/json")
         except BadInputError as error:
             answer = JSONResponse({"error": {"where": error.where, "what": error.what}}, status_code=error.status)
@@ -292,20 +300,10 @@ def make_app(predictor: Predictor, *, most_bytes: int = MOST_BYTES) -> Starlette
     async def describe(_: Request) -> Response:
         return JSONResponse(document)
 
-    def batcher() -> Batcher:
-        """What answers; begun by the first request, since a server that mounts this one does not tell it to begin."""
-        if not batchers:
-            batchers.append(Batcher(predictor, counts))
-            workers.append(asyncio.create_task(batchers[0].work()))
-        return batchers[0]
-
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncGenerator[None]:
         yield
-        for worker in workers:
-            worker.cancel()
-        for one in batchers:
-            one.thread.shutdown(wait=False)
+        batcher.close()
 
     routes = [
         Route("/predict", predict, methods=["POST"]), Route("/health", health), Route("/metrics", metrics),
