@@ -90,7 +90,7 @@ def test_many_clients_at_once_get_their_own_answers(served: Served) -> None:
     assert {status for status, _ in answers} == {200}
     for task in ("a", "b", "c"):
         found = np.array([answer["predictions"][task][0] for _, answer in answers])
-        assert found == pytest.approx(expected[task], rel=1e-6, abs=1e-7)
+        assert found == pytest.approx(expected[task], rel=1e-5, abs=1e-5)
     passes = [int(text.split("coterie_passes_total ")[2].split()[0]) for text in (before, served.ask("/metrics")[1])]
     assert 0 < passes[1] - passes[0] < 200  # some were answered together
 
