@@ -249,10 +249,14 @@ def test_numbers_of_nodes_do_not_matter(kind: str) -> None:
 def test_outputs_follow_a_permutation(seed: int, layer: str) -> None:
     x, edges, _, y = data(seed % 7)
     order = np.random.default_rng(seed).permutation(NODES)
-    first = from_graph(x, edges, y, layer=layer, hidden=4)
+    parts = dict(
+        zip(("train", "validation", "test"), np.split(np.arange(NODES), [NODES // 2, 3 * NODES // 4]), strict=True)
+    )
+    first = from_graph(x, edges, y, layer=layer, hidden=4, split=parts)
     shuffled = order[edges][:, np.random.default_rng(seed).permutation(edges.shape[1])]
     back = np.argsort(order)
-    second = from_graph(x[back], shuffled, y[back], layer=layer, hidden=4)
+    moved = {name: order[rows] for name, rows in parts.items()}
+    second = from_graph(x[back], shuffled, y[back], layer=layer, hidden=4, split=moved)
     one, two = (work.outputs(work.build_model(1), work.inputs) for work in (first, second))
     close(two[torch.from_numpy(order)], one, 1e-5)
 

@@ -15,8 +15,7 @@ from coterie.cli.streams import Streamed
 from coterie.errors import SettingError
 from coterie.study.create_command import create
 from coterie.study.export_command import export
-from coterie.study.mixtures.settings import MixtureSettings
-from coterie.study.shell import Name, Predictor, Storage, Variant, opened
+from coterie.study.shell import Name, Predictor, Storage, Variant, is_mixture, opened
 from coterie.study.typed import read_losses_file, read_names, read_pairs, read_shares
 
 if TYPE_CHECKING:
@@ -111,7 +110,7 @@ def tell(
 
 def _told(study: Study, file: Path) -> Any:
     """What a file says of a run."""
-    if isinstance(study.settings, MixtureSettings):
+    if is_mixture(study):
         from coterie.study.mixtures.shell import is_harness
 
         if is_harness(file):
@@ -155,7 +154,7 @@ def add(
     with opened(name, storage, as_json=as_json, quiet=quiet, debug=debug) as (s, study):
         report = read_pairs(losses, "TASK=LOSS")
         trained: Any = read_names(tasks, "--tasks") if tasks else [task for task in report if task in study.tasks]
-        if isinstance(study.settings, MixtureSettings):
+        if is_mixture(study):
             trained = read_shares(mixture or "", "--mixture")
         _show_run(s, study, study.add(trained, report, seed=seed, cost=cost, variant=variant))
 
@@ -185,7 +184,7 @@ def import_table(
     Example: [bold]coterie study import mine results.csv[/bold]
     """
     with opened(name, storage, as_json=as_json, quiet=quiet, debug=debug) as (s, study):
-        if isinstance(study.settings, MixtureSettings):
+        if is_mixture(study):
             added = cast("MixtureStudy", study).add_table(table, metrics, variant=variant)
         else:
             added = study.add_table(table)
@@ -314,7 +313,7 @@ def predict(
     with opened(name, storage, as_json=as_json, quiet=quiet, debug=debug) as (s, study):
         from coterie.study.answers import predict_table
 
-        if isinstance(study.settings, MixtureSettings):
+        if is_mixture(study):
             from coterie.study.mixtures.shell import predict_mixtures
 
             values, errors = predict_mixtures(cast("MixtureStudy", study), subsets, predictor)
@@ -355,7 +354,7 @@ def recommend(
     Example: [bold]coterie study recommend mine --models 2[/bold]
     """
     with opened(name, storage, as_json=as_json, quiet=quiet, debug=debug) as (s, study):
-        if isinstance(study.settings, MixtureSettings):
+        if is_mixture(study):
             from coterie.study.mixtures.shell import emit_recommendation
 
             mixed = cast("MixtureStudy", study)

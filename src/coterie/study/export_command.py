@@ -8,24 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coterie._check import choice
-from coterie._files import atomic_write, make_directory
-from coterie._json import read_json
 from coterie.cli.options import Debug, Json, Quiet
 from coterie.errors import SettingError
-from coterie.study.configs import FRAMEWORKS, merge_config, mixture_config
-from coterie.study.mixtures.study import MixtureStudy
 from coterie.study.shell import Name, Storage, opened
 
 if TYPE_CHECKING:
     from coterie.study.study import Study
 
-MERGEKIT = "mergekit"
+#: what is written; a mixture for the first ones, adapters of groups for the last
+FORMATS = ("huggingface", "trl", "llama-factory", "axolotl", "mergekit")
 
 
 def export(
     name: Name,
-    to: Annotated[str, typer.Option("--to", metavar="|".join((*FRAMEWORKS, MERGEKIT)), help="Whose configuration.")],
+    to: Annotated[str, typer.Option("--to", metavar="|".join(FORMATS), help="Whose configuration.")],
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="A file, or a folder for several.", show_default="the terminal"),
@@ -49,9 +45,12 @@ def export(
     Example: [bold]coterie study export mine --to llama-factory --out mixture.yaml[/bold]
     """
     with opened(name, storage, as_json=as_json, quiet=quiet, debug=debug) as (s, study):
-        choice(to, "--to", (*FRAMEWORKS, MERGEKIT))
+        from coterie._check import choice
+        from coterie.study.configs import mixture_config
+
+        choice(to, "--to", FORMATS)
         shares = recommended_shares(study)
-        if to == MERGEKIT:
+        if to == FORMATS[-1]:
             texts = {"merge": _merged(shares, base_model, [one for one in adapters.split(",") if one])}
         else:
             paths, rows = _read_data(data)
@@ -76,6 +75,8 @@ def export(
 
 def recommended_shares(study: Study) -> dict[str, dict[str, float]]:
     """Name of a model -> share of each source that it is to be trained on: the recommended mixtures, or groups."""
+    from coterie.study.mixtures.study import MixtureStudy
+
     if isinstance(study, MixtureStudy):
         found = study.recommend()
         if found.groups is not None and found.groups.worth:
@@ -88,6 +89,8 @@ def recommended_shares(study: Study) -> dict[str, dict[str, float]]:
 
 def _merged(shares: Mapping[str, Any], base_model: str, folders: list[str]) -> str:
     """One file for the adapters of all groups, by the number of sources that each was trained on."""
+    from coterie.study.configs import merge_config
+
     if not base_model or len(folders) != len(shares):
         raise SettingError(
             f"Mergekit needs --base-model, and in --adapters a folder for each of the {len(shares)} groups, with "
@@ -99,6 +102,8 @@ def _merged(shares: Mapping[str, Any], base_model: str, folders: list[str]) -> s
 
 def _read_data(path: Path | None) -> tuple[dict[str, str], dict[str, int]]:
     """Where sources lie, and how many rows they have."""
+    from coterie._json import read_json
+
     given: Any = {} if path is None else read_json(path)
     if not isinstance(given, dict) or not all(isinstance(one, dict) for one in given.values()):
         raise SettingError(f'{path} should hold {{"SOURCE": {{"path": "...", "rows": 1000}}}}. Found something else.')
@@ -108,6 +113,8 @@ def _read_data(path: Path | None) -> tuple[dict[str, str], dict[str, int]]:
 
 def _write(texts: Mapping[str, str], out: Path | None, ending: str) -> list[Path]:
     """One file, or one a model in a folder."""
+    from coterie._files import atomic_write, make_directory
+
     if out is None:
         return []
     several = len(texts) > 1 or out.is_dir()

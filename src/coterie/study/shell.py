@@ -43,6 +43,13 @@ def opened(name: str, storage: str | None, **streams: bool) -> Generator[tuple[S
         yield s, load_study(name, storage=storage)
 
 
+def is_mixture(study: Study) -> bool:
+    """Whether a study is one of mixtures."""
+    from coterie.study.mixtures.settings import MixtureSettings  # brings NumPy along, which help does without
+
+    return isinstance(study.settings, MixtureSettings)
+
+
 def hush() -> None:
     """Leave the messages of Optuna out: stdout and stderr have our own."""
     from coterie.errors import require
