@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from coterie._check import is_whole, whole_number
+from coterie._check import is_whole, named_choice, whole_number
 from coterie._context import Context
 from coterie._progress import Progress, silent
 from coterie._show import short_repr
@@ -27,6 +27,7 @@ from coterie.evaluation.halving import Halving, race, smallest_runs
 from coterie.evaluation.labels import LabelIndex, LabelLosses, Losses
 from coterie.evaluation.metric_values import metric_values, resampled
 from coterie.evaluation.metrics import Judge, as_judges, check_judges
+from coterie.evaluation.rates import NAMED
 from coterie.evaluation.trainings import RaceEntries, RunOutcomes, Subset, Trainings, subsets_of
 from coterie.grouping import Grouping
 from coterie.training import fit
@@ -341,16 +342,29 @@ def chosen_judges(workload: Any, metrics: Any, decide_by: Any) -> tuple[tuple[Ju
     judges = list(as_judges(metrics, workload))
     decider = None
     if decide_by is not None:
-        decider = as_judges([decide_by], workload)[0]
+        decider = _decider(decide_by, judges, workload)
         missing = [name for number, name in enumerate(workload.task_names) if number not in decider.tasks]
         if missing:
             raise SettingError(
                 f"Parameter `decide_by`={decider.title!r} does not judge the tasks {missing[:5]}. Give a mapping of "
                 "every task to a metric, such as {'sick': 'auroc', 'weight': 'r2'}."
             )
-        judges += [] if decider.title in [judge.title for judge in judges] else [decider]
-    check_judges(judges, workload)
+        titles = [judge.title for judge in judges]
+        judges = [decider if title == decider.title else judge for title, judge in zip(titles, judges, strict=True)]
+        judges += [] if decider.title in titles else [decider]
+    if judges:
+        check_judges(judges, workload, {"validation": halve_validation(workload)[1], "test": workload.split.test})
     return tuple(judges), decider
+
+
+def _decider(decide_by: Any, judges: list[Judge], workload: Workload) -> Judge:
+    """The metric that decides: one of those in `metrics` by its name, or another."""
+    if isinstance(decide_by, str):
+        named = {judge.title: judge for judge in judges}
+        named_choice(decide_by, "decide_by", [*named, *(name for name in NAMED if name not in named)])
+        if decide_by in named:
+            return replace(named[decide_by], decides=True)
+    return replace(as_judges([decide_by], workload)[0], decides=True)
 
 
 def metric_settings(workload: Any, metrics: Any, decide_by: Any) -> dict[str, Any]:

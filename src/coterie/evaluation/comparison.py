@@ -99,6 +99,8 @@ class Comparison:
         Raises:
             SettingError: when there is no such metric.
         """
+        if not self.metrics:
+            raise SettingError(f"No metric was asked for, so there is no {name!r}. Compare with metrics=[{name!r}].")
         named_choice(name, "name", [metric.name for metric in self.metrics])
         return next(metric for metric in self.metrics if metric.name == name)
 

@@ -116,7 +116,10 @@ class Resampled:
         chosen = list(tasks)
         pair = self.draws[[candidate, against]][:, :, chosen, 1:].mean(1, dtype=np.float64)
         logs = log_losses(np.moveaxis(pair, -1, 1), self.floor[chosen])  # (2, draws, tasks)
-        return self.of(np.nanmean(logs[0] - logs[1], -1))
+        moved = logs[0] - logs[1]
+        known = ~np.isnan(moved)
+        count = known.sum(-1)
+        return self.of(np.where(count > 0, np.where(known, moved, 0.0).sum(-1) / np.maximum(count, 1), np.nan))
 
     def of(self, draws: NDArray[np.float64]) -> Noise:
         """Noise of a number from its draws (draws,); NaN where fewer than half of them have a value."""

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coterie._check import choice, whole_number
 from coterie._show import short_repr
 from coterie.evaluation.intervals import Interval, Spread, resample
 from coterie.evaluation.labels import Losses, Resampled
-from coterie.evaluation.metrics import Judge, measure
+from coterie.evaluation.metrics import Judge, check_value, measure
 from coterie.evaluation.trainings import Trainings
 from coterie.grouping import Grouping
 
@@ -54,7 +55,13 @@ class MetricValues:
         return Losses(found.draws[..., 0].astype(np.float64), found, found.floor)
 
     def interval(self, candidate: int, part: str, tasks: Sequence[int] | None = None) -> Interval:
-        """Mean value over tasks and seeds, with its 95 % interval over seeds and examples (by bootstrap)."""
+        """Mean value over tasks and seeds, with its 95 % interval over seeds and examples (by bootstrap).
+
+        Raises:
+            SettingError: when there is no such candidate or part.
+        """
+        whole_number(candidate, "candidate", low=0, high=len(next(iter(self.parts.values())).draws) - 1)
+        choice(part, "part", tuple(self.parts))
         chosen = self.judged if tasks is None else list(tasks)
         found = self.parts[part]
         drawn = self.best[chosen, None] + self.sign[chosen, None] * found.draws[candidate][:, chosen]
@@ -143,8 +150,9 @@ def resampled(
             for position, seed in enumerate(seeds):
                 if (subset, seed) not in found:
                     scores = trainings.scores(subset, seed, part)[task]
-                    values = measure(judge.tasks[task], labels, scores, own)
+                    values = measure(judge.tasks[task], labels, scores, own, workload.task_names[task])
                     found[subset, seed] = judge.shortfall(task, values)
+                    check_value(judge, workload.task_names[task], part, found[subset, seed], labels)
                     floor[task] = floor[task] or _floor(judge, task, labels, scores)
                 draws[number, position, task] = found[subset, seed]
     return Resampled(draws, len(examples), floor)
@@ -156,5 +164,6 @@ def _floor(judge: Judge, task: int, labels: NDArray[np.float64], scores: NDArray
     shuffled = [
         measure(judge.tasks[task], labels, scores[rng.permutation(len(labels))], once) for _ in range(_SHUFFLES)
     ]
-    level = float(np.nanmean(judge.shortfall(task, np.concatenate(shuffled))))
-    return level / float(np.sqrt(len(labels))) if np.isfinite(level) else 0.0
+    levels = judge.shortfall(task, np.concatenate(shuffled))
+    known = levels[np.isfinite(levels)]
+    return float(known.mean()) / float(np.sqrt(len(labels))) if len(known) else 0.0

@@ -64,6 +64,10 @@ class Metric:
                 f"Parameter `function` of a metric should be callable. Found {self.function!r}. For example "
                 "Metric(sklearn.metrics.matthews_corrcoef)."
             )
+        if self.name is not None and not (isinstance(self.name, str) and self.name.strip()):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise SettingError(
+                f"Parameter `name` of a metric should be words for tables, or None. Found {self.name!r}."
+            )
         flag(self.higher, "higher")
         if self.best is not None and not (is_number(self.best) and np.isfinite(self.best)):
             raise SettingError(f"Parameter `best` of a metric should be a finite number. Found {self.best!r}.")
@@ -81,10 +85,12 @@ class Judge:
     Attributes:
         title: for tables.
         tasks: task number -> the metric that judges it; tasks that it cannot judge are left out.
+        decides: whether gains and the choice are about it; it then needs a value for every task.
     """
 
     title: str
     tasks: Mapping[int, Metric | str]
+    decides: bool = False
 
     def shortfall(self, task: int, values: Floats) -> Floats:
         """How far values of the metric of a task are from the best one; lower is better.
@@ -199,7 +205,7 @@ def _name(function: Any) -> str:
     return str(getattr(inner, "__name__", type(inner).__name__))
 
 
-def measure(metric: Metric | str, labels: Floats, scores: Floats, weights: Floats) -> Floats:
+def measure(metric: Metric | str, labels: Floats, scores: Floats, weights: Floats, name: str = "") -> Floats:
     """Values of a metric, (draws,), one for each row of weights: how often each example counts.
 
     Args:
@@ -207,6 +213,7 @@ def measure(metric: Metric | str, labels: Floats, scores: Floats, weights: Float
         labels: (examples,) in their own units.
         scores: (examples,) or (examples, classes), as they are served.
         weights: (draws, examples) whole numbers, the first row all ones.
+        name: of the task, for errors.
 
     Returns:
         NaN where a draw has no value, as AUROC with one class.
@@ -217,18 +224,27 @@ def measure(metric: Metric | str, labels: Floats, scores: Floats, weights: Float
     if isinstance(metric, str):
         with np.errstate(divide="ignore", invalid="ignore"):
             return NAMED[metric].function(labels, scores, weights)
-    first = _called(metric, labels, scores)
+    first = _called(metric, labels, scores, name)
     found = [first]
     for row in weights[1:]:
         chosen = np.repeat(np.arange(len(labels)), row.astype(np.int64))
         try:
-            found.append(_called(metric, labels[chosen], scores[chosen]))
-        except SettingError:  # a draw without one of the classes
+            found.append(_called(metric, labels[chosen], scores[chosen], name))
+        except SettingError:
+            if not _lacks(labels[chosen], labels):
+                raise
             found.append(np.nan)
     return np.array(found)
 
 
-def _called(metric: Metric, labels: Floats, scores: Floats) -> float:
+def _lacks(drawn: Floats, labels: Floats) -> bool:
+    """Whether a draw lacks one of the classes, or has one value only: a metric may then have no value."""
+    values = np.unique(drawn)
+    return len(values) < 2 or (not (labels % 1).any() and len(values) < len(np.unique(labels)))
+
+
+def _called(metric: Metric, labels: Floats, scores: Floats, name: str) -> float:
+    of = f" of task {name!r}" if name else ""
     function: Any = metric.function
     try:
         with process_lock, warnings.catch_warnings():
@@ -244,33 +260,54 @@ def _called(metric: Metric, labels: Floats, scores: Floats) -> float:
     except Exception as error:
         raise SettingError(
             f"The metric {metric.title!r} failed with {type(error).__name__}: {error}. It is called with "
-            f"labels {labels.shape} and predictions {scores.shape}: probabilities of classes. Wrap it, as in "
+            f"labels {labels.shape} and predictions {scores.shape}{of}: probabilities of classes. Wrap it, as in "
             "Metric(lambda y, p: f1_score(y, p > 0.5), name='f1')."
         ) from error
     array = np.asarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value)
     if array.size != 1 or not (np.issubdtype(array.dtype, np.number) or array.dtype == bool):
         raise SettingError(
-            f"The metric {metric.title!r} should return one number. Found shape {array.shape} of {array.dtype}. A "
-            "metric that is not averaged over classes or examples is a likely cause: take average='macro'."
+            f"The metric {metric.title!r} should return one number. Found shape {array.shape} of {array.dtype}{of}. "
+            "A metric that is not averaged over classes or examples is a likely cause: take average='macro'."
         )
     return float(array.reshape(()))
 
 
-def check_judges(judges: Sequence[Judge], workload: Workload) -> None:
-    """Call each function once on predictions of the initial model, so that a mistake shows before anything is trained.
+def check_judges(judges: Sequence[Judge], workload: Workload, parts: Mapping[str, torch.Tensor]) -> None:
+    """Compute metrics once on predictions of the initial model, so that a mistake shows before anything is trained.
+
+    Args:
+        judges: functions are called; a metric known by name only where it decides.
+        workload: of the tasks.
+        parts: name -> rows of the data that are looked at.
 
     Raises:
-        SettingError: see :func:`measure`.
+        SettingError: see :func:`measure`; or the metric that decides has no value for a task.
     """
-    own = [(judge, task, m) for judge in judges for task, m in judge.tasks.items() if isinstance(m, Metric)]
-    if not own:
+    wanted = [(j, task, m) for j in judges for task, m in j.tasks.items() if isinstance(m, Metric) or j.decides]
+    if not wanted:
         return
     from coterie.evaluation.labels import LabelIndex
 
-    index = LabelIndex.of(workload, workload.split.validation)
-    every = range(workload.n_tasks)
-    flat = index.predictions(workload, workload.build_model(0).state_dict(), every)
-    scores = index.scores(workload, every, flat)
-    for judge, task, metric in own:
-        labels = index.labels(workload, task)
-        judge.shortfall(task, measure(metric, labels, scores[task], np.ones((1, len(labels)))))
+    every, state = range(workload.n_tasks), workload.build_model(0).state_dict()
+    for part, rows in parts.items():
+        index = LabelIndex.of(workload, rows)
+        scores = index.scores(workload, every, index.predictions(workload, state, every))
+        for judge, task, metric in wanted:
+            labels, own = index.labels(workload, task), scores[task]
+            if isinstance(metric, str):  # initial predictions may all be equal, which says nothing about the labels
+                own = np.random.default_rng(0).random(own.shape)
+            once = np.ones((1, len(labels)))
+            values = judge.shortfall(task, measure(metric, labels, own, once, workload.task_names[task]))
+            check_value(judge, workload.task_names[task], part, values, labels)
+
+
+def check_value(judge: Judge, task: str, part: str, values: Floats, labels: Floats) -> None:
+    """Refuse a metric that decides and has no value on a part of the data, of which the first of `values` is told."""
+    if not judge.decides or np.isfinite(values[0]):
+        return
+    distinct = np.unique(labels)
+    why = f"all {len(labels)} labels there are {distinct[0]:g}" if len(distinct) == 1 else "the function returns NaN"
+    raise SettingError(
+        f"Parameter `decide_by`={judge.title!r} has no value for task {task!r} on {part} data: {why}. Give a metric "
+        "that has one, a mapping of every task to a metric, or a split in which every part has all classes."
+    )

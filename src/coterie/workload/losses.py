@@ -275,6 +275,8 @@ def register_loss(name: str, loss: MarginLoss) -> None:
     Raises:
         SettingError: when the name is taken or `loss` is no MarginLoss.
     """
+    if not (isinstance(name, str) and name.strip()):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise SettingError(f"Parameter `name` of a loss should be a word for Task(kind=...). Found {name!r}.")
     if name in _LOSSES:
         raise SettingError(f"Parameter `name`: a loss {name!r} is registered already. Choose another name.")
     if not isinstance(loss, MarginLoss):  # pyright: ignore[reportUnnecessaryIsInstance]

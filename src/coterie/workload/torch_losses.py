@@ -17,7 +17,7 @@ from torch.nn.functional import softplus
 
 from coterie._check import is_number, whole_number
 from coterie._surface import known_arguments
-from coterie.errors import SettingError, WorkloadError
+from coterie.errors import ModelError, SettingError, WorkloadError
 from coterie.workload.losses import MarginLoss
 
 #: keeps the slope of the square root finite where a loss is at its lowest; taken off again from values
@@ -88,7 +88,19 @@ class TorchLoss(MarginLoss):
     def _losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
         expected = torch.broadcast_shapes(outputs.shape if self.scalar else outputs.shape[:-1], labels.shape)
         outputs = outputs.expand(expected if self.scalar else (*expected, outputs.shape[-1]))
-        found = self.function(outputs, labels.expand(expected))
+        title = getattr(self.function, "__name__", type(self.function).__name__)
+        try:
+            found = self.function(outputs, labels.expand(expected))
+        except TypeError as error:
+            raise ModelError(
+                f"The function {title!r} of a loss failed with {error}. It is called as function(outputs, labels) with "
+                "two tensors: take both, and use torch operations only."
+            ) from error
+        if not isinstance(found, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ModelError(
+                f"The function {title!r} of a loss should return a tensor with one loss for each label. Found "
+                f"{type(found).__name__}. A missing return or operations of NumPy are likely causes."
+            )
         if found.shape != expected:
             raise WorkloadError(
                 f"The function of a loss should return one loss for each label, {tuple(expected)}. Found shape "
