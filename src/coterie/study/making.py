@@ -13,7 +13,7 @@ from coterie.errors import SettingError, StoreError
 from coterie.study.mixtures.limits import MixtureLimits
 from coterie.study.mixtures.settings import MIXTURE, SUBSETS, MixtureSettings
 from coterie.study.settings import MATTERS, REASK_AFTER, StudySettings
-from coterie.study.storage import default_path, open_storage, reaching
+from coterie.study.storage import default_path, open_storage, quiet, reaching
 from coterie.study.study import Study
 from coterie.study.subset_rules import SubsetRules
 
@@ -42,7 +42,7 @@ def create_study(
     matters: float | None = None,
     rules: SubsetRules | None = None,
     weights: Mapping[str, float] | None = None,
-    limits: MixtureLimits | None = None,
+    limits: MixtureLimits | Mapping[str, Any] | None = None,
     natural: Mapping[str, float] | None = None,
     size: str = "",
     units: str | None = None,
@@ -71,7 +71,7 @@ def create_study(
         rules: which subsets may be trained: their sizes, tasks that are together or apart.
         weights: of a mixture: target -> weight in the objective, 1 where it is not named.
         limits: of a mixture: least and largest shares, and data that are available, see
-            :class:`coterie.study.mixtures.limits.MixtureLimits`.
+            :class:`coterie.study.mixtures.limits.MixtureLimits`; or a mapping of its fields.
         natural: of a mixture: source -> share of the natural mixture; None: by the data that are available, else even.
         size: of a mixture: the model that is asked about, in your own words.
         units: of a mixture: what weights are of, ``"raw"`` numbers or in standard deviations over runs (``"spread"``);
@@ -106,7 +106,7 @@ def create_study(
             raise SettingError("A study with kind='mixture' needs `sources` and `targets`, each a list of names.")
         settings: StudySettings = MixtureSettings(
             cast("Any", sources), cast("Any", targets), 1 if models is None else models, *common, True, matters or 0.0,
-            None, MIXTURE, weights, {} if limits is None else limits.to_dict(), natural, size, units,
+            None, MIXTURE, weights, {} if limits is None else MixtureLimits.of(limits).to_dict(), natural, size, units,
         )  # fmt: skip
     else:
         _refuse_given(mixed, "kind='subsets'", "`tasks`")
@@ -119,7 +119,7 @@ def create_study(
     opened, place = open_storage(storage, name, create=True)
     import optuna
 
-    with reaching(place):
+    with reaching(place), quiet(optuna):
         try:
             found = optuna.create_study(
                 storage=opened,

@@ -154,3 +154,14 @@ def reaching(name: str) -> Generator[None]:
         if home in ("optuna", "sqlalchemy", "json") or isinstance(error, OSError | ValueError | KeyError):
             raise _unreachable(name, error) from error
         raise
+
+
+@contextmanager
+def quiet(optuna: Any) -> Generator[None]:
+    """Leave out what Optuna only informs of; afterwards it says as much as before."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(max(before, optuna.logging.WARNING))
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)

@@ -113,6 +113,20 @@ def _run(
     return shares, losses, {name: ratios.get(name, "") for name in MORE}
 
 
+def number_in(more: Mapping[str, str], column: str) -> float | None:
+    """The number in a column of a row; None where the cell is empty or NaN, as pandas writes what is missing.
+
+    Raises:
+        SettingError: for anything else, with the name of the column.
+    """
+    if more[column].lower() in ("", "nan"):
+        return None
+    try:
+        return read_number(more[column])[0]
+    except ValueError as error:
+        raise SettingError(f"The column {column!r} should hold numbers: {error}.") from None
+
+
 def read_harness(path: Any, settings: MixtureSettings) -> dict[str, tuple[float, float]]:
     """Target -> (score, standard error) of a file of results that lm-evaluation-harness wrote.
 

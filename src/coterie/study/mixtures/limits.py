@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -53,16 +53,41 @@ class MixtureLimits:
 
     def __post_init__(self) -> None:
         for name in ("least", "most"):
-            for source, share in getattr(self, name).items():
+            for source, share in self._mapping(name).items():
                 if not (is_number(share) and 0 <= share <= 1):
                     raise SettingError(
                         f"Parameter `{name}` should map sources to shares from 0 to 1. Found {source!r}: {share!r}."
                     )
-        for source, amount in self.available.items():
+        for source, amount in self._mapping("available").items():
             positive(amount, f"available[{source!r}]")
         positive(self.epochs, "epochs")
         if self.run is not None:
             positive(self.run, "run")
+
+    @staticmethod
+    def of(given: object) -> MixtureLimits:
+        """Limits as they are, or made of a mapping of their fields; None: no limits.
+
+        Raises:
+            SettingError: for anything else.
+        """
+        if given is None or isinstance(given, MixtureLimits):
+            return given or MixtureLimits()
+        if not isinstance(given, Mapping):
+            raise SettingError(
+                "Parameter `limits` should be MixtureLimits(...), or a mapping of its fields such as "
+                f"{{'most': {{'web': 0.5}}}}. Found {given!r:.80}."
+            )
+        return MixtureLimits(**{str(name): value for name, value in cast("Mapping[Any, Any]", given).items()})
+
+    def _mapping(self, name: str) -> Mapping[str, Any]:
+        """A field that maps sources to numbers."""
+        found = getattr(self, name)
+        if not isinstance(found, Mapping):
+            raise SettingError(
+                f"Parameter `{name}` should map sources to numbers, such as {{'web': 0.5}}. Found {found!r:.80}."
+            )
+        return cast("Mapping[str, Any]", found)
 
     def bounds(self, sources: Sequence[str]) -> tuple[Floats, Floats]:
         """(sources,) smallest and largest shares.

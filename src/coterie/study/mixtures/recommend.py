@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 RECOMMENDED, BEST_RUN = "recommended", "best run"
 #: a source may be dropped when that costs at most this share of the spread of the objective over runs
 FREE = 0.1
+#: runs below which nothing is said of gains: one run has no spread to judge them by
+_FEWEST = 2
 #: normal quantile of 95 % intervals
 _WIDE = 1.96
 
@@ -43,7 +45,7 @@ class MixtureCandidate:
         objective: expected, in the direction of losses: lower is better.
         error: standard error of it.
         gain: of the recommended mixture over this one, as a share, with the 95 % interval of the predictor; None for
-            the recommended one itself.
+            the recommended one itself, and after a single run.
         measured: the same of fresh seeds, with an interval that may be looked at after every run; None without any.
         seeds: number of those.
     """
@@ -232,11 +234,18 @@ def recommend_mixture(
     steer = steering(view.own)
     confirmed = written is not None and written.is_better(results) and _matters(view, written)
     chosen = written.shares if written is not None and (confirmed or written.begun(results)) else view.best
-    verdict = YES if confirmed else NO if _excluded(view, written) else UNDECIDED
+    few = len(view.own.losses) < _FEWEST
+    verdict = YES if confirmed else NO if not few and _excluded(view, written) else UNDECIDED
     candidates = _candidates(view, chosen, written)
-    guess = RECOMMENDED if verdict == YES or (verdict == UNDECIDED and _is_guess(candidates)) else candidates[0].name
+    guess = (
+        RECOMMENDED
+        if verdict == YES or (verdict == UNDECIDED and not few and _is_guess(candidates))
+        else candidates[0].name
+    )
+    sizes = size_evidence(results, view.posterior, view.weights)
+    unknown = "" if "" in results.sizes else next(f" {one.text}" for one in sizes if one.size == view.own.sizes[0])
     return MixtureRecommendation(
-        text=_text(view, candidates, verdict, written),
+        text=_text(view, candidates, verdict, written) + unknown,
         verdict=verdict,
         recommended=guess,
         mixture=_named(view, chosen),
@@ -245,7 +254,7 @@ def recommend_mixture(
         candidates=candidates,
         drop=_drop(view, chosen),
         groups=mixture_groups(view, aim.models) if aim.models > 1 else None,
-        sizes=size_evidence(results, view.posterior, view.weights),
+        sizes=sizes,
         confirm=written.wanted(results) if written is not None and verdict == UNDECIDED else (),
         confirmation=written,
         regret=view.regret,
@@ -280,7 +289,11 @@ def _candidates(view: MixtureView, chosen: Floats, written: MixtureConfirmation 
         gains = (drawn[:, place] - drawn[:, -1]) / view.reference
         low, high = np.quantile(gains, [0.025, 0.975])
         expected = float(mean[place, 0] - mean[-1, 0]) / view.reference
-        gain = None if name == RECOMMENDED else GainInterval(expected, float(low), float(high))
+        gain = (
+            None
+            if name == RECOMMENDED or len(view.own.losses) < _FEWEST
+            else GainInterval(expected, float(low), float(high))
+        )
         fresh = np.array([])
         if written is not None and name in written.rivals and np.abs(written.shares - chosen).max() < SAME:
             fresh = written.gains(view.results, name)
@@ -336,7 +349,7 @@ def _drop(view: MixtureView, chosen: Floats) -> tuple[SourceVerdict, ...]:
     costs = (drawn[:, 1:] - drawn[:, :1]) / view.reference
     found: list[SourceVerdict] = []
     for source, name in enumerate(view.results.sources):
-        if source in numbers:
+        if source in numbers and len(view.own.losses) >= _FEWEST:
             one = costs[:, numbers.index(source)]
             low, high = np.quantile(one, [0.025, 0.975])
             cost = GainInterval(float(one.mean()), float(low), float(high))
@@ -366,6 +379,8 @@ def _text(
     """The first thing to read."""
     runs, first = len(view.own.losses), candidates[0].name
     rivals = [one for one in candidates if one.name in view.rivals]
+    if runs < _FEWEST:
+        return "Not yet: one run tells too little of any gain."
     gains = " and ".join(f"{one.gain} over the {one.name} mixture" for one in rivals)
     if verdict == YES:
         shown = " and ".join(f"{one.measured} over the {one.name} mixture" for one in rivals)

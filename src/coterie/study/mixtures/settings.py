@@ -12,7 +12,7 @@ from coterie._check import choice, is_number
 from coterie._show import short_repr
 from coterie._surface import known_arguments
 from coterie.errors import SettingError
-from coterie.study.mixtures.limits import ROUNDING, MixtureLimits
+from coterie.study.mixtures.limits import ROUNDING, MixtureLimits, inside
 from coterie.study.results import Floats
 from coterie.study.settings import StudySettings
 
@@ -68,11 +68,7 @@ class MixtureSettings(StudySettings):
                 )
         if self.weights is not None and not any((self.weights or {}).get(name, 1.0) for name in self.measured):
             raise SettingError("Parameter `weights` should leave one target or more. All weights are 0.")
-        low, high = self.bounds
-        if self.natural is not None:
-            given = self.shares(self.natural, "natural")
-            if (given < low - ROUNDING).any() or (given > high + ROUNDING).any():
-                object.__setattr__(self, "natural", dict(self.natural))  # trained as it is, though outside of limits
+        _ = self.natural_shares  # refuses limits and shares that cannot be meant
 
     @property
     def shares_of_targets(self) -> Floats:
@@ -92,10 +88,13 @@ class MixtureSettings(StudySettings):
 
     @property
     def natural_shares(self) -> Floats:
-        """(sources,) the natural mixture."""
+        """(sources,) the natural mixture, as far as limits allow."""
+        low, high = self.bounds
         if self.natural is not None:
-            return self.shares(self.natural, "natural")
-        return self.mixture_limits.natural(self.tasks)
+            given = self.shares(self.natural, "natural")
+        else:
+            given = self.mixture_limits.natural(self.tasks)
+        return inside(given[None], low, high)[0]
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> MixtureSettings:

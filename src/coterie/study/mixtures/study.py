@@ -12,7 +12,7 @@ from coterie._show import html_table
 from coterie._surface import known_arguments, warn
 from coterie.errors import CoterieError, DataWarning, SettingError
 from coterie.study.losses import full_report
-from coterie.study.mixtures.imports import losses_by_target, read_mixture_tables
+from coterie.study.mixtures.imports import losses_by_target, number_in, read_mixture_tables
 from coterie.study.mixtures.objective import MixtureAim
 from coterie.study.mixtures.predictors import find_mixture_predictor
 from coterie.study.mixtures.propose import choose_mixtures, spare_mixtures, wish_for
@@ -143,9 +143,12 @@ class MixtureStudy(Study):
         rows = read_mixture_tables(ratios, metrics, self.about)
         for number, (shares, losses, more) in enumerate(rows, start=1):
             try:
-                seed = whole_number(int(more["seed"]), "seed", low=0) if more["seed"] else None
+                given = number_in(more, "seed")
+                seed = (
+                    None if given is None else whole_number(int(given) if given == int(given) else given, "seed", low=0)
+                )
                 wish = self._addable(shares, seed, more["variant"] or variant, check=False)
-                report = self._report(shares, losses, None, float(more["cost"]) if more["cost"] else None)
+                report = self._report(shares, losses, None, number_in(more, "cost"))
             except (SettingError, ValueError) as error:
                 raise SettingError(f"Row {number} of the tables: {error} Nothing was added.") from error
             if self._mark(wish, losses) not in there:
@@ -201,9 +204,12 @@ class MixtureStudy(Study):
             SettingError: for an unknown source or predictor.
             WorkloadError: without any run that was told, or with a target that no run measured.
         """
-        shares = np.stack([self.about.shares(mixture, "mixtures") for mixture in mixtures])
+        rows = [self.about.shares(mixture, "mixtures") for mixture in mixtures]
         results = self.results()
         check_told(results)
+        if not rows:
+            return np.zeros((0, len(self.targets))), np.zeros((0, len(self.targets)))
+        shares = np.stack(rows)
         values, errors = find_mixture_predictor(predictor).fit(results).predict(shares)
         return values * self.settings.signs, errors
 

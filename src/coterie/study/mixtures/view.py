@@ -58,6 +58,12 @@ class MixtureView:
         return self.aim.scaled(self.own)
 
     @cached_property
+    def told(self) -> Floats:
+        """(runs,) objectives of the runs that measured all targets."""
+        found = self.own.losses @ self.weights
+        return found[np.isfinite(found)]
+
+    @cached_property
     def pool(self) -> Floats:
         """Mixtures that may be chosen."""
         return pool(self.aim, self.own, np.random.default_rng(0))
@@ -112,9 +118,13 @@ class MixtureView:
 
     @cached_property
     def reference(self) -> float:
-        """Objective that gains are shares of: that of the first rival, as is expected."""
+        """Objective that gains are shares of: that of the first rival, as is expected.
+
+        Its spread over runs in its place where that is larger: near 0, shares of it would say nothing.
+        """
         first = next(iter(self.rivals.values()))
-        found = abs(float(self.objective(first[None])[0]))
+        spread = float(np.std(self.told)) if len(self.told) else 0.0
+        found = max(abs(float(self.objective(first[None])[0])), spread)
         return found if found > 0 else 1.0
 
     def draws(self, shares: Floats, count: int = DRAWS, seed: int = 0) -> Floats:
