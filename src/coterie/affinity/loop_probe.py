@@ -331,6 +331,7 @@ def _shared(means: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
     return [p for p, hit in zip(parameters, hits, strict=True) if hit is not None and int(hit.max()) > 1]
 
 
+@known_arguments
 def probe(
     model: nn.Module,
     optimizer: torch.optim.Optimizer | None,
