@@ -145,8 +145,6 @@ class _GroupedTasks(BaseEstimator):
 
     def _compared(self, x: Floats, labels: Floats, tasks: list[Task]) -> Any:
         """The run that finds and compares groups: of networks, or of copies of the estimator."""
-        from coterie.evaluation import compare
-        from coterie.evaluation.recommend import conclude
         from coterie.pipeline import run
         from coterie.workload import from_arrays
 
@@ -157,12 +155,6 @@ class _GroupedTasks(BaseEstimator):
             )
         else:
             source = self._trainer(x, labels)
-        if self.estimator is not None and len(tasks) == 2:
-            # together or apart: there is nothing to estimate
-            compared = compare(source, {}, seeds=range(seed, seed + self.seeds), budget=self.budget).comparison
-            comparison, advice = conclude(compared, self.budget)
-            served = comparison.groupings[comparison.index(advice.candidate)]
-            return SimpleNamespace(comparison=comparison, recommendation=advice, served=served)
         options: Any = {} if self.method is None else {"method": self.method}
         found = run(source, budget=self.budget, groups=self.groups, seeds=self.seeds, seed=seed, **options)
         self._files = {name: data for name, data in found.files.items() if name.startswith("serve")}
@@ -286,8 +278,7 @@ class GroupedTasksClassifier(ClassifierMixin, _GroupedTasks):
         recommendation_: whether more than one model is worth it, in a line; empty where nothing was compared: for a
             single task, and below 50 rows. Then a copy of `estimator` serves all tasks, or, without one, an
             ``sklearn.neural_network`` model serves each.
-        result_: the result of :func:`coterie.run` (of :func:`coterie.compare`, its advice and what is served for copies
-            and two tasks); None where nothing was compared, and after unpickling.
+        result_: the result of :func:`coterie.run`; None where nothing was compared, and after unpickling.
         classes_: classes of each task, or of the single one.
         task_names_: columns of `y`, or ``task 0`` and so on.
 

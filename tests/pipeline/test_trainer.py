@@ -34,7 +34,7 @@ def test_numpy_alone_goes_through_the_main_job(tmp_path: Path, method: str | Non
     assert np.isfinite(found.affinity.values[~np.eye(4, dtype=bool)]).all()
     assert found.affinity.values[0, 1] > found.affinity.values[0, 2]
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["settings"]["method"] == method or "kernel-surrogate"
+    assert result["settings"]["method"] == (method or "kernel-surrogate")
     costs = {row["stage"]: row for row in result["costs"]}
     assert costs["real trainings of subsets"]["trainings"] == pytest.approx(6)
     assert costs["comparison: real trainings"]["trainings"] == pytest.approx(4 * 7)
@@ -140,3 +140,16 @@ def test_a_trainer_of_ones_own_and_its_costs() -> None:
 def test_a_function_is_no_trainer() -> None:
     with pytest.raises(SettingError, match="Write FunctionTrainer"):
         coterie.run(Ridge())  # pyright: ignore[reportArgumentType]
+
+
+def two(tasks: tuple[str, ...], seed: int) -> dict[str, float]:
+    return {task: 0.5 - 0.1 * (len(tasks) > 1) + 0.01 * np.random.default_rng(seed).normal() for task in tasks}
+
+
+@pytest.mark.parametrize("method", ["kernel-surrogate", "linear-surrogate"])
+def test_two_tasks_are_trained_together_and_apart(method: str) -> None:
+    found = coterie.run(FunctionTrainer(two, ["a", "b"]), seeds=3, method=method)
+    assert found.comparison.candidates == ("all-in-one", "single-task")
+    assert found.served.groups == ((0, 1),)
+    affinity, _ = coterie.estimate_affinity(FunctionTrainer(two, ["a", "b"]), method=method)
+    assert affinity.values[0, 1] > 0

@@ -143,6 +143,8 @@ def different_subsets(n_tasks: int, count: int, size: int, seed: int) -> NDArray
 def balanced_runs(source: Workload | Trainer, context: Context, count: int, size: int) -> tuple[RealRuns, Costs]:
     """Train different subsets in which every task is at least twice; all there are where these are fewer than `count`.
 
+    Of two tasks there is one such subset: each of them alone is trained beside it.
+
     Returns:
         The runs, and the ledger on which they are booked.
 
@@ -151,6 +153,8 @@ def balanced_runs(source: Workload | Trainer, context: Context, count: int, size
     """
     n = len(names_of(source))
     subsets = different_subsets(n, count, size, context.seed)
+    if n == 2:
+        subsets = np.array([[True, True], [True, False], [False, True]])
     if subsets.sum(0).min() < 2 and len(subsets) < count:
         raise SettingError(
             f"Parameter `subset_size` leaves too few different subsets: of {size} among {n} tasks there are "
