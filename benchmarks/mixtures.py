@@ -187,14 +187,17 @@ class Emulated:
         rng, aim = np.random.default_rng([draw, 7]), self.aim
         first = 0 if asked else runs
         told = self.told(drawn(aim.natural, aim.low, aim.high, first, np.random.default_rng(draw)), rng)
+        written = None
         while (left := runs - len(told.losses)) > 0:
-            found = next_mixtures(told, aim, min(8, left), predictor=MixtureProcess(trees=False), seed=draw)
+            usual = MixtureProcess(trees=False)
+            found = next_mixtures(told, aim, min(8, left), predictor=usual, seed=draw, confirmation=written)
+            written = found.confirmation  # fresh seeds that confirm a choice are among the runs, as in a study
             new = self.told(np.stack([run.shares for run in found.runs])[:left], rng)
             told = replace(
                 told,
                 shares=np.concatenate([told.shares, new.shares]),
                 losses=np.concatenate([told.losses, new.losses]),
-                seeds=np.concatenate([told.seeds, new.seeds]),
+                seeds=np.concatenate([told.seeds, [run.seed for run in found.runs[:left]]]),
                 sizes=told.sizes + new.sizes,
                 costs=np.concatenate([told.costs, new.costs]),
             )

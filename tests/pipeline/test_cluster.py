@@ -359,7 +359,7 @@ def test_a_shard_may_have_most_of_the_labels() -> None:
     work = replace(work, labels=labels)
     model = work.build_model(0)
     structure = find_structure(work, model)
-    directions = RandomDirections.of(model, 100, seed=0, names=structure.trunk)
+    directions = RandomDirections.of(model, 400, seed=0, names=structure.trunk)
     options = FeatureOptions(heads="none", mode="reverse")
     plan = compute_features(work, model, directions, options, structure=structure).plan
     context = Context(memory=plan.feature_bytes + 12_000)

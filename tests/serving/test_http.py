@@ -207,6 +207,7 @@ def test_inputs_of_several_parts() -> None:
         assert answer["predictions"]["task 0"] == pytest.approx(expected["task 0"].tolist())
         assert found.predict([{"left": [0.5, 1.0, -1.0], "right": [0.25]}])[1]["error"]["where"] == "rows[0].right"
         assert found.predict([{"left": [0.5, 1.0, -1.0]}])[1]["error"]["where"] == "rows[0]"
+        assert found.predict([{**row, "middle": 1}])[1]["error"]["where"] == "rows[0].middle"
     finally:
         found.close()
 

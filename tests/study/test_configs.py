@@ -52,6 +52,8 @@ def test_axolotl_takes_as_many_rows_as_no_source_repeats() -> None:
     }  # fmt: skip
     with pytest.raises(SettingError, match="`rows` has no number for code, chat"):
         mixture_config(SHARES, "axolotl", rows={"web: all\n#": 3})
+    with pytest.raises(SettingError, match="What is written for TRL counts rows"):
+        mixture_config(SHARES, "trl", total=5)
     with pytest.raises(SettingError, match=r"at most 500\. Found 600: 'code' has 100 rows"):
         mixture_config(SHARES, "axolotl", rows=ROWS, total=600)
 

@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 
 from coterie import create_study, load_study
 from coterie.cli.app import app
+from coterie.study.configs import _WRITERS
+from coterie.study.export_command import FORMATS
 
 yaml = pytest.importorskip("yaml")
 
@@ -64,6 +66,12 @@ def test_the_recommended_mixture_is_written(tmp_path: Path) -> None:
     assert told["shares"] == {"mixture": pytest.approx(chosen.mixture)}
     entries = {entry["path"]: entry["fraction"] for entry in yaml.safe_load(out.read_text())["datasets"]}
     assert entries == pytest.approx({name: share for name, share in chosen.mixture.items() if share}, abs=1e-6)
+
+
+def test_every_format_that_is_offered_is_written(groups: Path) -> None:
+    assert {*FORMATS[:-1]} == {*_WRITERS}
+    for to in set(FORMATS[:-1]) - {"axolotl"}:
+        assert export("x", "--to", to, "-s", groups).exit_code == 0
 
 
 @pytest.mark.parametrize(

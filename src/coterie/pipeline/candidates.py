@@ -146,7 +146,6 @@ def _kept(estimate: Estimate, store: UnitStore, key: Mapping[str, Any], find: Ca
     # whether an earlier step was computed or read back must not show in this one, not even in a last digit
     estimate.model.forget()
     kept = timed(store, estimate.costs, SEARCH, "groups", key, lambda: Payload(meta={"grouping": find().to_dict()}))
-    estimate.model.forget()
     return Grouping.from_dict(kept.meta["grouping"])
 
 

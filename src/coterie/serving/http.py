@@ -99,28 +99,25 @@ class RowReader:
         rows: Any = given["rows"]
         if not isinstance(rows, list) or not 1 <= len(rows) <= MOST_ROWS:
             raise BadInputError("rows", f"should be a list of 1 to {MOST_ROWS} rows")
-        if self.parts is not None:
-            return {
-                name: self._array([self._field(row, place, name) for place, row in enumerate(rows)], shape, f".{name}")
-                for name, shape in self.parts.items()
-            }
-        if isinstance(rows[0], dict):
-            rows = [self._by_name(row, place) for place, row in enumerate(rows)]
-        return self._array(rows, self.shape, "")
+        names = tuple(self.parts) if self.parts is not None else self.names
+        if self.parts is not None or isinstance(rows[0], dict):
+            rows = [self._by_name(row, place, names) for place, row in enumerate(rows)]
+        if self.parts is None:
+            return self._array(rows, self.shape, "")
+        columns = zip(self.parts.items(), zip(*rows, strict=True), strict=True)
+        return {name: self._array(list(column), shape, f".{name}") for (name, shape), column in columns}
 
-    def _field(self, row: Any, place: int, name: str) -> Any:
-        if not isinstance(row, dict) or name not in row:
-            raise BadInputError(f"rows[{place}]", f"should be an object with the key {name!r}")
-        return row[name]
-
-    def _by_name(self, row: Any, place: int) -> list[Any]:
-        if self.names is None:
+    def _by_name(self, row: Any, place: int, names: tuple[str, ...] | None) -> list[Any]:
+        """The values of an object, in the order of the names."""
+        if names is None:
             raise BadInputError(f"rows[{place}]", "should be a list: the inputs of training had no names")
-        found = [self._field(row, place, name) for name in self.names]
-        if len(row) > len(found):
-            more = next(name for name in row if name not in self.names)
+        missing = [name for name in names if not isinstance(row, dict) or name not in row]
+        if missing:
+            raise BadInputError(f"rows[{place}]", f"should be an object with the key {missing[0]!r}")
+        if len(row) > len(names):
+            more = next(name for name in row if name not in names)
             raise BadInputError(f"rows[{place}].{more}"[:100], "is no input of these models")
-        return found
+        return [row[name] for name in names]
 
     def _array(self, rows: list[Any], shape: tuple[int, ...], key: str) -> NDArray[np.float64]:
         found = np.empty(0)

@@ -211,8 +211,8 @@ def _counts(parts: Sequence[_MixedSource], options: _FileOptions, to: str) -> di
     missing = [part.name for part in parts if part.rows is None]
     if missing:
         raise SettingError(
-            f"Parameter `rows` has no number for {', '.join(missing)}. Axolotl takes rows and no shares: "
-            "say how many examples each source has."
+            f"Parameter `rows` has no number for {', '.join(missing)}. What is written for {to} counts rows, of which "
+            "none is repeated: say how many examples each source has."
         )
     room = min((part.rows or 0) / part.share for part in parts)
     total = options.total or math.floor(room)
@@ -293,7 +293,5 @@ def _axolotl(parts: Sequence[_MixedSource], options: _FileOptions) -> list[str]:
 
 
 _WRITERS = {"huggingface": _huggingface, "trl": _trl, "llama-factory": _llama_factory, "axolotl": _axolotl}
-#: what a mixture can be written for
-FRAMEWORKS = tuple(_WRITERS)
 #: frameworks that show no example twice
 _ONCE = ("trl", "axolotl")

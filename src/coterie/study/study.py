@@ -230,7 +230,7 @@ class Study:
                     raise SettingError(f"Parameter `failed` should say why, in words. Found {failed!r}.")
                 self._note(number, FAILED, str(failed))
                 return self._finish(found, None)
-            report = full_report(self.settings, (losses, test, cost), found.tasks)
+            report = full_report(self.settings, (self._read(losses), self._read(test), cost), found.tasks)
             self._note(number, RESULT, report)
             root = root_of(found, runs)
             other = [one for one in runs.values() if one.state == TOLD and root_of(one, runs) == root]
@@ -243,6 +243,10 @@ class Study:
                 self._note(number, FAILED, f"{DROPPED}: told before as run {other[0].number}")
                 return self._finish(found, None)
             return self._finish(found, self._value({t: (v, e) for t, (v, e) in report["losses"].items()}))
+
+    def _read(self, losses: Any) -> Any:
+        """What was told, in a form that every study takes."""
+        return losses
 
     def _untold(self, number: int, runs: Mapping[int, StudyRun]) -> StudyRun:
         """A run that waits for its losses."""

@@ -55,31 +55,8 @@ class MixtureStudy(Study):
         """Names of the data sets."""
         return self.settings.tasks
 
-    @known_arguments
-    def tell(
-        self,
-        run: StudyRun | int,
-        losses: Any = None,
-        *,
-        test: Any = None,
-        cost: float | None = None,
-        failed: str | None = None,
-    ) -> StudyRun:
-        """Tell what came of a run. See :meth:`coterie.study.study.Study.tell`.
-
-        Args:
-            run: what `ask` returned, or its number.
-            losses: target -> number, or one number a target; or the path of results of lm-evaluation-harness.
-            test: the same on test data, which choose nothing.
-            cost: what the run took, in the unit of the study.
-            failed: why it brought nothing.
-
-        Raises:
-            SettingError: for what cannot be meant; nothing is kept then.
-            StoreError: when the storage or the file cannot be used.
-        """
-        given, other = (losses_by_target(part, self.about) for part in (losses, test))
-        return super().tell(run, given, test=other, cost=cost, failed=failed)
+    def _read(self, losses: Any) -> Any:
+        return losses_by_target(losses, self.about)
 
     @known_arguments
     def add(  # pyright: ignore[reportIncompatibleMethodOverride] - shares in place of tasks
@@ -110,7 +87,7 @@ class MixtureStudy(Study):
         """
         shares = self.about.shares(mixture, "mixture")
         wish = self._addable(shares, seed, variant)
-        report = self._report(shares, losses_by_target(losses, self.about), losses_by_target(test, self.about), cost)
+        report = self._report(shares, self._read(losses), self._read(test), cost)
         number = self.append_told(wish, report)
         return next(run for run in self.runs if run.number == number)
 
