@@ -130,17 +130,13 @@ def test_what_cannot_be_a_graph_is_refused_and_nothing_written(tmp_path: Path, m
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", sorted({*names()} - {"texts"}))  # language models are refused
 def test_built_in_workloads(name: str, tmp_path: Path) -> None:
     work = coterie.load_workload(name)
     work = replace(
         work, recipe=replace(work.recipe, epochs=1, steps=None) if hasattr(work.recipe, "steps") else work.recipe
     )
     predictor = coterie.load(coterie.run(work, **{**QUICK, "groups": 1}))
-    if name in ("texts",):
-        with pytest.raises(SettingError, match="Language models are not exported"):
-            predictor.export(tmp_path / "served.onnx")
-        return
     rows = work.inputs[:5].double().numpy()
     raw = rows if work.input_scale is None else rows * work.input_scale.numpy() + work.input_center.numpy()
     both(predictor, tmp_path, raw, raw if work.inputs.is_floating_point() else work.inputs[:5].numpy())

@@ -58,6 +58,19 @@ def test_an_encoder_is_all_that_is_needed(tmp_path, monkeypatch, options):
         np.testing.assert_array_equal(values, expected[task])
 
 
+def test_texts_are_neither_exported_nor_served_over_http(tmp_path):
+    pytest.importorskip("starlette")
+    from coterie.serving.http import make_app
+
+    work = from_text(tiny_text.tasks(), tiny_text.model(), tiny_text.tokenizer(), lora=2, max_length=20)
+    predictor = load(saved(work, tmp_path), workload=work)
+    with pytest.raises(SettingError, match="Language models are not exported"):
+        predictor.export(tmp_path / "served.onnx")
+    with pytest.raises(SettingError, match="not served over HTTP"):
+        make_app(predictor)
+    assert not (tmp_path / "served.onnx").exists()
+
+
 def test_a_folder_will_do(tmp_path):
     folder = tmp_path / "encoder"
     model = tiny_text.model()
