@@ -18,6 +18,7 @@ from coterie.study.mixtures.results import (
     total_of,
     unit_scales,
 )
+from coterie.study.mixtures.squeeze import Squeeze
 from coterie.study.results import Floats
 
 #: weights are drawn to the even mean by so many times the mean square error of the best part, for each unit of squared
@@ -122,7 +123,7 @@ class Others:
     def columns(self, shares: Floats, targets: int) -> Floats:
         """(mixtures, targets, sizes) what each size says, in units of its own runs' standard deviation."""
         both = zip(self.posteriors, self.parts, strict=True)
-        found = [(one.mean(shares @ parts) - one.middle) / one.scale for one, parts in both]
+        found = [one.standardised(shares @ parts) for one, parts in both]
         return np.stack(found, 2) if found else np.zeros((len(shares), targets, 0))
 
 
@@ -134,16 +135,18 @@ class AveragedMixtures:
         views: the processes.
         forest: the trees; None where they count nothing.
         weights: (parts,) of the views, then of the trees; they add up to 1.
-        middle, scale: (targets,) of the losses.
+        squeeze: the scale on which losses are predicted.
+        middle, scale: (targets,) of the losses on that scale.
         wider: (targets,) factor on variances that makes them fit the errors of runs that were left out.
         left_out: (runs, targets) what would be said of each run without it.
-        alike: (targets, targets) correlations of errors.
+        alike: (targets, targets) correlations of errors on the scale.
         others: what runs of other sizes say.
     """
 
     views: tuple[ViewProcess, ...]
     forest: MixtureForest | None
     weights: Floats
+    squeeze: Squeeze
     middle: Floats
     scale: Floats
     wider: Floats
@@ -153,19 +156,23 @@ class AveragedMixtures:
 
     def mean(self, shares: Floats) -> Floats:
         """Values of mixtures, (mixtures, targets)."""
-        return self._moments(shares, variances=False)[0]
+        return self.squeeze.undo(self._moments(shares, variances=False)[0])
+
+    def standardised(self, shares: Floats) -> Floats:
+        """(mixtures, targets) values on the scale, in units of the runs' standard deviation."""
+        return (self._moments(shares, variances=False)[0] - self.middle) / self.scale
 
     def predict(self, shares: Floats) -> tuple[Floats, Floats]:
         """Values of mixtures and their standard errors, each (mixtures, targets)."""
         mean, variance = self._moments(shares, variances=True)
-        return mean, self.scale * np.sqrt(self.wider * variance)
+        return self.squeeze.undo(mean), self.squeeze.slope(mean) * self.scale * np.sqrt(self.wider * variance)
 
     def total(self, shares: Floats, weights: Floats) -> tuple[Floats, Floats]:
         """Weighted sums of targets and their standard errors; weights are (totals, targets)."""
         return total_of(*self.predict(shares), self.alike, weights)
 
     def _moments(self, shares: Floats, *, variances: bool) -> tuple[Floats, Floats]:
-        """Values, and the mean of the processes' variances, standardised and not made wider."""
+        """Values on the scale, and the mean of the processes' variances, standardised and not made wider."""
         targets = len(self.middle)
         columns = self.others.columns(shares, targets)
         mean, variance = np.zeros((2, len(shares), targets))
@@ -182,7 +189,7 @@ class AveragedMixtures:
 
     def sample(self, shares: Floats, draws: int, rng: np.random.Generator) -> Floats:
         """Joint draws of the values of mixtures, (draws, mixtures, targets)."""
-        mean = self.mean(shares)
+        mean = self._moments(shares, variances=False)[0]
         columns = self.others.columns(shares, len(self.middle))
         white = rng.standard_normal((draws, len(shares), len(self.middle))) @ root_of(self.alike)
         found = np.empty_like(white)
@@ -190,7 +197,7 @@ class AveragedMixtures:
             parts = [view.jointly(target, view.seen.at(shares), columns[:, target]) for view in self.views]
             root = root_of(self.wider[target] * np.mean(parts, 0))
             found[:, :, target] = mean[:, target] + self.scale[target] * (white[:, :, target] @ root)
-        return found
+        return self.squeeze.undo(found)
 
 
 def root_of(matrix: Floats) -> Floats:
@@ -202,6 +209,8 @@ def root_of(matrix: Floats) -> Floats:
 @dataclass(frozen=True)
 class MixtureProcess:
     """The usual predictor: two processes, on square roots of shares and on their logarithms, and extra trees.
+
+    Losses are predicted on a logarithmic scale, see :class:`coterie.study.mixtures.squeeze.Squeeze`.
 
     Args:
         trees: whether trees are grown.
@@ -238,6 +247,8 @@ class MixtureProcess:
 
     def _fit(self, results: MixtureResults, others: Others) -> AveragedMixtures:
         check_told(results)
+        squeeze = Squeeze.of(results.losses)
+        results = replace(results, losses=squeeze.apply(results.losses))
         middle, scale = unit_scales(results.losses)
         values = (results.losses - middle) / scale
         columns = others.columns(results.shares, len(middle))
@@ -253,7 +264,8 @@ class MixtureProcess:
         wider = np.maximum(wider, 1.0)
         found = middle + scale * said
         alike = error_correlations(found, results.losses)
-        return AveragedMixtures(views, forest, weights, middle, scale, wider, found, alike, others)
+        parts = (weights, squeeze, middle, scale, wider, squeeze.undo(found), alike, others)
+        return AveragedMixtures(views, forest, *parts)
 
 
 def _filled(results: MixtureResults) -> MixtureResults:

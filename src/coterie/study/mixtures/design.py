@@ -1,4 +1,4 @@
-"""Which mixtures to run next: spread over what may be trained at first, then what the choice depends on."""
+"""Which mixtures to run next: random ones at first, then what the choice depends on."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ import numpy as np
 from coterie._check import whole_number
 from coterie._surface import known_arguments
 from coterie.study.mixtures.confirmation import SAME, MixtureConfirmation, MixtureRun
-from coterie.study.mixtures.kernels import ROOTS, features
-from coterie.study.mixtures.limits import inside
-from coterie.study.mixtures.objective import MixtureAim, pool
+from coterie.study.mixtures.limits import drawn, inside
+from coterie.study.mixtures.objective import MixtureAim
 from coterie.study.mixtures.results import MixturePredictor, MixtureResults
-from coterie.study.mixtures.view import EVEN, LEADING, NATURAL, MixtureView
+from coterie.study.mixtures.view import EVEN, NATURAL, MixtureView
 from coterie.study.results import Floats
 
-#: random mixtures that a first design chooses from
-_CANDIDATES = 600
-#: one run in so many is the one that is least known, wherever it is
-BROAD = 4
-#: mixtures near the best ones that are looked at
-_NEAR = 200
-#: share of the spread of the objective: an expected miss below it is worth no further run
-_SMALL = 0.1
+#: one run in so many is a mixture that is expected to be good even when it is a little worse than said
+CAREFUL = 2
+#: mixtures are other ones when a share differs by more
+_OTHER = 5e-3
+#: an expected miss is small when it is below this part of the expected gain over the natural and the even mixture
+_SMALL = 0.5
+#: or below this part of the spread of the objective over runs, where there is little to gain
+_FLAT = 0.03
+#: runs before a choice is confirmed, as a multiple of the first design: what looks best after the first design alone
+#: is expected to gain two to four times what it gains (benchmarks/mixtures.py)
+_EXPLORED = 1.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,10 +71,10 @@ def next_mixtures(
 ) -> MixtureProposal:
     """Return the mixtures that a study should run next, or say that there are enough.
 
-    First come the natural and the even mixture, then mixtures that lie far from each other (in square roots of shares)
-    among random ones within the limits. Then three runs of four are mixtures that are best in a joint draw of what the
-    predictor believes (Thompson sampling), and every fourth is the one whose objective is known least. When little is
-    expected to be missed, runs with fresh seeds confirm the choice against the natural and the even mixture.
+    First come the natural and the even mixture, then random ones within the limits, wide and narrow. Then every other
+    run is the mixture that is best in a joint draw of what the predictor believes (Thompson sampling), and the rest
+    are those that a search finds best with a standard error added. When little is expected to be missed, and half as
+    many runs again were made, runs with fresh seeds confirm the choice against the natural and the even mixture.
 
     Args:
         results: runs so far; there may be none.
@@ -93,33 +95,22 @@ def next_mixtures(
     needed = mixture_design_size(len(results.sources)) - len(there)
     rng = np.random.default_rng([seed, len(there)])
     if needed > 0 or len(own.losses) < 3:
-        runs = _first(aim, own, there, max(min(count, needed), 1), rng)
+        runs = _first(aim, there, max(min(count, needed), 1), rng)
         return MixtureProposal(runs, False, "These runs are spread over what may be trained.", confirmation, np.nan)
     view = MixtureView.of(results, aim, predictor)
     return _after_design(view, there, count, confirmation, (rng, taken))
 
 
-def _first(
-    aim: MixtureAim, own: MixtureResults, there: Floats, count: int, rng: np.random.Generator
-) -> tuple[MixtureRun, ...]:
-    """What is missing from the first design."""
-    rows = pool(aim, own, rng, _CANDIDATES)
-    x, seen = features(ROOTS, rows), features(ROOTS, there) if len(there) else np.zeros((0, rows.shape[1]))
-    near = np.full(len(rows), np.inf)
-    for one in seen:
-        near = np.minimum(near, ((x - one) ** 2).sum(1))
+def _first(aim: MixtureAim, there: Floats, count: int, rng: np.random.Generator) -> tuple[MixtureRun, ...]:
+    """What is missing from the first design: the natural and the even mixture, then random ones."""
     found: list[MixtureRun] = []
-    for name, shares in ((NATURAL, rows[0]), (EVEN, rows[1])):
+    for name, shares in ((NATURAL, aim.natural), (EVEN, aim.even)):
+        one = inside(shares[None], aim.low, aim.high)[0]
         before = [*there, *(run.shares for run in found)]
-        if len(found) < count and not any(np.abs(one - shares).max() < SAME for one in before):
-            found.append(MixtureRun(shares, 0, f"the {name} mixture, a reference"))
-            near = np.minimum(near, ((x - features(ROOTS, shares[None])) ** 2).sum(1))
-    near[:2] = -1  # they are there
-    while len(found) < count:
-        place = int(np.argmax(near))
-        found.append(MixtureRun(rows[place], 0, "first design"))
-        near = np.minimum(near, ((x - x[place]) ** 2).sum(1))
-    return tuple(found)
+        if len(found) < count and not any(np.abs(one - shares).max() < SAME for shares in before):
+            found.append(MixtureRun(one, 0, f"the {name} mixture, a reference"))
+    rows = drawn(aim.natural, aim.low, aim.high, count - len(found), rng)
+    return (*found, *(MixtureRun(row, 0, "first design") for row in rows))
 
 
 def _after_design(
@@ -130,7 +121,9 @@ def _after_design(
     rng, taken = state
     regret, written = view.regret, view.written(confirmation)
     spread = float(np.nanstd(view.own.losses @ view.weights)) / view.reference
-    small = regret < max(_SMALL * spread, view.aim.matters / 4)
+    gain = min(float(draws.mean()) for draws in view.gain_draws(view.best).values())
+    small = regret < max(_SMALL * gain, _FLAT * spread, view.aim.matters / 4)
+    small = small and len(there) >= _EXPLORED * mixture_design_size(len(view.results.sources))
     missed = f"deciding now is expected to miss {100 * regret:.2g} % of the objective"
     if written is not None and (small or written.begun(view.results)):  # what was begun is ended
         if written.is_better(view.results):
@@ -146,32 +139,21 @@ def _after_design(
 
 
 def _explore(view: MixtureView, there: Floats, count: int, rng: np.random.Generator) -> tuple[MixtureRun, ...]:
-    """Mixtures that may be best, and those of which least is known."""
-    values = view.means @ view.weights
-    order = np.argsort(values, kind="stable")[:LEADING]
-    near = _near(np.concatenate([view.best[None], view.pool[order[:10]]]), view.aim, rng)
-    rows = np.concatenate([view.best[None], near, view.pool[order]])
-    drawn = view.draws(rows, count + 8, seed=int(rng.integers(2**31)))
-    _, errors = view.posterior.total(view.pool, view.weights[None])
-    unknown = np.argsort(-errors[:, 0], kind="stable")
+    """Mixtures that may be best, and such as are likely to be good."""
+    rows = view.leading
+    drawn_values = view.draws(rows, count + 8, seed=int(rng.integers(2**31)))
+    careful = view.careful if count > 1 or len(there) % CAREFUL == CAREFUL - 1 else rows[:0]
     found: list[MixtureRun] = []
     seen = [*there]
     for number in range(len(there), len(there) + count):
-        broad = number % BROAD == BROAD - 1
-        places = unknown if broad else np.argsort(drawn[number % len(drawn)], kind="stable")
-        choices = view.pool if broad else rows
-        place = next((p for p in places if all(np.abs(choices[p] - one).max() > 5e-3 for one in seen)), places[0])
-        seen.append(choices[place])
-        why = "keeps the predictor honest: little is known of it" if broad else "may be the best mixture"
-        found.append(MixtureRun(choices[place], 0, why))
+        order = np.argsort(drawn_values[number % len(drawn_values)], kind="stable")
+        choices, why = rows[order], "may be the best mixture"
+        if number % CAREFUL == CAREFUL - 1:
+            choices, why = (
+                np.concatenate([careful, choices]),
+                "is expected to be good, even if a little worse than said",
+            )
+        shares = next((row for row in choices if all(np.abs(row - one).max() > _OTHER for one in seen)), choices[0])
+        seen.append(shares)
+        found.append(MixtureRun(shares, 0, why))
     return tuple(found)
-
-
-def _near(best: Floats, aim: MixtureAim, rng: np.random.Generator) -> Floats:
-    """Mixtures around some."""
-    rows = best[rng.integers(len(best), size=_NEAR)]
-    width = np.exp(rng.uniform(np.log(0.05), np.log(0.7), (_NEAR, 1)))
-    other = rng.dirichlet(np.full(rows.shape[1], 0.5), _NEAR)
-    return inside(
-        rows * (1 - width) * np.exp(width * rng.standard_normal(rows.shape)) + width * other, aim.low, aim.high
-    )

@@ -15,6 +15,8 @@ from coterie.study.results import Floats
 POOL, STARTS = 800, 6
 #: how much of the data a step moves from one source to another, coarse to fine
 STEPS = (0.2, 0.1, 0.05, 0.02, 0.01)
+#: spread of the logarithms of shares of mixtures around another one, smallest and largest
+WIDTHS = (0.05, 0.7)
 #: moves that are looked at for each start and step; and how often a step is taken again
 MOVES, AGAIN = 40, 4
 
@@ -66,6 +68,22 @@ def pool(aim: MixtureAim, results: MixtureResults, rng: np.random.Generator, cou
     random = drawn(aim.natural, aim.low, aim.high, count, rng)
     run = inside(results.shares, aim.low, aim.high)
     return np.concatenate([np.stack([inside(aim.natural[None], aim.low, aim.high)[0], aim.even]), run, random])
+
+
+def around(rows: Floats, aim: MixtureAim, count: int, rng: np.random.Generator) -> Floats:
+    """(count, sources) random mixtures around some, near and far.
+
+    Args:
+        rows: (mixtures, sources) to be around.
+        aim: with the limits.
+        count: of mixtures.
+        rng: of random numbers.
+    """
+    chosen = rows[rng.integers(len(rows), size=count)]
+    width = np.exp(rng.uniform(np.log(WIDTHS[0]), np.log(WIDTHS[1]), (count, 1)))
+    other = rng.dirichlet(np.full(rows.shape[1], 0.5), count)
+    moved = chosen * (1 - width) * np.exp(width * rng.standard_normal(chosen.shape)) + width * other
+    return inside(moved, aim.low, aim.high)
 
 
 def smallest(cost: Cost, starts: Floats, aim: MixtureAim, rng: np.random.Generator) -> Floats:

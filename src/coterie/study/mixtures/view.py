@@ -9,7 +9,7 @@ import numpy as np
 
 from coterie.study.mixtures.average import MixtureProcess
 from coterie.study.mixtures.confirmation import SAME, MixtureConfirmation
-from coterie.study.mixtures.objective import MixtureAim, pool, smallest
+from coterie.study.mixtures.objective import MixtureAim, around, pool, smallest
 from coterie.study.mixtures.results import MixturePosterior, MixturePredictor, MixtureResults
 from coterie.study.results import Floats
 
@@ -17,12 +17,13 @@ from coterie.study.results import Floats
 DRAWS = 1000
 #: part of the standard error that is added to what is expected of a mixture before it is chosen
 CAUTION = 0.5
-#: mixtures that the best one may be among, in joint draws
-LEADING = 60
+#: mixtures of the pool that the best one may be among, in joint draws; and mixtures near the first of them
+LEADING, NEAR, CENTRES = 60, 200, 10
 #: fresh seeds are asked for when the choice is better than all rivals with this probability
 PROMISING = 0.8
-#: a choice that was written down gives way to one that is better with this probability
-SURE = 0.9
+#: a choice of which fresh runs were told gives way to one that is better with this probability, by more than this
+#: part of the gain over the rivals: less is not worth runs with fresh seeds anew
+SURE, WORTH = 0.9, 0.1
 #: names of mixtures that need no study
 NATURAL, EVEN = "natural", "uniform"
 
@@ -111,6 +112,16 @@ class MixtureView:
         return smallest(cost, rows, aim, np.random.default_rng(2))
 
     @cached_property
+    def careful(self) -> Floats:
+        """(mixtures, sources) mixtures whose expected objective with a standard error added is small, best first."""
+
+        def cost(shares: Floats) -> Floats:
+            mean, error = self.posterior.total(shares, self.weights[None])
+            return mean[:, 0] + error[:, 0]
+
+        return smallest(cost, np.concatenate([self.best[None], self.pool]), self.aim, np.random.default_rng(4))
+
+    @cached_property
     def rivals(self) -> dict[str, Floats]:
         """Mixtures that need no study; one of them where both are the same."""
         found = {NATURAL: self.aim.natural, EVEN: self.aim.even}
@@ -139,22 +150,33 @@ class MixtureView:
     @cached_property
     def regret(self) -> float:
         """What is expected to be missed by choosing the best mixture of now, as a share of the objective."""
-        order = np.argsort(self.means @ self.weights, kind="stable")[:LEADING]
-        found = self.draws(np.concatenate([self.best[None], self.pool[order]]), 400, seed=1)
+        found = self.draws(self.leading, 400, seed=1)
         return float((found[:, 0] - found.min(1)).mean()) / self.reference
+
+    @cached_property
+    def leading(self) -> Floats:
+        """(mixtures, sources) mixtures that may be the best one: that of now, those near it, and the best random ones.
+
+        Random mixtures are few for the room that there is; only those near the best ones say what may be missed.
+        """
+        order = np.argsort(self.means @ self.weights, kind="stable")[:LEADING]
+        centres = np.concatenate([self.best[None], self.pool[order[:CENTRES]]])
+        near = around(centres, self.aim, NEAR, np.random.default_rng(3))
+        return np.concatenate([self.best[None], near, self.pool[order]])
 
     def written(self, confirmation: MixtureConfirmation | None) -> MixtureConfirmation | None:
         """The choice that fresh seeds should judge: the one that was written down, or the best one of now.
 
         A choice of which no fresh run was told is replaced freely. One with fresh runs stays, unless another one is
-        better with 90 %: then the other one is a new attempt.
+        clearly better with 90 %: then the other one is a new attempt.
         """
         attempt = 1
         if confirmation is not None:
             begun = confirmation.begun(self.results)
             kept = np.stack([confirmation.shares, self.best])
-            found = self.draws(kept)
-            better = bool((found[:, 1] < found[:, 0]).mean() >= SURE)
+            found = self.draws(np.concatenate([kept, np.stack([*self.rivals.values()])]))
+            gain = float((found[:, 2:].min(1) - found[:, 0]).mean())
+            better = bool((found[:, 1] < found[:, 0] - WORTH * max(gain, 0.0)).mean() >= SURE)
             if np.abs(kept[0] - kept[1]).max() < SAME or (begun and not better):
                 return confirmation
             attempt = confirmation.attempt + begun
