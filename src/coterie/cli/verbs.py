@@ -27,6 +27,7 @@ VERBS = {
     "serve": "coterie.cli.serve:serve",
     "export": "coterie.cli.serve:export",
     "plan": "coterie.cli.plan:plan",
+    "doctor": "coterie.cli.doctor:doctor",
 }
 #: key of a result that an extension wrote -> what writes its page again, called with the run's directory and the page
 PAGES = {"diffusion": "coterie.diffusion.command:write_page_again"}
