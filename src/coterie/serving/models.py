@@ -15,6 +15,7 @@ from coterie.errors import CoterieError, ModelError, SettingError
 from coterie.workload import Workload
 from coterie.workload.builders import seeded
 from coterie.workload.graph import GraphModel
+from coterie.workload.lazy.inputs import LazyInputs, named_parts
 from coterie.workload.text.encoder import builder_of
 from coterie.workload.workload import BuildModel, Forward
 
@@ -140,6 +141,8 @@ def build_with(build: BuildModel, state: Mapping[str, Tensor], group: int) -> nn
 
 #: rows that are made up; no row of the data is kept
 _ROWS = 4
+#: rows of lazy inputs whose range they are in
+_SEEN = 256
 _INPUTS, _OUTPUTS = "probe/inputs", "probe/group"
 
 
@@ -153,9 +156,11 @@ def make_probe(workload: Workload, states: Sequence[Mapping[str, Tensor]]) -> di
     """
     if workload.model_spec is not None and workload.forward is None:
         return {}
-    inputs = workload.inputs
-    parts = inputs if isinstance(inputs, dict) else {"": inputs}
-    made = {name: _made_up(part[workload.split.train]) for name, part in parts.items()}
+    inputs, rows = workload.inputs, workload.split.train
+    if isinstance(inputs, LazyInputs):
+        made = {name: _made_up(part) for name, part in named_parts(inputs.take(rows[:_SEEN])).items()}
+    else:
+        made = {name: _made_up(part[rows]) for name, part in named_parts(inputs).items()}
     kept = {f"{_INPUTS}/{name}": part for name, part in made.items()}
     for group, state in enumerate(states):
         try:

@@ -20,6 +20,7 @@ from coterie.store.arrays import read_pair, sealed_pair
 from coterie.store.files import atomic_write, reading, real, text
 from coterie.store.manifest import versions
 from coterie.workload.arrays import Inputs, aligned, check_finite, say_ignored, scaled
+from coterie.workload.lazy.inputs import LazyInputs
 from coterie.workload.mlp import build_from_spec
 from coterie.workload.task import Task
 from coterie.workload.text.encoder import spec_of
@@ -336,7 +337,7 @@ def served_files(workload: Workload, grouping: Grouping, states: Sequence[Mappin
 
 
 def _describe(workload: Workload, grouping: Grouping) -> dict[str, Any]:
-    names = workload.task_names
+    names, inputs = workload.task_names, workload.inputs
     return {
         "format": FORMAT,
         "coterie": versions()["coterie"],
@@ -344,7 +345,7 @@ def _describe(workload: Workload, grouping: Grouping) -> dict[str, Any]:
         "tasks": [task.to_dict() for task in workload.tasks],
         "groups": [[names[task] for task in group] for group in grouping.groups],
         "serves": {names[task]: int(group) for task, group in enumerate(grouping.serves)},
-        "inputs": describe_inputs(workload.inputs),
+        "inputs": describe_inputs(inputs.example if isinstance(inputs, LazyInputs) else inputs),
         "input_names": None if workload.input_names is None else list(workload.input_names),
         "input_center": workload.input_center is not None,
         "input_scale": workload.input_scale is not None,

@@ -20,6 +20,7 @@ from coterie.training.job import BatchStream, Fit, Job, Schedule, State, derive,
 from coterie.training.optimizer import Stepper
 from coterie.training.weights import pooled, weighted
 from coterie.workload.initial import check_kept
+from coterie.workload.lazy.inputs import training_step
 from coterie.workload.structure import find_structure
 from coterie.workload.workload import Workload
 
@@ -258,10 +259,11 @@ class PlainRun:
             if self.watch is not None:
                 self.watch(step, rows)
             step += 1
-            if balanced:
-                balanced(step, rows)
-            else:
-                self.step(step, rows)
+            with training_step(self.job.seed, step):
+                if balanced:
+                    balanced(step, rows)
+                else:
+                    self.step(step, rows)
             self.stepper.stepped()
             if step % self.schedule.check_every == 0 or step == self.schedule.max_steps:
                 self.check(step)

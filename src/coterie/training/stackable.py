@@ -17,6 +17,7 @@ from coterie.training.optimizer import reason_of_recipe
 from coterie.training.shared_base import SharedBase, rows_are_texts
 from coterie.training.stack import Architecture, Values
 from coterie.workload.initial import check_kept, numbers_of
+from coterie.workload.lazy.inputs import LazyInputs
 from coterie.workload.workload import Batch, Workload
 
 
@@ -89,6 +90,8 @@ def _way(workload: Workload) -> Way:
     batch = workload.batch(train[torch.arange(_ROWS, device=train.device) % len(train)])
     model = workload.build_model(0).to(workload.labels.device).train()
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if isinstance(workload.inputs, LazyInputs) and workload.inputs.random:
+        return Way("rows are augmented anew at each step of each training")
     reason = reason_of_recipe(workload.recipe, trained) or _reason_of_modules(model)
     reason = reason or _reason_of_passes(workload, model, batch)
     if reason:

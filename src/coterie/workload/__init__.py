@@ -4,6 +4,7 @@ from coterie._earlier import earlier
 from coterie._lazy import load_on_first_use
 from coterie.workload.build import from_arrays, from_datasets
 from coterie.workload.fingerprint import fingerprint as fingerprint  # the module has the same name
+from coterie.workload.from_dataset import from_dataset, from_loaders
 from coterie.workload.graph import from_graph
 from coterie.workload.load import load_workload
 from coterie.workload.losses import MarginLoss, get_loss, register_loss
@@ -28,8 +29,10 @@ __all__ = [
     "Workload",
     "encode_text",
     "from_arrays",
+    "from_dataset",
     "from_datasets",
     "from_graph",
+    "from_loaders",
     "from_text",
     "get_loss",
     "load_workload",

@@ -29,6 +29,7 @@ from coterie.workload.arrays import (
 )
 from coterie.workload.builders import TasksLike, columns_as_named, fresh_copies, in_training_units, infer_tasks, seeded
 from coterie.workload.checks import as_groups, as_name, as_recipe, as_widths
+from coterie.workload.lazy.inputs import LazyInputs
 from coterie.workload.mlp import build_from_spec, mlp_spec
 from coterie.workload.recipe import Recipe
 from coterie.workload.split import PARTS, SplitLike, by_position, make_split
@@ -42,8 +43,8 @@ FRACTIONS = (0.6, 0.2, 0.2)
 
 
 @dataclass(frozen=True)
-class _Options:
-    """What both builders pass through."""
+class BuildOptions:
+    """What all builders pass through."""
 
     model: nn.Module | None
     build_model: Callable[..., nn.Module] | None
@@ -130,7 +131,7 @@ def from_arrays(
     """
     seed = whole_number(seed, "seed", low=0)
     names, (x, y) = input_names(x), paired(x, y)
-    options = _Options(
+    options = BuildOptions(
         model, build_model, initial, recipe, standardize, name, hidden, forward, known_groups, names, weights
     )
     labels, columns = as_labels(y)
@@ -148,7 +149,7 @@ def from_arrays(
     labels, columns = columns_as_named(labels, tasks, columns)
     made = infer_tasks(labels, tasks, columns)
     chosen = make_split(by_position(split, row_labels(x, y)), rows, seed)
-    return _assemble(inputs, labels, made, chosen, options)
+    return assemble(inputs, labels, made, chosen, options)
 
 
 @known_arguments
@@ -189,7 +190,7 @@ def from_datasets(
     seed = whole_number(seed, "seed", low=0)
     keys, pairs, columns = _listed(datasets)
     pairs, names = _same_columns(keys, pairs)
-    options = _Options(model, build_model, initial, recipe, standardize, name, hidden, forward, known_groups, names)
+    options = BuildOptions(model, build_model, initial, recipe, standardize, name, hidden, forward, known_groups, names)
     parts = [_pair(pair, key, options) for key, pair in zip(keys, pairs, strict=True)]
     sizes = [len(y) for _, y in parts]
     labels = np.full((sum(sizes), len(parts)), np.nan)
@@ -199,7 +200,7 @@ def from_datasets(
     inputs = _concatenate([x for x, _ in parts], keys)
     labels, columns = columns_as_named(labels, tasks, columns)
     made = infer_tasks(labels, tasks, columns)
-    return _assemble(
+    return assemble(
         inputs, labels, made, split_each(split, sizes, seed, [row_labels(*pair) for pair in pairs]), options
     )
 
@@ -209,12 +210,19 @@ def n_rows(inputs: Inputs) -> int:
     return next(iter(inputs.values())).shape[0] if isinstance(inputs, dict) else inputs.shape[0]
 
 
-def _assemble(
-    inputs: Inputs, labels: NDArray[np.float64], tasks: tuple[Task, ...], split: Split, options: _Options
+def assemble(
+    inputs: Inputs | LazyInputs,
+    labels: NDArray[np.float64],
+    tasks: tuple[Task, ...],
+    split: Split,
+    options: BuildOptions,
 ) -> Workload:
-    device = next(iter(inputs.values())).device if isinstance(inputs, dict) else inputs.device
+    """The checked workload of inputs and labels in the tasks' own units."""
+    sample = inputs.example if isinstance(inputs, LazyInputs) else inputs
+    device = next(iter(sample.values())).device if isinstance(sample, dict) else sample.device
     train = split.train.cpu()
-    warn_labels_among_inputs(inputs, labels, tasks, options.input_names)
+    if not isinstance(inputs, LazyInputs):
+        warn_labels_among_inputs(inputs, labels, tasks, options.input_names)
     if options.standardize:
         tasks = in_training_units(tasks, labels, train.numpy())
     center = np.array([task.center for task in tasks])
@@ -227,7 +235,7 @@ def _assemble(
     if options.standardize and isinstance(inputs, Tensor) and inputs.is_floating_point():
         inputs, input_center, input_scale = standardised(inputs, train.to(device))
     sample_weights = as_weights(options.weights, *labels.shape)
-    build, spec = _model(inputs, sum(task.width for task in tasks), options)
+    build, spec = _model(sample, sum(task.width for task in tasks), options)
     if device.type != "cpu":
         build = OnDevice(build, device)
     workload = Workload(
@@ -250,7 +258,7 @@ def _assemble(
     return workload
 
 
-def _model(inputs: Inputs, width: int, options: _Options) -> tuple[BuildModel, dict[str, Any] | None]:
+def _model(inputs: Inputs, width: int, options: BuildOptions) -> tuple[BuildModel, dict[str, Any] | None]:
     if options.model is not None and options.build_model is not None:
         raise SettingError("Parameters `model` and `build_model` exclude each other. Give one of them.")
     if options.model is not None:
@@ -304,7 +312,7 @@ def _is_pair(pair: Any) -> bool:
     return isinstance(pair, tuple | list) and len(cast("Sequence[Any]", pair)) == 2
 
 
-def _pair(pair: Any, key: str, options: _Options) -> tuple[Inputs, NDArray[np.float64]]:
+def _pair(pair: Any, key: str, options: BuildOptions) -> tuple[Inputs, NDArray[np.float64]]:
     if not _is_pair(pair):
         raise WorkloadError(
             f"Parameter `datasets`: entry {key!r} should be a pair (x, y). Found {type(pair).__name__}."

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from coterie.workload.builders import FreshCopyBuilder
 from coterie.workload.identity import describe, describe_functions, stable
+from coterie.workload.lazy.inputs import LazyInputs
 from coterie.workload.mlp import MlpBuilder
 from coterie.workload.split import PARTS
 from coterie.workload.workload import OnDevice, Workload
@@ -43,7 +44,10 @@ def fingerprint(workload: Workload) -> str:
     digest = hashlib.sha256(FORMAT.encode())
     described = {"tasks": [task.to_dict() for task in workload.tasks], "recipe": workload.recipe.to_dict()}
     digest.update(json.dumps(described, sort_keys=True).encode())
-    _update(digest, "inputs", workload.inputs)
+    if isinstance(workload.inputs, LazyInputs):
+        digest.update(f"\ninputs read {workload.inputs.digest}\n".encode())
+    else:
+        _update(digest, "inputs", workload.inputs)
     for name in ("input_center", "input_scale", "weights"):
         value: Tensor | None = getattr(workload, name)
         if value is not None:

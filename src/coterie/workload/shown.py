@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from coterie._show import brief, cut, names
+from coterie.workload.lazy.inputs import LazyInputs, named_parts
 
 if TYPE_CHECKING:
     from coterie.workload.workload import Workload
@@ -31,13 +32,15 @@ def describe(workload: Workload) -> str:
     kinds = [task.kind for task in workload.tasks]
     counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
     observed, size = int(workload.observed.sum()), workload.labels.numel()
-    inputs = workload.inputs if isinstance(workload.inputs, dict) else {"": workload.inputs}
+    lazy = isinstance(workload.inputs, LazyInputs)
+    inputs = named_parts(workload.inputs.example if isinstance(workload.inputs, LazyInputs) else workload.inputs)
     source = f", from {workload.reference}" if workload.reference else ""
     lines = {
         "tasks": f"{counts}: {names(workload.task_names)[1:-1]}",
         "rows": ", ".join(f"{len(workload.split.part(part)):,} {part}" for part in ("train", "validation", "test")),
         "labels": f"{observed:,}" + (f" ({1 - observed / size:.1%} missing)" if observed < size else ""),
-        "inputs": "; ".join(f"{name} {brief(value)}".strip() for name, value in inputs.items()),
+        "inputs": "; ".join(f"{name} {brief(value)}".strip() for name, value in inputs.items())
+        + (" a row, read when needed" if lazy else ""),
         "model": f"{_maker(workload.build_model)}, on {workload.device}{source}",
         "recipe": repr(workload.recipe),
     }

@@ -19,6 +19,7 @@ from coterie._random import random_numbers, seed_numbers
 from coterie._worker import open_parcel
 from coterie.errors import WorkloadError
 from coterie.workload.fingerprint import fingerprint
+from coterie.workload.lazy.inputs import LazyInputs, each_part
 from coterie.workload.losses import MarginLoss, get_loss, register_loss
 from coterie.workload.workload import Split, Workload
 
@@ -163,7 +164,7 @@ def _bare(workload: Workload) -> Workload:
     inputs = work.inputs
     return replace(
         work,
-        inputs={name: own(value) for name, value in inputs.items()} if isinstance(inputs, dict) else own(inputs),
+        inputs=inputs if isinstance(inputs, LazyInputs) else each_part(inputs, own),
         labels=own(work.labels),
         weights=None if work.weights is None else own(work.weights),
         split=Split(own(work.split.train), own(work.split.validation), own(work.split.test)),

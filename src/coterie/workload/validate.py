@@ -13,6 +13,7 @@ from coterie._surface import warn
 from coterie.errors import DataWarning, WorkloadError
 from coterie.workload.arrays import check_finite
 from coterie.workload.checks import check_groups
+from coterie.workload.lazy.inputs import LazyInputs, named_parts
 from coterie.workload.split import PARTS, check_split
 from coterie.workload.task import Task
 from coterie.workload.validate_model import check_model
@@ -29,7 +30,8 @@ def check_data(workload: Workload) -> None:
     """
     check_tasks(workload.tasks, workload.known_groups)
     labels, rows = _check_shapes(workload)
-    check_finite(workload.inputs)
+    if not isinstance(workload.inputs, LazyInputs):  # looked at when they were read
+        check_finite(workload.inputs)
     check_split(workload.split, rows)
     _check_infinite(workload, labels)
     _check_observed(workload, labels)
@@ -85,11 +87,14 @@ def _check_shapes(workload: Workload) -> tuple[Tensor, int]:
         )
     if rows == 0:
         raise WorkloadError("Parameter `labels` has no rows. The likely cause is a filter that dropped everything.")
-    parts = workload.inputs if isinstance(workload.inputs, dict) else {"inputs": workload.inputs}
+    lazy = isinstance(workload.inputs, LazyInputs)
+    parts = {} if isinstance(workload.inputs, LazyInputs) else named_parts(workload.inputs)
+    if lazy and len(workload.inputs) != rows:
+        raise WorkloadError(f"Parameter `inputs` should have {rows} rows, as the labels have. It reads others.")
     for name, part in parts.items():
         if part.dim() == 0 or part.shape[0] != rows:
             raise WorkloadError(
-                f"Parameter `inputs`: {name!r} should have {rows} rows, as the labels have. Found shape "
+                f"Parameter `inputs`: {name or 'inputs'!r} should have {rows} rows, as the labels have. Found shape "
                 f"{tuple(part.shape)}."
             )
     return labels, rows
@@ -240,7 +245,7 @@ def _rare_in(counts: dict[str, list[int]]) -> list[str]:
 def _warn_constant_inputs(workload: Workload) -> None:
     """Some constant columns are ordinary (pixels at the border); when most are, the wrong table was given."""
     inputs = workload.inputs
-    if isinstance(inputs, dict) or inputs.dim() != 2 or not inputs.is_floating_point():
+    if isinstance(inputs, dict | LazyInputs) or inputs.dim() != 2 or not inputs.is_floating_point():
         return
     train = inputs[workload.split.train]
     constant = int((train.amax(0) == train.amin(0)).sum()) if train.shape[1] else 0

@@ -16,6 +16,7 @@ from coterie._show import short_repr
 from coterie._surface import known_arguments
 from coterie.errors import WorkloadError
 from coterie.workload.checks import as_device
+from coterie.workload.lazy.inputs import LazyInputs
 from coterie.workload.losses import MarginLoss
 from coterie.workload.recipe import Recipe
 from coterie.workload.shown import describe
@@ -236,7 +237,7 @@ class Workload:
     Attributes:
         name: for tables and reports.
         tasks: the tasks, in the order of the label columns.
-        inputs: (rows, ...) tensor, or a dict of such tensors.
+        inputs: (rows, ...) tensor, or a dict of such tensors; or rows that are read when a batch needs them.
         labels: (rows, tasks) float tensor, NaN where a label is missing; class numbers for multi-class tasks,
             ``(raw - center) / scale`` for regression tasks.
         split: row numbers of the training, validation and test parts.
@@ -254,7 +255,7 @@ class Workload:
 
     name: str
     tasks: tuple[Task, ...]
-    inputs: Tensor | dict[str, Tensor]
+    inputs: Tensor | dict[str, Tensor] | LazyInputs
     labels: Tensor
     split: Split
     build_model: BuildModel
@@ -335,7 +336,7 @@ class Workload:
             self,
             inputs={name: value.to(device) for name, value in inputs.items()}
             if isinstance(inputs, dict)
-            else inputs.to(device),
+            else (inputs if isinstance(inputs, LazyInputs) else inputs.to(device)),
             labels=self.labels.to(device),
             split=Split(*(self.split.part(part).to(device) for part in ("train", "validation", "test"))),
             build_model=OnDevice(build, device),
@@ -348,7 +349,7 @@ class Workload:
         """Inputs of the given rows."""
         if isinstance(self.inputs, dict):
             return {name: value[rows] for name, value in self.inputs.items()}
-        return self.inputs[rows]
+        return self.inputs.take(rows) if isinstance(self.inputs, LazyInputs) else self.inputs[rows]
 
     def rows_of(self, subset: Sequence[int], part: str) -> Tensor:
         """Rows of a part of the data with at least one label of the subset's tasks."""

@@ -21,6 +21,7 @@ from coterie.errors import SettingError
 from coterie.training.job import Job, derive, pack_fits, unpack_fits
 from coterie.training.units import FitUnit, fit_units
 from coterie.workload import Workload
+from coterie.workload.lazy.inputs import in_memory
 from coterie.workload.workload import Batch
 
 STAGE = "label injection"
@@ -113,7 +114,8 @@ class Injection:
         codes = label_codes(workload)
         noise = [shuffled(c, workload.observed[:, t], derive(seed, 63, t)) for t, c in enumerate(codes)]
         columns, width = 2 * sum(c.shape[1] for c in codes), max(c.shape[1] for c in codes)
-        inputs = workload.inputs if isinstance(workload.inputs, dict) else {_INPUTS: workload.inputs}
+        inputs = in_memory(workload.inputs, "Label injection")
+        inputs = inputs if isinstance(inputs, dict) else {_INPUTS: inputs}
         derived = replace(
             workload,
             tasks=tuple(replace(task, head=()) for task in workload.tasks),

@@ -23,6 +23,7 @@ from coterie.affinity.linearize import train
 from coterie.errors import ModelError, WorkloadError
 from coterie.training.job import Fit, Job, derive
 from coterie.workload import Workload
+from coterie.workload.lazy.inputs import in_memory
 from coterie.workload.structure import Structure
 
 #: rows that go through a model at a time
@@ -130,7 +131,7 @@ def floating_inputs(workload: Workload, purpose: str) -> dict[str, Tensor]:
     Raises:
         WorkloadError: when there is none, as with token numbers.
     """
-    inputs = workload.inputs
+    inputs = in_memory(workload.inputs, purpose)
     named: Mapping[str, Tensor] = {"": inputs} if isinstance(inputs, Tensor) else inputs
     found = {name: value for name, value in named.items() if value.is_floating_point()}
     if not found:
