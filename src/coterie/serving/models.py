@@ -15,7 +15,7 @@ from coterie.errors import CoterieError, ModelError, SettingError
 from coterie.workload import Workload
 from coterie.workload.builders import seeded
 from coterie.workload.graph import GraphModel
-from coterie.workload.lazy.inputs import LazyInputs, named_parts
+from coterie.workload.lazy.inputs import LazyInputs
 from coterie.workload.text.encoder import builder_of
 from coterie.workload.workload import BuildModel, Forward
 
@@ -158,9 +158,9 @@ def make_probe(workload: Workload, states: Sequence[Mapping[str, Tensor]]) -> di
         return {}
     inputs, rows = workload.inputs, workload.split.train
     if isinstance(inputs, LazyInputs):
-        made = {name: _made_up(part) for name, part in named_parts(inputs.take(rows[:_SEEN])).items()}
-    else:
-        made = {name: _made_up(part[rows]) for name, part in named_parts(inputs).items()}
+        inputs, rows = inputs.take(rows[:_SEEN]), slice(None)
+    parts = inputs if isinstance(inputs, dict) else {"": inputs}
+    made = {name: _made_up(part[rows]) for name, part in parts.items()}
     kept = {f"{_INPUTS}/{name}": part for name, part in made.items()}
     for group, state in enumerate(states):
         try:

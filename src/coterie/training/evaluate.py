@@ -14,7 +14,7 @@ from coterie._random import random_numbers
 from coterie._surface import known_arguments
 from coterie.errors import SettingError
 from coterie.training.job import State
-from coterie.workload.lazy.inputs import LazyInputs, named_parts
+from coterie.workload.lazy.inputs import LazyInputs
 from coterie.workload.workload import Workload
 
 PARTS = ("train", "validation", "test")
@@ -180,7 +180,8 @@ def measure_footprint(workload: Workload) -> Footprint:
             rows = train[torch.arange(size, device=train.device) % len(train)]
             totals.append(saved_bytes(own, lambda rows=rows: row_losses(workload, model, rows)[0].sum()))
     inputs = workload.inputs.example if isinstance(workload.inputs, LazyInputs) else workload.inputs
-    input_bytes = sum(value[0].numel() * value.element_size() for value in named_parts(inputs).values())
+    parts = inputs.values() if isinstance(inputs, dict) else [inputs]
+    input_bytes = sum(value[0].numel() * value.element_size() for value in parts)
     # gradients of the activations pass by as well, hence twice what autograd keeps
     row = 2 * max(0, totals[1] - totals[0]) // 4 + 2 * input_bytes + 16 * workload.labels.shape[1]
     parameters = sum(value.numel() * value.element_size() for value in own)

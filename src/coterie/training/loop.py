@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -20,7 +21,7 @@ from coterie.training.job import BatchStream, Fit, Job, Schedule, State, derive,
 from coterie.training.optimizer import Stepper
 from coterie.training.weights import pooled, weighted
 from coterie.workload.initial import check_kept
-from coterie.workload.lazy.inputs import training_step
+from coterie.workload.lazy.inputs import LazyInputs, training_step
 from coterie.workload.structure import find_structure
 from coterie.workload.workload import Workload
 
@@ -259,7 +260,8 @@ class PlainRun:
             if self.watch is not None:
                 self.watch(step, rows)
             step += 1
-            with training_step(self.job.seed, step):
+            lazy = isinstance(self.workload.inputs, LazyInputs)  # other rows are what they are at any step
+            with training_step(self.job.seed, step) if lazy else nullcontext():
                 if balanced:
                     balanced(step, rows)
                 else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from coterie._show import brief, cut, names
-from coterie.workload.lazy.inputs import LazyInputs, named_parts
+from coterie.workload.lazy.inputs import LazyInputs
 
 if TYPE_CHECKING:
     from coterie.workload.workload import Workload
@@ -33,7 +33,8 @@ def describe(workload: Workload) -> str:
     counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
     observed, size = int(workload.observed.sum()), workload.labels.numel()
     lazy = isinstance(workload.inputs, LazyInputs)
-    inputs = named_parts(workload.inputs.example if isinstance(workload.inputs, LazyInputs) else workload.inputs)
+    sample = workload.inputs.example if isinstance(workload.inputs, LazyInputs) else workload.inputs
+    inputs = sample if isinstance(sample, dict) else {"": sample}
     source = f", from {workload.reference}" if workload.reference else ""
     lines = {
         "tasks": f"{counts}: {names(workload.task_names)[1:-1]}",

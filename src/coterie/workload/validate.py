@@ -13,7 +13,7 @@ from coterie._surface import warn
 from coterie.errors import DataWarning, WorkloadError
 from coterie.workload.arrays import check_finite
 from coterie.workload.checks import check_groups
-from coterie.workload.lazy.inputs import LazyInputs, named_parts
+from coterie.workload.lazy.inputs import LazyInputs
 from coterie.workload.split import PARTS, check_split
 from coterie.workload.task import Task
 from coterie.workload.validate_model import check_model
@@ -87,14 +87,16 @@ def _check_shapes(workload: Workload) -> tuple[Tensor, int]:
         )
     if rows == 0:
         raise WorkloadError("Parameter `labels` has no rows. The likely cause is a filter that dropped everything.")
-    lazy = isinstance(workload.inputs, LazyInputs)
-    parts = {} if isinstance(workload.inputs, LazyInputs) else named_parts(workload.inputs)
-    if lazy and len(workload.inputs) != rows:
-        raise WorkloadError(f"Parameter `inputs` should have {rows} rows, as the labels have. It reads others.")
+    inputs = workload.inputs
+    if isinstance(inputs, LazyInputs):
+        if len(inputs) != rows:
+            raise WorkloadError(f"Parameter `inputs` should have {rows} rows, as the labels have. Found {len(inputs)}.")
+        return labels, rows
+    parts = inputs if isinstance(inputs, dict) else {"inputs": inputs}
     for name, part in parts.items():
         if part.dim() == 0 or part.shape[0] != rows:
             raise WorkloadError(
-                f"Parameter `inputs`: {name or 'inputs'!r} should have {rows} rows, as the labels have. Found shape "
+                f"Parameter `inputs`: {name!r} should have {rows} rows, as the labels have. Found shape "
                 f"{tuple(part.shape)}."
             )
     return labels, rows
