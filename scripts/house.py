@@ -30,6 +30,8 @@ VERBS = (
     "create_study",
     "compare",
     "estimate_affinity",
+    "estimate_from_checkpoints",
+    "add_task",
     "plan",
     "benchmark",
     "group",

@@ -28,6 +28,7 @@ PUBLIC = {
     "Study",
     "Task",
     "Workload",
+    "add_task",
     "compare",
     "create_study",
     "estimate_affinity",

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from coterie.evaluation import Comparison, compare
     from coterie.features import validate_gradients
     from coterie.grouping import Grouping, group
-    from coterie.pipeline import RunResult, estimate_affinity, plan, run
+    from coterie.pipeline import RunResult, add_task, estimate_affinity, plan, run
     from coterie.serving import Predictor, load
     from coterie.study.making import create_study, load_study
     from coterie.study.study import Study
@@ -79,6 +79,7 @@ __all__ = [
     "WorkerError",
     "Workload",
     "WorkloadError",
+    "add_task",
     "compare",
     "create_study",
     "estimate_affinity",
@@ -110,6 +111,7 @@ _LAZY = {
     "Study": "coterie.study.study",
     "Task": "coterie.workload",
     "Workload": "coterie.workload",
+    "add_task": "coterie.pipeline",
     "compare": "coterie.evaluation",
     "create_study": "coterie.study.making",
     "estimate_affinity": "coterie.pipeline",

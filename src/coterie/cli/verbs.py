@@ -23,6 +23,7 @@ VERBS = {
     "benchmark": "coterie.benchmark.command:benchmark",
     "study": "coterie.study.command:app",
     "diffusion": "coterie.diffusion.command:diffusion",
+    "add-task": "coterie.cli.add_task:add_task",
     "report": "coterie.cli.report:report",
     "serve": "coterie.cli.serve:serve",
     "export": "coterie.cli.serve:export",
