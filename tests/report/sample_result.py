@@ -180,3 +180,19 @@ def nasty_result(amount: int = len(NASTY)) -> dict[str, Any]:
     result["notes"].append(NASTY[5] * 3)
     result["environment"]["device"] = NASTY[1]
     return result
+
+
+def with_formula(result: dict[str, Any]) -> dict[str, Any]:
+    """The result with a formula whose effects are a quarter of its affinity; its standard errors are 0.4 %."""
+    tasks = result["affinity"]["tasks"]
+    n = len(tasks)
+    values = np.array(
+        [[v if v is not None and math.isfinite(v) else 0.0 for v in row] for row in result["affinity"]["values"]]
+    )
+    effects = np.where(np.eye(n, dtype=bool), 0.0, values / 4)
+    doubt = np.column_stack([np.full((n, n), -0.02), np.full(n, -4.0), np.full(n, 0.1)])
+    formula = {
+        "tasks": list(tasks), "effects": effects.tolist(), "errors": np.full((n, n), 0.004).tolist(),
+        "level": [0.02] * n, "slope": [0.003] * n, "doubt": doubt.tolist(), "off": [0.001] * n, "power": 0.5, "size": 5,
+    }  # fmt: skip
+    return {**result, "formula": formula}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ import pytest
 
 from coterie.report.html import render
 from report.browser import chromium, inspect
-from report.sample_result import nasty_result, plain_names, sample_result
+from report.sample_result import nasty_result, plain_names, sample_result, with_formula
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium on PATH")
+
+#: names of tasks as pipelines make them
+LONG = [f"assay {i}: a very long name that a pipeline wrote for tables of its own {i % 7}" for i in range(150)]
 
 USE = """
   const table = Array.from(document.querySelectorAll("table.forest")).pop();
@@ -43,6 +47,9 @@ def pages() -> dict[str, str]:
         "nasty": render(nasty_result()),
         "sixty": render(sample_result(plain_names(60), groups=9)),
         "hundred, nasty": render(nasty_result(100)),
+        "partners": render(with_formula(sample_result())),
+        "partners, nasty": render(with_formula(nasty_result())),
+        "partners, long names": render(with_formula(sample_result(LONG, groups=9))),
     }
 
 
@@ -75,6 +82,39 @@ def test_readout_shows_the_value_of_the_cell(amount: int, tmp_path: Path) -> Non
     found = inspect({"page": render(result)}, tmp_path, widths=(800,), extra=USE)
     words = found["page @ 800"]["told"]["words"]  # type: ignore[index]
     assert words.replace("\u2212", "-").replace("\u00a0", " ") == f"{target} ← {source}: {100 * value:+.1f} %"
+
+
+PICK = """
+  const boxes = Array.from(document.querySelectorAll("#picks input"));
+  [0, 1, 4].forEach((at) => { boxes[at].checked = true; });
+  boxes[4].dispatchEvent(new Event("change"));
+  const picked = Array.from(document.querySelectorAll("#picked tbody tr")).map((row) =>
+    Array.from(row.cells).map((cell) => cell.textContent));
+  document.querySelector("#presets button").click();
+  return { picked: picked, preset: boxes.filter((box) => box.checked).map((box) => Number(box.value)),
+    words: document.getElementById("picked-words").textContent };
+"""
+
+
+def test_picked_tasks_have_the_gain_and_the_band_of_the_formula(tmp_path: Path) -> None:
+    """What the page's script says against the same formula by hand."""
+    result = with_formula(sample_result())
+    found = inspect({"page": render(result)}, tmp_path, widths=(800,), extra=PICK)["page @ 800"]
+    assert found["problems"] == []
+    told: Any = found["told"]
+    formula, group = result["formula"], [0, 1, 4]
+    weight, size = (2 / 4) ** -0.5, math.log2(3 / 5)
+    for (name, gain, band, _), task in zip(told["picked"], group, strict=True):
+        partners = [other for other in group if other != task]
+        expected = 0.02 + 0.003 * size + weight * sum(formula["effects"][task][other] for other in partners)
+        error = math.hypot(math.exp(-4 + 0.1 * size - 0.02 * 2 * weight), 0.001)
+        assert name == formula["tasks"][task]
+        numbers = [text.replace("\u2212", "-").replace("\u00a0%", "") for text in (gain, *band.split(" to "))]
+        wanted = [100 * expected, 100 * (expected - 1.96 * error), 100 * (expected + 1.96 * error)]
+        assert [float(text) for text in numbers] == pytest.approx(wanted, abs=0.051)
+    tasks, served = formula["tasks"], result["served"]["groups"][0]
+    assert sorted(tasks[i] for i in told["preset"]) == sorted(served)
+    assert told["words"].startswith(f"{len(served)} tasks in one model")
 
 
 BROKEN = {

@@ -258,6 +258,20 @@ class GainModel(ABC):
         """
         return self._total_covariance(as_subsets(subsets, self.tasks))
 
+    def task_covariance(self, subsets: NDArray[np.bool_], task: int) -> NDArray[np.float64] | None:
+        """How the errors of one task's gains in several subsets go together, or None where that is not known.
+
+        What is not known of the task alone, which moves all of its gains, is left out.
+
+        Args:
+            subsets: bool array (m, T); the task is in all of them.
+            task: its number.
+
+        Returns:
+            (m, m), squared units of gains.
+        """
+        del subsets, task
+
     def pairwise(self) -> Affinity:
         """Entry [i, j] is the gain of i when it is trained with j alone; 0 on the diagonal."""
         size = len(self.tasks)

@@ -7,6 +7,7 @@ from hashlib import sha256
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coterie._context import DEFAULT_CONTEXT, Context
 from coterie._progress import Progress
@@ -84,6 +85,33 @@ def kept_affinity(estimate: Estimate, size: int, seed: int, store: UnitStore) ->
     _refer(estimate, count)
     arrays = {name: np.asarray(array) for name, array in kept.arrays.items()}
     return Affinity(arrays["values"], tasks, arrays.get("counts"), kept.meta["kind"], kept.meta["method"])
+
+
+def kept_formula(estimate: Estimate, size: int, seed: int, store: UnitStore) -> dict[str, Any] | None:
+    """The short formula of an estimate as a unit of a run, JSON-ready; None where tasks are too many to describe."""
+    from coterie.affinity.formula import MOST_TASKS, fit_formula
+
+    tasks, model = estimate.model.tasks, estimate.model
+    if not 3 <= len(tasks) <= MOST_TASKS:
+        return None
+
+    def compute() -> Payload:
+        model.forget()
+        found = vars(fit_formula(model, size, seed))
+        model.forget()  # what was asked for the formula changes no later prediction
+        return Payload({name: np.asarray(value) for name, value in found.items()}, {})
+
+    kept = timed(store, estimate.costs, AFFINITY, "formula", {"size": size, "seed": seed}, compute)
+    rounded = {name: np.round(np.asarray(array, dtype=np.float64), 6) for name, array in kept.arrays.items()}
+    plain = {name: (array if np.isfinite(array).all() else _gaps(array)).tolist() for name, array in rounded.items()}
+    return {"tasks": list(tasks), **plain}
+
+
+def _gaps(array: NDArray[np.float64]) -> NDArray[np.object_]:
+    """The array with None in place of what is not known, as JSON has it."""
+    found = array.astype(object)
+    found[~np.isfinite(array)] = None
+    return found
 
 
 def candidate_groupings(

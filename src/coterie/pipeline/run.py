@@ -29,7 +29,14 @@ from coterie.evaluation.recommend import conclude
 from coterie.evaluation.verdict import WORTHWHILE, check_worthwhile
 from coterie.grouping import Grouping
 from coterie.pipeline.accounts import COMPARISON, ESTIMATE, READING, REPORT, Accounts, RecordingStore
-from coterie.pipeline.candidates import SEARCH, candidate_groupings, estimated_affinity, kept_affinity, typical_size
+from coterie.pipeline.candidates import (
+    SEARCH,
+    candidate_groupings,
+    estimated_affinity,
+    kept_affinity,
+    kept_formula,
+    typical_size,
+)
 from coterie.pipeline.check import as_source, check_out, check_settings, chosen_method
 from coterie.pipeline.planning import check_runs
 from coterie.pipeline.results import Findings, describe, priced
@@ -196,6 +203,7 @@ def run(
             estimate = estimator.estimate(cast("Workload", workload), context, size)
             accounts.close(ESTIMATE, estimate.costs, store)
             affinity = kept_affinity(estimate, size, seed, store)
+            formula = kept_formula(estimate, size, seed, store)
             grouping, named = candidate_groupings(estimate, affinity, groups, budget, context, search_limit)
             accounts.close(SEARCH, estimate.costs, store)
             trained = compare(
@@ -212,13 +220,12 @@ def run(
                 Findings(workload, estimate, affinity, grouping, served, trained.comparison, recommendation),
                 settings, [str(w.message) for w in caught if issubclass(w.category, CoterieWarning)],
             )  # fmt: skip
+            result |= {} if formula is None else {"formula": formula}
             result["notes"] += [] if balancing is None else [BALANCED.format(balancing)]
             files = _files(trained, affinity, served, context, workload)
             path = _write(directory, files, result, accounts, estimate.costs)
     found = RunResult(path, affinity, grouping, served, trained.comparison, recommendation, result)
-    if path or not isinstance(workload, Workload):
-        return found
-    return replace(found, workload=workload, files=files)
+    return found if path or not isinstance(workload, Workload) else replace(found, workload=workload, files=files)
 
 
 @known_arguments

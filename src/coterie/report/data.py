@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from coterie.errors import SettingError, StoreError
 from coterie.report.formats import clean
+from coterie.report.partners import PairFormula, parse_formula
 
 Json = Mapping[str, Any]
 Floats = NDArray[np.float64]
@@ -102,6 +103,7 @@ class AffinityData:
     counts: Floats | None
     kind: str
     method: str
+    errors: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,7 @@ class ReportData:
     date: str = ""
     metrics: tuple[JudgedMetric, ...] = ()
     decided_by: str = ""
+    formula: PairFormula | None = None
 
     @property
     def do_not_bother(self) -> bool:
@@ -403,4 +406,5 @@ def parse(result: Json) -> ReportData:
         date=_text(result.get("date")),
         metrics=tuple(_metric(m) for m in _items(comparison.get("metrics"))),
         decided_by=_text(comparison.get("decided_by")),
+        formula=parse_formula(result.get("formula")),
     )

@@ -255,12 +255,16 @@ def _cells(data: AffinityData, values: Floats, centre: float, limit: float, name
     steps = palette.levels(values, centre, limit, palette.STEPS)
     titles = [escape(shorten(name, 40)) for name in names]
     width = frame.cell - 1
+    sureness = _sureness(values, data.errors)
     parts: list[str] = []
     for r, target in enumerate(titles):
         y = frame.top + r * frame.cell
         for c, source in enumerate(titles):
             shade = palette.level_class(int(steps[r, c])) if np.isfinite(values[r, c]) else "miss"
             tip = f"{target}: the task itself" if r == c else f"{target} ← {source}: {_show(values[r, c], data.kind)}"
+            if r != c and data.errors is not None and np.isfinite(data.errors[r, c]):
+                tip += f" ± {_show(data.errors[r, c], data.kind, signed=False)}"
+                shade += f" o{int(sureness[r, c])}"
             if r != c and data.counts is not None and np.isfinite(data.counts[r, c]):
                 tip += f" ({plural(int(data.counts[r, c]), 'subset')})"
             parts.append(
@@ -268,6 +272,15 @@ def _cells(data: AffinityData, values: Floats, centre: float, limit: float, name
                 f'width="{width:g}" height="{width:g}"><title>{tip}</title></rect>'
             )
     return Markup("".join(parts))
+
+
+def _sureness(values: Floats, errors: Floats | None) -> Floats:
+    """0 within one standard error of nothing, then 1, from two on 2, from three on 3; unknown errors count as none."""
+    if errors is None:
+        return np.full(values.shape, 3.0)
+    with np.errstate(over="ignore"):
+        ratio = np.abs(values) / np.maximum(errors, 1e-300)
+    return np.floor(np.clip(np.nan_to_num(ratio, nan=3.0), 0.0, 3.0))
 
 
 def _shrink(values: Floats) -> Floats:
@@ -411,12 +424,14 @@ def heatmap(data: AffinityData, groups: Groups | None) -> HeatMap:
     ordered, blocks = order(data.tasks, groups)
     values, names = data.values[np.ix_(ordered, ordered)], [data.tasks[i] for i in ordered]
     counts = None if data.counts is None else data.counts[np.ix_(ordered, ordered)]
-    data = AffinityData(tuple(names), values, counts, data.kind, data.method)
+    errors = None if data.errors is None else data.errors[np.ix_(ordered, ordered)]
+    data = AffinityData(tuple(names), values, counts, data.kind, data.method, errors)
     frame, labels = _frame(names)
     large = frame.size > CELLS
     centre, limit = scale(values, data.kind)
     if large:
-        body = _picture(values, centre, limit, frame) + _blocks(data, values, blocks, frame)
+        faint = np.array([0.15, 0.4, 0.7, 1.0])[_sureness(values, errors).astype(int)]
+        body = _picture(centre + faint * (values - centre), centre, limit, frame) + _blocks(data, values, blocks, frame)
     else:
         body = _cells(data, values, centre, limit, names, frame) + _labels(names, labels, frame)
     summary = f"Affinity of {plural(frame.size, 'task')}: rows are targets, columns are sources, ordered by groups"

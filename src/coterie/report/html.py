@@ -6,15 +6,17 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from markupsafe import Markup
 
 import coterie
 from coterie._files import user_path
 from coterie.report import heatmap as palette
 from coterie.report import tables, text
-from coterie.report.data import Groups, Json, ReportData, parse
-from coterie.report.formats import DASH, plural, shorten
+from coterie.report.data import AffinityData, Groups, Json, ReportData, parse
+from coterie.report.formats import DASH, percent, plural, shorten
 from coterie.report.heatmap import heatmap
+from coterie.report.partners import SHOWN, page_numbers, partner_rows
 from coterie.store.files import atomic_write, make_directory, reading
 
 if TYPE_CHECKING:
@@ -65,7 +67,31 @@ def _plots(data: ReportData) -> dict[str, object]:
         "tasks": tasks,
         "all_tasks": everything,
         "metrics": tables.metric_rows(data),
-        "heat": heatmap(data.affinity, data.found or data.served) if data.affinity else None,
+        "heat": _heat(data),
+        **_pairs(data),
+    }
+
+
+def _heat(data: ReportData) -> object:
+    """Differences within a target with their errors, where the result has them; else the affinity as it was found."""
+    shown, formula = data.affinity, data.formula
+    if formula is not None:
+        shown = AffinityData(formula.tasks, formula.differences, None, "gain", "", formula.errors)
+    return heatmap(shown, data.found or data.served) if shown else None
+
+
+def _pairs(data: ReportData) -> dict[str, object]:
+    """What the page says of partners and of groups that are picked by hand."""
+    formula, served = data.formula, data.served
+    if formula is None:
+        return {"pairs_formula": None}
+    groups, serves = (served.groups, served.serves) if served else ((), {})
+    return {
+        "pairs_formula": formula,
+        "partner_rows": partner_rows(formula),
+        "partners_shown": SHOWN,
+        "what_if": page_numbers(formula, groups, serves),
+        "off_words": percent(float(np.median(formula.off)), digits=2),
     }
 
 

@@ -190,6 +190,13 @@ class FusedModel(ValueModel):
         alone_weights = np.where(subsets, values / alone**2, 0.0)
         return covariance_of_sums(self.process, Sums(subsets, estimates, weights, self._alone, alone_weights))
 
+    def task_covariance(self, subsets: NDArray[np.bool_], task: int) -> Floats:
+        """Posterior covariance (m, m) of one task's values, over the square of its value alone."""
+        weights = np.zeros(subsets.shape)
+        weights[:, task] = -1.0 / max(self._alone_values[task], TINY)
+        sums = Sums(subsets, self._estimates(subsets), weights, self._alone, np.zeros(subsets.shape))
+        return covariance_of_sums(self.process, sums)
+
     @cached_property
     def _alone(self) -> Floats:
         """(T,) cheap estimates of tasks alone, solved beside each other whatever was asked before."""
