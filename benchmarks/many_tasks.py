@@ -181,13 +181,18 @@ class Clock:
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
     """One run, stage by stage; checks come after the last stage that is timed."""
+    clock = Clock()
+    with clock.stage("read the data, make the workload"):
+        workload = many_tasks(given.data, given.tasks, given.rows)
+    return go_through(workload, given, clock)
+
+
+def go_through(workload: Any, given: argparse.Namespace, clock: Clock) -> dict[str, Any]:
+    """Estimate, subsets and groups of a workload, stage by stage, then checks."""
     import coterie
     from coterie import Context
     from coterie.affinity import get_estimator
 
-    clock = Clock()
-    with clock.stage("read the data, make the workload"):
-        workload = many_tasks(given.data, given.tasks, given.rows)
     estimator = get_estimator(given.method, **json.loads(given.options))
     with clock.stage("estimate: base models, features, statistics"):
         estimate = estimator.estimate(workload, subset_size=25, context=Context(memory=int(given.memory * 2**30)))
@@ -318,25 +323,31 @@ def worth(workload: Any, model: Any, grouping: Any, count: int) -> dict[str, Any
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def options(text: str | None, *, rows: int) -> argparse.ArgumentParser:
+    """Options of a run over many tasks."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=500)
-    parser.add_argument("--rows", type=int, default=8000)
+    parser.add_argument("--rows", type=int, default=rows)
     parser.add_argument("--subsets", type=int, default=2000)
     parser.add_argument("--method", default="grad-tag")
     parser.add_argument("--options", default='{"count": 150}', help="settings of the method, as JSON")
     parser.add_argument("--memory", type=float, default=3.0, help="working memory in GiB, as given to the estimate")
     parser.add_argument("--checks", type=int, default=4, help="subsets that are solved again one by one")
     parser.add_argument("--real", type=int, default=0, help="subsets that are really trained")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    return parser
+
+
+def main() -> None:
+    parser = options(__doc__, rows=8000)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
         warnings.simplefilter("ignore")
         print(json.dumps(measure(given)))
         return
-    run = in_own_process(sys.argv[1:])
+    run = in_own_process(__file__, sys.argv[1:])
     stored = json.loads(given.out.read_text()) if given.out.exists() else {"runs": []}
     same = lambda one: (one["tasks"], one["method"], one["options"]) == (run["tasks"], run["method"], run["options"])  # noqa: E731
     runs = [one for one in stored["runs"] if not same(one)] + [run]
@@ -345,9 +356,9 @@ def main() -> None:
     print(markdown(run))
 
 
-def in_own_process(arguments: list[str]) -> dict[str, Any]:
+def in_own_process(script: str, arguments: list[str]) -> dict[str, Any]:
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    command = [sys.executable, __file__, "--one", *arguments]
+    command = [sys.executable, script, "--one", *arguments]
     done = subprocess.run(command, env={**os.environ, **threads}, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -8,6 +8,7 @@ from coterie.workload.from_dataset import from_dataset, from_loaders
 from coterie.workload.graph import from_graph
 from coterie.workload.load import load_workload
 from coterie.workload.losses import MarginLoss, get_loss, register_loss
+from coterie.workload.propagation import propagate
 from coterie.workload.recipe import Recipe
 from coterie.workload.task import Task
 from coterie.workload.text.from_text import from_text
@@ -36,6 +37,7 @@ __all__ = [
     "from_text",
     "get_loss",
     "load_workload",
+    "propagate",
     "register_loss",
     "validate",
 ]

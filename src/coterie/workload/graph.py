@@ -294,7 +294,7 @@ def from_graph(
     split = by_position(split, row_labels(x if pairs is None else pairs, y))
     graph = _graph(x, edge_index, edge_values)
     nodes = len(graph.x)
-    rows = torch.arange(nodes) if pairs is None else _numbers(pairs, "pairs", nodes, "(rows, 2)", columns=2)
+    rows = torch.arange(nodes) if pairs is None else node_numbers(pairs, "pairs", nodes, "(rows, 2)", columns=2)
     labels, made = labels_and_tasks(
         y, tasks, len(rows),
         f"Parameter `y` should have one row a {'node' if pairs is None else 'pair'}. Found {{found}} rows for "
@@ -326,7 +326,7 @@ def _graph(x: Any, edge_index: Any, edge_values: Mapping[str, Any] | None) -> Gr
             "Parameter `x` should be one array (nodes, features). Found a mapping; graphs with several kinds of nodes "
             "are not supported. Put the nodes below each other and give their kind as a feature."
         )
-    edges = _numbers(edge_index, "edge_index", len(features), "(2, edges)", rows=2).to(features.device)
+    edges = node_numbers(edge_index, "edge_index", len(features), "(2, edges)", rows=2).to(features.device)
     values: dict[str, Tensor] = {}
     for name, value in (edge_values or {}).items():
         made = as_inputs(value, own_model=True)
@@ -340,7 +340,7 @@ def _graph(x: Any, edge_index: Any, edge_values: Mapping[str, Any] | None) -> Gr
     return Graph(features, edges, values)
 
 
-def _numbers(
+def node_numbers(
     values: Any, name: str, nodes: int, shape: str, *, rows: int | None = None, columns: int | None = None
 ) -> Tensor:
     """Node numbers, checked."""
