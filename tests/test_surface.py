@@ -32,6 +32,7 @@ PUBLIC = {
     "compare",
     "create_study",
     "estimate_affinity",
+    "estimate_from_checkpoints",
     "from_arrays",
     "from_datasets",
     "group",

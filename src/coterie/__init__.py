@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from coterie.evaluation import Comparison, compare
     from coterie.features import validate_gradients
     from coterie.grouping import Grouping, group
-    from coterie.pipeline import RunResult, add_task, estimate_affinity, plan, run
+    from coterie.pipeline import RunResult, add_task, estimate_affinity, estimate_from_checkpoints, plan, run
     from coterie.serving import Predictor, load
     from coterie.study.making import create_study, load_study
     from coterie.study.study import Study
@@ -83,6 +83,7 @@ __all__ = [
     "compare",
     "create_study",
     "estimate_affinity",
+    "estimate_from_checkpoints",
     "from_arrays",
     "from_datasets",
     "group",
@@ -115,6 +116,7 @@ _LAZY = {
     "compare": "coterie.evaluation",
     "create_study": "coterie.study.making",
     "estimate_affinity": "coterie.pipeline",
+    "estimate_from_checkpoints": "coterie.pipeline",
     "from_arrays": "coterie.workload",
     "from_datasets": "coterie.workload",
     "group": "coterie.grouping",

@@ -176,10 +176,21 @@ class GradTAE(Estimator):
         self._check_network(prepared)
         self._check_memory(prepared)
         bases = train_bases(prepared, self.bases, self.share)
+        return self.around(prepared, bases, self._forks(prepared, bases), subset_size)
+
+    def around(self, prepared: Prepared, bases: Bases, forks: Iterator[list[State]], subset_size: int) -> Estimate:
+        """The estimate around base models that are there.
+
+        Args:
+            prepared: the workload with its structure, context and ledger.
+            bases: the base models.
+            forks: for each of them the ends of single-task trainings; not asked for by random directions and gradients.
+            subset_size: of the subsets that are asked about most.
+        """
+        workload, context = prepared.workload, prepared.context
         notes: list[str] = []
         linear: list[LinearBase] = []
         kept: list[Directions] = []
-        forks = self._forks(prepared, bases)
         for number, base in enumerate(bases.fits):  # one after the other: forks and directions of a base may be large
             if self.directions == "secants":
                 linear.append(by_secants(prepared, number, base, next(forks), self, notes))
@@ -198,7 +209,7 @@ class GradTAE(Estimator):
         names, converged = workload.task_names, self.fit == "converged"
         model = GradTAEModel(names, linear, ridge, converged, network, self.name, kinds, path)
         model.memory = context.memory
-        facts = {"steps of the training on all tasks": float(bases.full.steps)}
+        facts = {"steps of the training on all tasks": float(bases.full.steps)} if bases.full.steps else {}
         return Estimate(model, prepared.costs, None, tuple(notes), facts)
 
     def plan_trainings(self, prepared: Prepared, subset_size: int, known: KnownTrainings) -> EstimatePlan:
