@@ -83,7 +83,7 @@ window.addEventListener("load", async function () {
       }
       const pair = [light(style.color), back === null ? 1 : back].sort((a, b) => b - a);
       const contrast = (pair[0] + .05) / (pair[1] + .05);
-      if (contrast < 4.4) { seen.push("weak contrast " + contrast.toFixed(1) + ": " + short(node)); }
+      if (contrast < 4.5) { seen.push("weak contrast " + contrast.toFixed(1) + ": " + short(node)); }
     }
   }
   for (const text of document.querySelectorAll("svg text")) {

@@ -341,3 +341,17 @@ def test_the_page_says_what_counts_in_totals_and_in_times() -> None:
     data = parse(sample_result())
     assert "losses below the noise of their mean" in dict(text.definitions(data))["Gain"]
     assert "of trainings in several processes, the time of each counts" in text.costs_meaning(data)
+
+
+@pytest.mark.parametrize(("mode", "page"), [("light", "fdfdfb"), ("dark", "16181c")])
+def test_names_of_groups_can_be_read_on_the_page(mode: str, page: str) -> None:
+    """Titles of groups have their colour: WCAG asks for a contrast of 4.5."""
+
+    def light(code: str) -> float:
+        parts = [int(code[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for group in range(palette.GROUP_COLOURS):
+        pair = sorted([light(palette.group_colour(mode, group).lstrip("#")), light(page)])
+        assert (pair[1] + 0.05) / (pair[0] + 0.05) >= 4.5, group

@@ -37,7 +37,7 @@ _ENDS: dict[str, dict[str, tuple[str, str, str]]] = {
     "dark": {"p": ("25282e", "2f6da6", "a6d5ff"), "n": ("25282e", "a5561b", "ffc18c")},
 }
 _GROUPS: dict[str, tuple[str, ...]] = {
-    "light": ("33689c", "b5485f", "2c7d42", "96700a", "73509a", "157a85", "8c4a2f", "5c6470"),
+    "light": ("33689c", "b5485f", "2c7d42", "8c6809", "73509a", "157a85", "8c4a2f", "5c6470"),
     "dark": ("7fb3e6", "f08fa2", "7fcf95", "e0bf5a", "bfa0e6", "66cbd6", "e0a283", "b3bcc9"),
 }
 
