@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from coterie._context import DEFAULT_CONTEXT, Context
 from coterie._progress import Progress
-from coterie._units import Payload, UnitStore
+from coterie._units import NoStore, Payload, UnitStore
 from coterie.affinity import Affinity, Estimate
 from coterie.affinity.costs import timed
 from coterie.grouping import Grouping, group
@@ -87,8 +87,8 @@ def kept_affinity(estimate: Estimate, size: int, seed: int, store: UnitStore) ->
     return Affinity(arrays["values"], tasks, arrays.get("counts"), kept.meta["kind"], kept.meta["method"])
 
 
-def kept_formula(estimate: Estimate, size: int, seed: int, store: UnitStore) -> dict[str, Any] | None:
-    """The short formula of an estimate as a unit of a run, JSON-ready; None where tasks are too many to describe."""
+def short_formula(estimate: Estimate, size: int, seed: int) -> dict[str, Any] | None:
+    """The short formula of an estimate, JSON-ready; None where tasks are too many to describe."""
     from coterie.affinity.formula import MOST_TASKS, fit_formula
 
     tasks, model = estimate.model.tasks, estimate.model
@@ -101,7 +101,8 @@ def kept_formula(estimate: Estimate, size: int, seed: int, store: UnitStore) -> 
         model.forget()  # what was asked for the formula changes no later prediction
         return Payload({name: np.asarray(value) for name, value in found.items()}, {})
 
-    kept = timed(store, estimate.costs, AFFINITY, "formula", {"size": size, "seed": seed}, compute)
+    # not kept: it takes a moment, and units of runs of earlier versions stay as they are
+    kept = timed(NoStore(), estimate.costs, AFFINITY, "formula", {"size": size, "seed": seed}, compute)
     rounded = {name: np.round(np.asarray(array, dtype=np.float64), 6) for name, array in kept.arrays.items()}
     plain = {name: (array if np.isfinite(array).all() else _gaps(array)).tolist() for name, array in rounded.items()}
     return {"tasks": list(tasks), **plain}

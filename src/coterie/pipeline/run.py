@@ -34,7 +34,7 @@ from coterie.pipeline.candidates import (
     candidate_groupings,
     estimated_affinity,
     kept_affinity,
-    kept_formula,
+    short_formula,
     typical_size,
 )
 from coterie.pipeline.check import as_source, check_out, check_settings, chosen_method
@@ -203,7 +203,7 @@ def run(
             estimate = estimator.estimate(cast("Workload", workload), context, size)
             accounts.close(ESTIMATE, estimate.costs, store)
             affinity = kept_affinity(estimate, size, seed, store)
-            formula = kept_formula(estimate, size, seed, store)
+            formula = short_formula(estimate, size, seed)
             grouping, named = candidate_groupings(estimate, affinity, groups, budget, context, search_limit)
             accounts.close(SEARCH, estimate.costs, store)
             trained = compare(
