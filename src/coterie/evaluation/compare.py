@@ -34,6 +34,7 @@ from coterie.training import fit
 from coterie.training.job import Fit, pack_fits, unpack_fits
 from coterie.training.trainer import PARTS, Outcome, Trainer
 from coterie.workload import Split, Workload
+from coterie.workload.sparse import SparseLabels
 
 
 def as_seeds(seeds: int | Sequence[int]) -> list[int]:
@@ -131,12 +132,19 @@ def halve_validation(workload: Workload) -> tuple[Workload, Tensor]:
     says so.
     """
     rows = workload.split.validation
-    labels = workload.labels[rows].cpu().double().numpy()
-    order = np.lexsort(np.nan_to_num(labels, nan=-np.inf).T)
+    known: Any = workload.labels
+    sparse = isinstance(known, SparseLabels)
+    if sparse:
+        order = np.array(known.alike(rows))
+    else:
+        labels = known[rows].cpu().double().numpy()
+        order = np.lexsort(np.nan_to_num(labels, nan=-np.inf).T)
     stop = torch.as_tensor(np.sort(order[0::2]), device=rows.device)
     choose = torch.as_tensor(np.sort(order[1::2]), device=rows.device)
-    observed = workload.observed[rows]
-    if bool((observed[stop].any(0) & observed[choose].any(0)).all()):
+    halves = [
+        known.tasks_with(half) if sparse else workload.observed[half].any(0) for half in (rows[stop], rows[choose])
+    ]
+    if bool((halves[0] & halves[1]).all()):
         split = Split(workload.split.train, rows[stop], workload.split.test)
         return replace(workload, split=split), rows[choose]
     warn(

@@ -16,6 +16,7 @@ from coterie.affinity.surrogates.prior import constant_loss
 from coterie.evaluation.intervals import Interval, Noise, Spread
 from coterie.training.evaluate import load_state, row_losses
 from coterie.workload import Workload
+from coterie.workload.sparse import SparseLabels
 
 _CHUNK = 4096
 #: losses below this count as zero when gains are formed
@@ -143,7 +144,12 @@ class LabelIndex:
     @staticmethod
     def of(workload: Workload, rows: Tensor) -> LabelIndex:
         """The labels of the given rows."""
-        task, position = workload.observed[rows].T.nonzero(as_tuple=True)
+        if isinstance(workload.labels, SparseLabels):
+            position, task, _ = workload.labels.pairs(rows)
+            order = torch.argsort(task, stable=True)
+            task, position = task[order], position[order]
+        else:
+            task, position = workload.observed[rows].T.nonzero(as_tuple=True)
         # labels of whole answers say nothing about the size of their loss: such a loss counts as it is
         level = [
             constant_loss(workload, number) if task.loss.labels_vary else 0.0

@@ -10,6 +10,7 @@ from coterie.workload.load import load_workload
 from coterie.workload.losses import MarginLoss, get_loss, register_loss
 from coterie.workload.propagation import propagate
 from coterie.workload.recipe import Recipe
+from coterie.workload.sparse import SparseLabels
 from coterie.workload.task import Task
 from coterie.workload.text.from_text import from_text
 from coterie.workload.text.tokens import encode_text
@@ -24,6 +25,7 @@ __all__ = [
     "QuantileLoss",
     "Recipe",
     "SmoothedLoss",
+    "SparseLabels",
     "Split",
     "Task",
     "TorchLoss",

@@ -27,11 +27,20 @@ from coterie.workload.arrays import (
     standardised,
     warn_rounded,
 )
-from coterie.workload.builders import TasksLike, columns_as_named, fresh_copies, in_training_units, infer_tasks, seeded
+from coterie.workload.builders import (
+    Table,
+    TasksLike,
+    columns_as_named,
+    fresh_copies,
+    in_training_units,
+    infer_tasks,
+    seeded,
+)
 from coterie.workload.checks import as_groups, as_name, as_recipe, as_widths
 from coterie.workload.lazy.inputs import LazyInputs
 from coterie.workload.mlp import build_from_spec, mlp_spec
 from coterie.workload.recipe import Recipe
+from coterie.workload.sparse import SparseLabels
 from coterie.workload.split import PARTS, SplitLike, by_position, make_split
 from coterie.workload.task import Task
 from coterie.workload.validate import check_data
@@ -88,7 +97,8 @@ def from_arrays(
     Args:
         x: (rows, ...) inputs: array, tensor, data frame, or a mapping of names to such things. Finite. Names of columns
             are kept, so that served models find them by name.
-        y: (rows, tasks) labels: array, tensor, data frame, or a mapping of task names to columns. NaN where missing.
+        y: (rows, tasks) labels: array, tensor, data frame, or a mapping of task names to columns. NaN where missing. Or
+            :class:`SparseLabels`, which stay sparse.
             Rows are paired with those of `x` by position, those of two data frames by the labels of their indexes.
         tasks: names, :class:`Task` objects, or a mapping of names to kinds. Where `y` has names, its columns are found
             by name and put into the order of the list. None takes the column names of `y` and
@@ -134,7 +144,7 @@ def from_arrays(
     options = BuildOptions(
         model, build_model, initial, recipe, standardize, name, hidden, forward, known_groups, names, weights
     )
-    labels, columns = as_labels(y)
+    labels, columns = (y, y.names) if isinstance(y, SparseLabels) else as_labels(y)
     inputs = as_inputs(x, own_model=options.own_model, exact=standardize)
     rows = n_rows(inputs)
     if rows != len(labels):
@@ -212,7 +222,7 @@ def n_rows(inputs: Inputs) -> int:
 
 def assemble(
     inputs: Inputs | LazyInputs,
-    labels: NDArray[np.float64],
+    labels: Table,
     tasks: tuple[Task, ...],
     split: Split,
     options: BuildOptions,
@@ -221,16 +231,19 @@ def assemble(
     sample = inputs.example if isinstance(inputs, LazyInputs) else inputs
     device = next(iter(sample.values())).device if isinstance(sample, dict) else sample.device
     train = split.train.cpu()
-    if not isinstance(inputs, LazyInputs):
+    if not isinstance(inputs, LazyInputs) and not isinstance(labels, SparseLabels):
         warn_labels_among_inputs(inputs, labels, tasks, options.input_names)
     if options.standardize:
         tasks = in_training_units(tasks, labels, train.numpy())
     center = np.array([task.center for task in tasks])
     scale = np.array([task.scale for task in tasks])
     with np.errstate(over="ignore", invalid="ignore"):  # infinite labels are reported by check_data
-        exact = (labels - center) / scale
-        targets = exact.astype(np.float32)
-    warn_rounded(exact, targets, "y")
+        if isinstance(labels, SparseLabels):
+            targets = cast("Tensor", labels.in_units(center, scale).to(device))
+        else:
+            exact = (labels - center) / scale
+            targets = torch.from_numpy(exact.astype(np.float32)).to(device)
+            warn_rounded(exact, targets.cpu().numpy(), "y")
     input_center = input_scale = None
     if options.standardize and isinstance(inputs, Tensor) and inputs.is_floating_point():
         inputs, input_center, input_scale = standardised(inputs, train.to(device))
@@ -242,7 +255,7 @@ def assemble(
         name=as_name(options.name),
         tasks=tasks,
         inputs=inputs,
-        labels=torch.from_numpy(targets).to(device),
+        labels=targets,
         split=make_split(split, len(labels), 0, device),
         build_model=build,
         recipe=as_recipe(options.recipe),

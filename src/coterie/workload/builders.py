@@ -19,6 +19,7 @@ from coterie._surface import warn
 from coterie.errors import DataWarning, ModelError, WorkloadError
 from coterie.workload.arrays import as_labels
 from coterie.workload.initial import Initial, copied, decide, draw_anew, named_tensors
+from coterie.workload.sparse import SparseLabels, places
 from coterie.workload.task import Task
 
 INITIAL = ("auto", "draw", "given")
@@ -167,12 +168,12 @@ def _takes_seed(build: Callable[..., Any]) -> bool:
 #: whole-numbered columns with more values than this are read as regression
 MAX_INFERRED_CLASSES = 20
 
+#: labels (rows, tasks) in the tasks' own units
+Table = NDArray[np.float64] | SparseLabels
 TasksLike = Sequence[str | Task] | Mapping[str, str | Task]
 
 
-def infer_tasks(
-    labels: NDArray[np.float64], tasks: TasksLike | None, columns: tuple[str, ...] | None
-) -> tuple[Task, ...]:
+def infer_tasks(labels: Table, tasks: TasksLike | None, columns: tuple[str, ...] | None) -> tuple[Task, ...]:
     """One :class:`Task` a column of labels.
 
     A column of 0 and 1 is binary; whole numbers from 0 to at most 19 are classes; everything else is regression.
@@ -190,7 +191,10 @@ def infer_tasks(
             "likely cause is `y` transposed: its rows are examples, its columns are tasks."
         )
     notes: list[str] = []
-    made = tuple(_task(entry, labels[:, index], notes) for index, entry in enumerate(given))
+    made = tuple(
+        _task(entry, labels.known(index)[1].numpy() if isinstance(labels, SparseLabels) else labels[:, index], notes)
+        for index, entry in enumerate(given)
+    )
     if notes:
         shown = "; ".join(notes[:4]) + (f"; and {len(notes) - 4} more" if len(notes) > 4 else "")
         warn(
@@ -223,8 +227,8 @@ def labels_and_tasks(
 
 
 def columns_as_named(
-    labels: NDArray[np.float64], tasks: TasksLike | None, columns: tuple[str, ...] | None
-) -> tuple[NDArray[np.float64], tuple[str, ...] | None]:
+    labels: Table, tasks: TasksLike | None, columns: tuple[str, ...] | None
+) -> tuple[Any, tuple[str, ...] | None]:
     """Labels and their column names in the order in which a list of `tasks` names them.
 
     Columns that are merely numbered (0, 1, ...) have no names of their own and are taken by position; so are labels
@@ -255,7 +259,7 @@ def columns_as_named(
     if isinstance(tasks, Mapping):  # the order of the columns, not of the mapping
         return labels, columns
     order = [columns.index(name) for name in names]
-    return labels[:, order], tuple(names)
+    return labels.picked(order) if isinstance(labels, SparseLabels) else labels[:, order], tuple(names)
 
 
 def _other_names(names: list[str], columns: tuple[str, ...]) -> str:
@@ -272,17 +276,17 @@ def _other_names(names: list[str], columns: tuple[str, ...]) -> str:
     )
 
 
-def in_training_units(
-    tasks: tuple[Task, ...], labels: NDArray[np.float64], train: NDArray[np.int64]
-) -> tuple[Task, ...]:
+def in_training_units(tasks: tuple[Task, ...], labels: Table, train: NDArray[np.int64]) -> tuple[Task, ...]:
     """Regression tasks with the mean and standard deviation of their training labels as `center` and `scale`.
 
     Tasks that state a center or a scale of their own keep it. Columns without two different training labels keep (0,
     1); the checks of the data report them.
     """
     made: list[Task] = []
+    sparse = isinstance(labels, SparseLabels)
+    place = places(torch.from_numpy(train), len(labels)) if sparse else torch.empty(0)
     for index, task in enumerate(tasks):
-        column = labels[train, index]
+        column = labels.known_among(index, place).numpy() if sparse else labels[train, index]
         column = column[np.isfinite(column)]
         free = (task.center, task.scale) == (0.0, 1.0) and len(column) > 1
         if free and task.loss.standardizes(torch.from_numpy(column)):

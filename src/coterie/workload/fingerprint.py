@@ -14,6 +14,7 @@ from coterie.workload.builders import FreshCopyBuilder
 from coterie.workload.identity import describe, describe_functions, stable
 from coterie.workload.lazy.inputs import LazyInputs
 from coterie.workload.mlp import MlpBuilder
+from coterie.workload.sparse import SparseLabels
 from coterie.workload.split import PARTS
 from coterie.workload.workload import OnDevice, Workload
 
@@ -52,8 +53,12 @@ def fingerprint(workload: Workload) -> str:
         value: Tensor | None = getattr(workload, name)
         if value is not None:
             _update(digest, name, value)
-    _update(digest, "observed", workload.observed)
-    _update(digest, "targets", workload.targets)  # NaN has several bit patterns, so it is hashed as a mask
+    if isinstance(workload.labels, SparseLabels):
+        for name in ("starts", "columns", "values"):
+            _update(digest, name, getattr(workload.labels, name))
+    else:
+        _update(digest, "observed", workload.observed)
+        _update(digest, "targets", workload.targets)  # NaN has several bit patterns, so it is hashed as a mask
     for part in PARTS:
         _update(digest, part, workload.split.part(part))
     model, code = _described(workload)

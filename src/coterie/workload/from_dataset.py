@@ -16,11 +16,12 @@ from coterie._surface import known_arguments, warn
 from coterie.errors import DataWarning, SettingError, WorkloadError
 from coterie.workload.arrays import as_labels
 from coterie.workload.build import FRACTIONS, BuildOptions, assemble, split_each
-from coterie.workload.builders import TasksLike, columns_as_named, infer_tasks
+from coterie.workload.builders import Table, TasksLike, columns_as_named, infer_tasks
 from coterie.workload.lazy.form import ItemForm, LabelReader
 from coterie.workload.lazy.inputs import JoinedInputs
 from coterie.workload.lazy.read import Source, is_stream, read_sources
 from coterie.workload.recipe import Recipe
+from coterie.workload.sparse import SparseLabels
 from coterie.workload.split import PARTS, SplitLike
 from coterie.workload.task import Task
 from coterie.workload.workload import Forward, Split, Workload
@@ -159,6 +160,10 @@ def from_loaders(
     return _build(parts, given.of_loader, given, split, seed, options)
 
 
+#: tables of labels with more places than this stay sparse (80 MB in float64) ...
+_DENSE = 10**7
+#: ... where a smaller share of them is known: a known label takes 28 bytes, a place of a table 5
+_SPARSE = 0.1
 #: part -> (task or None, data) of each of its data sets
 _Parts = dict[str | None, list[tuple[str | None, Any]]]
 
@@ -281,15 +286,18 @@ def _build(
     reader = LabelReader("Parameter `dataset`", names)
     found, places = read_sources(sources, reader, seed)
     inputs = found[0] if len(found) == 1 else JoinedInputs(found)
+    table: Table
     if given.table is None:
         table, columns = _table(reader, inputs.rows), tuple(reader.names)
+    elif isinstance(given.table, SparseLabels):
+        table, columns = given.table, given.table.names
     else:
         table, columns = as_labels(given.table)
-        if len(table) != inputs.rows:
-            raise WorkloadError(
-                f"Parameter `labels` should have one row for each of the {inputs.rows} rows of the data (training, "
-                f"then validation, then test). Found {len(table)}."
-            )
+    if len(table) != inputs.rows:
+        raise WorkloadError(
+            f"Parameter `labels` should have one row for each of the {inputs.rows} rows of the data (training, "
+            f"then validation, then test). Found {len(table)}."
+        )
     table, columns = columns_as_named(table, given.tasks, columns)
     made = infer_tasks(table, given.tasks, columns)
     if None in places:
@@ -310,13 +318,15 @@ def _where(part: str | None, own: str | None) -> str:
     return where if own is None else f"{where}, entry {own!r},"
 
 
-def _table(reader: LabelReader, rows: int) -> np.ndarray:
+def _table(reader: LabelReader, rows: int) -> Table:
     row, task, value = reader.triples()
     if not len(row):
         raise WorkloadError(
             "Parameter `dataset` has no labels: all of them are missing. The likely cause is a name in `labels` that "
             "stands for something else."
         )
+    if rows * len(reader.names) > _DENSE and len(row) < _SPARSE * rows * len(reader.names):
+        return SparseLabels.of(row, task, value, (rows, len(reader.names)))
     table = np.full((rows, len(reader.names)), np.nan)
     table[row, task] = value
     return table

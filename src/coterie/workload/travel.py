@@ -21,6 +21,7 @@ from coterie.errors import WorkloadError
 from coterie.workload.fingerprint import fingerprint
 from coterie.workload.lazy.inputs import LazyInputs, each_part
 from coterie.workload.losses import MarginLoss, get_loss, register_loss
+from coterie.workload.sparse import SparseLabels
 from coterie.workload.workload import Split, Workload
 
 #: what travels beside a reference: small, and often changed (a part of the rows, another recipe)
@@ -165,7 +166,7 @@ def _bare(workload: Workload) -> Workload:
     return replace(
         work,
         inputs=inputs if isinstance(inputs, LazyInputs) else each_part(inputs, own),
-        labels=own(work.labels),
+        labels=work.labels if isinstance(work.labels, SparseLabels) else own(work.labels),
         weights=None if work.weights is None else own(work.weights),
         split=Split(own(work.split.train), own(work.split.validation), own(work.split.test)),
     )

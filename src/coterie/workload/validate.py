@@ -14,6 +14,7 @@ from coterie.errors import DataWarning, WorkloadError
 from coterie.workload.arrays import check_finite
 from coterie.workload.checks import check_groups
 from coterie.workload.lazy.inputs import LazyInputs
+from coterie.workload.sparse import SparseLabels, SparseParts
 from coterie.workload.split import PARTS, check_split
 from coterie.workload.task import Task
 from coterie.workload.validate_model import check_model
@@ -35,17 +36,22 @@ def check_data(workload: Workload) -> None:
     check_split(workload.split, rows)
     _check_infinite(workload, labels)
     _check_observed(workload, labels)
+    parts = SparseParts(labels, workload.split) if isinstance(labels, SparseLabels) else None
     for index, task in enumerate(workload.tasks):
-        column = labels[:, index]
+        if parts is not None:
+            column, train = parts.labels.known(index)[1], parts.among("train", index)
+        else:
+            column, train = labels[:, index], _train(labels[:, index], workload)
+            column = column[~torch.isnan(column)]
         if task.loss.per_class:
-            _check_classes(task, column, workload)
+            _check_classes(task, column, train)
         elif task.loss.discrete:
-            _check_binary(task, column, workload)
+            _check_binary(task, column, train)
         elif task.loss.labels_vary:
-            _check_constant(task, column, workload)
+            _check_constant(task, train)
         else:
             _check_ones(task, column)
-    _warn_rare(workload, labels)
+    _warn_rare(workload, parts)
     _warn_constant_inputs(workload)
 
 
@@ -71,9 +77,10 @@ def check_tasks(tasks: tuple[Task, ...], known_groups: tuple[tuple[str, ...], ..
     check_groups(known_groups, tuple(task.name for task in tasks))
 
 
-def _check_shapes(workload: Workload) -> tuple[Tensor, int]:
+def _check_shapes(workload: Workload) -> tuple[Any, int]:
     labels: Any = workload.labels
-    if not isinstance(labels, Tensor) or labels.dim() != 2 or not labels.is_floating_point():
+    dense = isinstance(labels, Tensor) and labels.dim() == 2 and labels.is_floating_point()
+    if not dense and not isinstance(labels, SparseLabels):
         found = (
             f"{labels.dtype} of shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
         )
@@ -102,10 +109,12 @@ def _check_shapes(workload: Workload) -> tuple[Tensor, int]:
     return labels, rows
 
 
-def _check_infinite(workload: Workload, labels: Tensor) -> None:
-    infinite = torch.isinf(labels)
+def _check_infinite(workload: Workload, labels: Any) -> None:
+    sparse = isinstance(labels, SparseLabels)
+    infinite = torch.isinf(labels.values if sparse else labels)
     if bool(infinite.any()):
-        row, index = infinite.nonzero()[0].tolist()
+        first = infinite.nonzero()[0].tolist()
+        row, index = (int(labels.row_of[first[0]]), int(labels.columns[first[0]])) if sparse else first
         raise WorkloadError(
             f"Parameter `y`: {int(infinite.sum())} labels are infinite (or too large for float32); the first is in "
             f"row {row} of task {workload.task_names[index]!r}. Missing labels are marked with NaN. The likely cause "
@@ -113,11 +122,13 @@ def _check_infinite(workload: Workload, labels: Tensor) -> None:
         )
 
 
-def _check_observed(workload: Workload, labels: Tensor) -> None:
-    observed = ~torch.isnan(labels)
-    everywhere = observed.any(0)
+def _check_observed(workload: Workload, labels: Any) -> None:
+    sparse = isinstance(labels, SparseLabels)
+    observed = workload.observed if sparse else ~torch.isnan(labels)
+    everywhere = labels.tasks_with(torch.arange(len(labels))) if sparse else observed.any(0)
     for part in PARTS:
-        known = observed[workload.split.part(part)].any(0)
+        rows = workload.split.part(part)
+        known = labels.tasks_with(rows) if sparse else observed[rows].any(0)
         if bool(known.all()):
             continue
         empty = [name for name, there in zip(workload.task_names, known.tolist(), strict=True) if not there]
@@ -135,8 +146,7 @@ def _check_observed(workload: Workload, labels: Tensor) -> None:
         )
 
 
-def _check_binary(task: Task, column: Tensor, workload: Workload) -> None:
-    known = column[~torch.isnan(column)]
+def _check_binary(task: Task, known: Tensor, train: Tensor) -> None:
     wrong = known[(known != 0) & (known != 1)]
     if len(wrong):
         found = sorted(set(wrong.tolist()))[:4]
@@ -145,7 +155,6 @@ def _check_binary(task: Task, column: Tensor, workload: Workload) -> None:
             "Likely causes are labels of -1 and 1 (use (y + 1) / 2), -1 as a mark for missing labels (use NaN), more "
             "than two classes (kind='multiclass') or numbers (kind='regression')."
         )
-    train = _train(column, workload)
     if len(train.unique()) < 2:
         raise WorkloadError(
             f"Parameter `y`: all {len(train)} training labels of the binary task {task.name!r} are {train[0]:g}: "
@@ -154,8 +163,7 @@ def _check_binary(task: Task, column: Tensor, workload: Workload) -> None:
         )
 
 
-def _check_classes(task: Task, column: Tensor, workload: Workload) -> None:
-    known = column[~torch.isnan(column)]
+def _check_classes(task: Task, known: Tensor, train: Tensor) -> None:
     classes = task.classes or 0
     wrong = known[(known != known.round()) | (known < 0) | (known >= classes)]
     if len(wrong):
@@ -164,7 +172,6 @@ def _check_classes(task: Task, column: Tensor, workload: Workload) -> None:
             f"{classes - 1}. Found also {sorted(set(wrong.tolist()))[:4]}. Likely causes are classes numbered from 1, "
             "-1 as a mark for missing labels (use NaN), or `classes` too small."
         )
-    train = _train(column, workload)
     if len(train.unique()) < 2:
         raise WorkloadError(
             f"Parameter `y`: all {len(train)} training labels of the multi-class task {task.name!r} are class "
@@ -173,8 +180,7 @@ def _check_classes(task: Task, column: Tensor, workload: Workload) -> None:
         )
 
 
-def _check_constant(task: Task, column: Tensor, workload: Workload) -> None:
-    train = _train(column, workload)
+def _check_constant(task: Task, train: Tensor) -> None:
     if float(train.max()) == float(train.min()):
         value = float(train[0]) * task.scale + task.center
         raise WorkloadError(
@@ -184,8 +190,8 @@ def _check_constant(task: Task, column: Tensor, workload: Workload) -> None:
         )
 
 
-def _check_ones(task: Task, column: Tensor) -> None:
-    raw = column[~torch.isnan(column)] * task.scale + task.center
+def _check_ones(task: Task, known: Tensor) -> None:
+    raw = known * task.scale + task.center
     other = raw[raw != 1]
     if len(other):
         raise WorkloadError(
@@ -200,7 +206,7 @@ def _train(column: Tensor, workload: Workload) -> Tensor:
     return values[~torch.isnan(values)]
 
 
-def _warn_rare(workload: Workload, labels: Tensor) -> None:
+def _warn_rare(workload: Workload, sparse: SparseParts | None) -> None:
     """One warning for all tasks with a class of few training rows, or absent from the validation or test part."""
     notes: list[str] = []
     for index, task in enumerate(workload.tasks):
@@ -209,8 +215,11 @@ def _warn_rare(workload: Workload, labels: Tensor) -> None:
         classes = task.classes or 2
         counts: dict[str, list[int]] = {}
         for part in PARTS:
-            values = labels[workload.split.part(part), index]
-            known = values[~torch.isnan(values)].long().cpu()
+            if sparse is not None:
+                known = sparse.among(part, index).long().cpu()
+            else:
+                values = workload.labels[workload.split.part(part), index]
+                known = values[~torch.isnan(values)].long().cpu()
             counts[part] = torch.bincount(known, minlength=classes).tolist()
         said = _rare_in(counts)
         if said:

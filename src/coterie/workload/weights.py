@@ -11,6 +11,7 @@ from torch import Tensor
 
 from coterie.errors import SettingError, WorkloadError
 from coterie.workload.recipe import Recipe
+from coterie.workload.sparse import SparseView
 from coterie.workload.task import Task
 
 
@@ -61,6 +62,13 @@ def label_weights(
     Raises:
         SettingError: when weights of classes do not fit the tasks.
     """
+    if isinstance(targets, SparseView):
+        if weights is None and recipe.class_weights is None:
+            return None
+        raise SettingError(
+            "Weights of rows or classes do not go with sparse labels: they would be a table of all rows and tasks. "
+            "Leave `weights` and `class_weights` out, or give the labels as a table."
+        )
     by_class = _by_class(tasks, targets[train], observed[train], recipe.class_weights)
     if not by_class and weights is None:
         return None

@@ -20,6 +20,7 @@ from coterie.workload.lazy.inputs import LazyInputs
 from coterie.workload.losses import MarginLoss
 from coterie.workload.recipe import Recipe
 from coterie.workload.shown import describe
+from coterie.workload.sparse import SparseLabels, SparseView
 from coterie.workload.task import Task
 from coterie.workload.weights import label_weights
 
@@ -239,7 +240,7 @@ class Workload:
         tasks: the tasks, in the order of the label columns.
         inputs: (rows, ...) tensor, or a dict of such tensors; or rows that are read when a batch needs them.
         labels: (rows, tasks) float tensor, NaN where a label is missing; class numbers for multi-class tasks,
-            ``(raw - center) / scale`` for regression tasks.
+            ``(raw - center) / scale`` for regression tasks. Or :class:`SparseLabels`, which stand for such a tensor.
         split: row numbers of the training, validation and test parts.
         build_model: seed -> a freshly initialised module; the same seed gives the same parameters.
         recipe: how every model is trained.
@@ -291,11 +292,15 @@ class Workload:
     @cached_property
     def observed(self) -> Tensor:
         """Where labels are known, as a (rows, tasks) bool tensor."""
+        if isinstance(self.labels, SparseLabels):  # answers as a tensor does
+            return cast("Tensor", SparseView(self.labels, 0.0, mask=True))
         return ~torch.isnan(self.labels)
 
     @cached_property
     def targets(self) -> Tensor:
         """Labels with 0 where they are missing."""
+        if isinstance(self.labels, SparseLabels):
+            return cast("Tensor", SparseView(self.labels, 0.0))
         return torch.nan_to_num(self.labels)
 
     @cached_property
@@ -354,6 +359,8 @@ class Workload:
     def rows_of(self, subset: Sequence[int], part: str) -> Tensor:
         """Rows of a part of the data with at least one label of the subset's tasks."""
         rows = self.split.part(part)
+        if isinstance(self.labels, SparseLabels):
+            return self.labels.rows_with(subset, rows)
         return rows[self.observed[rows][:, list(subset)].any(1)]
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
