@@ -45,12 +45,21 @@ def digits(value: float) -> float | None:
 def settled(value: Any) -> Any:
     """JSON without what varies, numbers with five digits, digests without their letters."""
     if isinstance(value, dict):
-        return {key: settled(entry) for key, entry in value.items() if key not in VARYING}
+        return {
+            key: formula(entry) if key == "formula" else settled(entry)
+            for key, entry in value.items()
+            if key not in VARYING
+        }
     if isinstance(value, list):
         return [settled(entry) for entry in value]
     if isinstance(value, float):
         return digits(value)
     return _DIGEST.sub("<digest>", value) if isinstance(value, str) else value
+
+
+def formula(found: dict[str, Any]) -> list[Any]:
+    """The coefficients of a short formula together; null counts as not finite."""
+    return summary({name: np.array(value, dtype=np.float64) for name, value in found.items() if name != "tasks"})
 
 
 def summary(arrays: dict[str, np.ndarray]) -> list[Any]:

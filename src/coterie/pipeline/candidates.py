@@ -87,32 +87,23 @@ def kept_affinity(estimate: Estimate, size: int, seed: int, store: UnitStore) ->
     return Affinity(arrays["values"], tasks, arrays.get("counts"), kept.meta["kind"], kept.meta["method"])
 
 
-def short_formula(estimate: Estimate, size: int, seed: int) -> dict[str, Any] | None:
-    """The short formula of an estimate, JSON-ready; None where tasks are too many to describe."""
+def short_formula(estimate: Estimate, size: int, seed: int) -> dict[str, Any]:
+    """The short formula of an estimate as `formula`, JSON-ready; nothing where tasks are too many to describe.
+
+    It is not kept: it takes a moment, and units of runs of earlier versions stay as they are.
+    """
     from coterie.affinity.formula import MOST_TASKS, fit_formula
 
     tasks, model = estimate.model.tasks, estimate.model
     if not 3 <= len(tasks) <= MOST_TASKS:
-        return None
-
-    def compute() -> Payload:
-        model.forget()
-        found = vars(fit_formula(model, size, seed))
-        model.forget()  # what was asked for the formula changes no later prediction
-        return Payload({name: np.asarray(value) for name, value in found.items()}, {})
-
-    # not kept: it takes a moment, and units of runs of earlier versions stay as they are
-    kept = timed(NoStore(), estimate.costs, AFFINITY, "formula", {"size": size, "seed": seed}, compute)
-    rounded = {name: np.round(np.asarray(array, dtype=np.float64), 6) for name, array in kept.arrays.items()}
-    plain = {name: (array if np.isfinite(array).all() else _gaps(array)).tolist() for name, array in rounded.items()}
-    return {"tasks": list(tasks), **plain}
-
-
-def _gaps(array: NDArray[np.float64]) -> NDArray[np.object_]:
-    """The array with None in place of what is not known, as JSON has it."""
-    found = array.astype(object)
-    found[~np.isfinite(array)] = None
-    return found
+        return {}
+    model.forget()
+    found = vars(fit_formula(model, size, seed))
+    model.forget()  # what was asked for the formula changes no later prediction
+    rounded = {name: np.round(np.asarray(value, dtype=np.float64), 6) for name, value in found.items()}
+    # None in place of what is not known, as JSON has it
+    plain = {name: np.where(np.isfinite(array), array, np.array(None)).tolist() for name, array in rounded.items()}
+    return {"formula": {"tasks": list(tasks), **plain}}
 
 
 def candidate_groupings(

@@ -203,7 +203,6 @@ def run(
             estimate = estimator.estimate(cast("Workload", workload), context, size)
             accounts.close(ESTIMATE, estimate.costs, store)
             affinity = kept_affinity(estimate, size, seed, store)
-            formula = short_formula(estimate, size, seed)
             grouping, named = candidate_groupings(estimate, affinity, groups, budget, context, search_limit)
             accounts.close(SEARCH, estimate.costs, store)
             trained = compare(
@@ -220,7 +219,7 @@ def run(
                 Findings(workload, estimate, affinity, grouping, served, trained.comparison, recommendation),
                 settings, [str(w.message) for w in caught if issubclass(w.category, CoterieWarning)],
             )  # fmt: skip
-            result |= {} if formula is None else {"formula": formula}
+            result |= short_formula(estimate, size, seed)
             result["notes"] += [] if balancing is None else [BALANCED.format(balancing)]
             files = _files(trained, affinity, served, context, workload)
             path = _write(directory, files, result, accounts, estimate.costs)
