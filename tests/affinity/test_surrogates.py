@@ -115,7 +115,7 @@ class _Same(Kernel):
 
 
 def test_posterior_is_scikit_learns():
-    rule = ProcessPriors(luck=0.0, shift=0.0, unsure=0.0)
+    rule = ProcessPriors(luck=0.0, shift=0.0, own=0.0, unsure=0.0)
     found, seen, values, cheap, reference = process(settings=rule)
     asked = reference[:15]
     both, estimates = np.concatenate([seen, asked]), np.concatenate([cheap(seen), cheap(asked)])
@@ -198,7 +198,7 @@ def test_without_runs_the_ranking_is_the_estimates():
 
 def test_many_noise_free_runs_are_interpolated():
     seen, real, cheap, reference, _ = data(runs=50)
-    rule = ProcessPriors(luck=0.0, shift=0.0, unsure=0.0, steps=200)
+    rule = ProcessPriors(luck=0.0, shift=0.0, own=0.0, unsure=0.0, steps=200)
     found = fit_process(seen, real(seen), cheap(seen), reference, cheap(reference), settings=rule)
     mean, deviation = found.predict(seen, cheap(seen))
     spread = real(seen)[seen].std()

@@ -25,7 +25,10 @@ def joint(found, cheap, subsets):
     truth = combine(
         covariances(points, points, found.likeness), found.factors(False), np.outer(relative, relative), found.likeness
     )
-    truth += (points.task[:, None] == points.task) * relative**2 * found.shared_luck
+    alike = points.task[:, None] == points.task
+    truth += alike * relative**2 * found.shared_luck
+    same = [[np.array_equal(a, b) for b in points.partners] for a in points.partners]
+    truth += alike * np.array(same) * relative**2 * found.settings.own * found.variances[-1]
     if len(found.points):
         terms = covariances(points, found.points, found.likeness)
         scale = np.outer(relative, found.relative[found.points.task])

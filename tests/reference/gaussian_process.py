@@ -81,5 +81,6 @@ def posterior(process, seen, values, seen_estimates, asked, asked_estimates):
         mean.append(process.centre[a[1]] + scale * guess)
         own = kernel(a, a, u, u, process, kept) - across[row] @ inverse @ across[row]
         own += process.settings.shift * process.relative[a[1]] ** 2 * (noise + luck)
-        deviation.append(scale * math.sqrt(own * (1 + process.settings.unsure / len(known))))
+        own += process.settings.own * process.relative[a[1]] ** 2 * noise
+        deviation.append(scale * math.sqrt(own * (1 + process.settings.unsure / (len(known) + process.settings.known))))
     return np.array(mean), np.array(deviation)

@@ -324,8 +324,11 @@ class ProcessPriors:
         spread: prior standard deviation of the log of each task's factor.
         luck: share of the smooth differences between real runs that is the luck of their common seed.
         shift: variance of that luck in a task's level over the variance of one run.
-        unsure: predictive variances are larger by this number over that of observations, as variances that few
-            observations taught are themselves uncertain.
+        own: what no other run tells of a value, its variance over that of one run's noise: a run beside it cannot say
+            how much of what it does not explain was luck.
+        unsure: predictive variances are larger by this number over that of observations and `known`, as variances that
+            few observations taught are themselves uncertain.
+        known: variances are as sure before a run as so many observations would make them.
         learn: False keeps the prior means.
         steps: at most so many steps of the search.
     """
@@ -336,13 +339,15 @@ class ProcessPriors:
     spread: float = 0.7
     luck: float = 0.4
     shift: float = 0.7
-    unsure: float = 12.0
+    own: float = 0.5
+    unsure: float = 24.0
+    known: float = 8.0
     learn: bool = True
     steps: int = 40
 
     def priors(self, likeness: Likeness) -> tuple[Floats, Floats]:
         """Mean and standard deviation of the log-variances, last that of the noise."""
-        special = {"level": (2.0, 3.0), "offset": (2.0, 3.0), "slope": (float(np.log(0.15**2)), 0.01)}
+        special = {"level": (0.75, 3.0), "offset": (0.75, 3.0), "slope": (float(np.log(0.15**2)), 0.01)}
         special |= {"task slope": (-4.5, 1.0), "alone": (float(np.log(6.0)), 0.5)}
         usual = [
             special.get(name, (self.mean - 1.5 * name.startswith("feature"), self.deviation)) for name in likeness.names
@@ -409,6 +414,28 @@ def negative_log_likelihood(evidence: Evidence, logs: Floats, log_relative: Floa
     return float(value), np.concatenate([own, [noise], factors])
 
 
+def _penalised(evidence: Evidence, x: Floats, centre: Floats, width: Floats) -> tuple[float, Floats]:
+    """Penalised -log likelihood at log-variances and logs of factors, one after the other, and its gradient."""
+    count = len(evidence.terms) + 1
+    value, gradient = negative_log_likelihood(evidence, x[:count], x[count:])
+    away = (x - centre) / width
+    return value + 0.5 * float(away @ away), gradient + away / width
+
+
+def support_of(
+    evidence: Evidence, logs: Floats, relative: Floats, means: Floats, deviations: Floats, settings: ProcessPriors
+) -> float:
+    """Log of the penalised marginal likelihood, up to a constant that processes with the same terms share.
+
+    The arguments are those of :func:`learn` and what it returns.
+    """
+    if not len(evidence.observed):
+        return 0.0
+    x, width = np.concatenate([logs, np.log(relative)]), np.full(len(relative), settings.spread)
+    centre = np.concatenate([means, np.zeros(len(relative))])
+    return -_penalised(evidence, x, centre, np.concatenate([deviations, width]))[0]
+
+
 def learn(evidence: Evidence, means: Floats, deviations: Floats, settings: ProcessPriors) -> tuple[Floats, Floats]:
     """Log-variances and tasks' factors where the penalised marginal likelihood is largest."""
     count, n = len(means), evidence.n_tasks
@@ -418,9 +445,7 @@ def learn(evidence: Evidence, means: Floats, deviations: Floats, settings: Proce
     width = np.concatenate([deviations, np.full(n, settings.spread)])
 
     def objective(x: Floats) -> tuple[float, Floats]:
-        value, gradient = negative_log_likelihood(evidence, x[:count], x[count:])
-        away = (x - centre) / width
-        return value + 0.5 * float(away @ away), gradient + away / width
+        return _penalised(evidence, x, centre, width)
 
     bounds = [BOUND] * count + [FACTOR_BOUND] * n
     found = minimize(objective, centre, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": settings.steps})

@@ -35,6 +35,7 @@ from coterie.affinity.surrogates.real_runs import (
     real_runs,
     split_budget,
 )
+from coterie.affinity.surrogates.views import fit_views
 from coterie.errors import DataWarning, ResourceError, SettingError
 from coterie.training.job import Fit, derive
 from coterie.workload import Workload
@@ -246,7 +247,7 @@ class Fused(Estimator):
             chosen = np.concatenate([chosen, np.eye(n, dtype=bool)[~chosen[chosen.sum(1) == 1].any(0)]])
         trained = _train(prepared, first, chosen[len(first) :])
         known = prior(chosen) if len(chosen) else trained.values
-        process = fit_process(chosen, trained.values, known, reference, estimates, features=features)
+        process = fit_views(chosen, trained.values, known, reference, estimates, features=features)
         return FusedModel(workload.task_names, self.name, process, prior), trained
 
 
@@ -256,7 +257,7 @@ def _rehearse_process(reference: NDArray[np.bool_], runs: int) -> object:
     values = rng.normal(size=reference.shape)
     estimates = np.where(reference, values, np.nan)
     seen = np.where(reference, estimates + 0.5 * rng.normal(size=estimates.shape), np.nan)[:runs]
-    return fit_process(reference[:runs], seen, estimates[:runs], reference, estimates)
+    return fit_views(reference[:runs], seen, estimates[:runs], reference, estimates)
 
 
 def _without_base(subsets: NDArray[np.bool_], trainings: float) -> str:

@@ -16,6 +16,7 @@ from coterie.affinity.scores.label_correlation import LabelCorrelation, label_ov
 from coterie.affinity.surrogates.covariance import Floats
 from coterie.affinity.surrogates.process import SubsetProcess, Sums, covariance_of_sums
 from coterie.affinity.surrogates.task_ridge import TINY, ValueModel
+from coterie.affinity.surrogates.views import WeighedProcess
 from coterie.errors import DataWarning
 from coterie.workload import Workload
 
@@ -156,7 +157,7 @@ class FusedModel(ValueModel):
         self,
         tasks: tuple[str, ...],
         method: str,
-        process: SubsetProcess,
+        process: SubsetProcess | WeighedProcess,
         cheap: Callable[[NDArray[np.bool_]], Floats],
     ) -> None:
         super().__init__(tasks, method)
@@ -188,7 +189,10 @@ class FusedModel(ValueModel):
         values = self.process.predict(subsets, estimates, errors=False)[0]
         weights = np.where(subsets, -1.0 / alone, 0.0)
         alone_weights = np.where(subsets, values / alone**2, 0.0)
-        return covariance_of_sums(self.process, Sums(subsets, estimates, weights, self._alone, alone_weights))
+        sums = Sums(subsets, estimates, weights, self._alone, alone_weights)
+        if isinstance(self.process, WeighedProcess):
+            return self.process.covariance_of_sums(sums)
+        return covariance_of_sums(self.process, sums)
 
     def task_covariance(self, subsets: NDArray[np.bool_], task: int) -> Floats:
         """Posterior covariance (m, m) of one task's values, over the square of its value alone."""

@@ -29,6 +29,7 @@ from coterie.affinity.surrogates.covariance import (
     make_points,
     observed,
     spread,
+    support_of,
 )
 from coterie.errors import SettingError
 
@@ -52,6 +53,7 @@ class SubsetProcess:
         weights: (n,) covariance^-1 (observations - prior mean).
         offset: added to every prediction, in units of the scale.
         settings: priors, the share of luck.
+        support: log of the penalised marginal likelihood, up to a constant.
     """
 
     centre: Floats
@@ -65,6 +67,7 @@ class SubsetProcess:
     weights: Floats
     offset: float
     settings: ProcessPriors
+    support: float = 0.0
 
     def predict(self, subsets: NDArray[np.bool_], estimates: Floats, *, errors: bool = True) -> tuple[Floats, Floats]:
         """Mean and standard deviation of f(S, t), the mean over trainings with all seeds; NaN outside the subset.
@@ -128,7 +131,8 @@ class SubsetProcess:
     @property
     def inflation(self) -> float:
         """Factor on predictive variances for what is not known of the variances themselves."""
-        return 1.0 + self.settings.unsure / len(self.points) if len(self.points) else 1.0
+        seen, settings = len(self.points), self.settings
+        return 1.0 + settings.unsure / (seen + settings.known) if seen else 1.0
 
     def factors(self, luck: bool) -> Floats:
         """Variance of each covariance that is of the truth, or of the luck that all runs share."""
@@ -139,6 +143,11 @@ class SubsetProcess:
     def shared_luck(self) -> float:
         """Variance of what all runs of a task share and no run can show."""
         return self.settings.shift * float(self.variances[-1] + self.factors(True).sum())
+
+    @property
+    def own(self) -> float:
+        """Variance of what is a value's own and no other run tells."""
+        return self.settings.own * float(self.variances[-1])
 
     @cached_property
     def _collapsed(self) -> Collapsed:
@@ -158,8 +167,9 @@ class SubsetProcess:
 
     def _prior(self, a: Points, b: Points) -> Floats:
         """Covariance of the truth at a[i] with that at b[i], which belong to the same task."""
-        scale = self.relative[a.task] ** 2
-        truth = combine(covariances(a, b, self.likeness, paired=True), self.factors(False), scale, self.likeness)
+        scale, terms = self.relative[a.task] ** 2, covariances(a, b, self.likeness, paired=True)
+        truth = combine(terms, self.factors(False), scale, self.likeness)
+        truth += scale * self.own * (terms[self.likeness.names.index("overlap")] == 1.0)  # of the same subset only
         # runs with common random numbers share their luck: the mean of a task over all runs is off by as much as one
         # run is, and no run can show it
         return truth + scale * self.shared_luck
@@ -214,8 +224,9 @@ def fit_process(
     )
     logs, relative = learn(evidence, *settings.priors(likeness), settings)
     lower, weights = factor(evidence, np.exp(logs), relative)
+    support = support_of(evidence, logs, relative, *settings.priors(likeness), settings)
     return SubsetProcess(
-        centre, scale, relative, typical, likeness, np.exp(logs), points, lower, weights, offset, settings
+        centre, scale, relative, typical, likeness, np.exp(logs), points, lower, weights, offset, settings, support
     )
 
 
@@ -374,6 +385,9 @@ def _simple(process: SubsetProcess, parts: _Parts, factors: Floats) -> tuple[Flo
     with_alone = near @ parts.alone_scaled.T
     overlap = np.exp(-apart(parts.members, parts.members) / REACH) * (parts.scaled @ parts.scaled.T)
     prior += of["overlap"] * (overlap + with_alone + with_alone.T + parts.alone_scaled @ parts.alone_scaled.T)
+    many = parts.scaled * (1.0 - parts.lone)[:, None]
+    same = apart(parts.members, parts.members) == 0
+    prior += process.own * (lone @ lone.T + same * (many @ many.T))
     kernel = np.exp(-apart(parts.members, observed(points)) / REACH) * parts.scaled[:, task]
     kernel += np.exp(-points.partners.sum(1) / REACH) * parts.alone_scaled[:, task]
     return prior, across + of["overlap"] * relative * kernel
