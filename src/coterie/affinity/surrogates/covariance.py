@@ -160,7 +160,9 @@ def find_likeness(
     centred = [table - table.mean(1, keepdims=True) for table in tables]
     for table in centred:
         np.fill_diagonal(table, 0.0)
-    alike = [_kernel(table) for table in tables if np.ptp(table) > 0 and _symmetric(table)]
+    off = ~np.eye(n, dtype=bool)
+    symmetric = [np.allclose(table[off], table.T[off]) and (np.abs(table[off]) <= 1).all() for table in tables]
+    alike = [_kernel(table) for table, even in zip(tables, symmetric, strict=True) if even and np.ptp(table) > 0]
     return Likeness(
         _kernel(_cosines(effects - effects.mean(1, keepdims=True))),
         _kernel(_cosines((effects - effects.mean(0)).T)),
@@ -176,11 +178,6 @@ def _off_diagonal(table: Floats) -> Floats:
     known = ~np.isnan(table)
     mean = np.where(known, table, 0.0).sum(1) / np.maximum(known.sum(1), 1)
     return np.where(known, table, mean[:, None])
-
-
-def _symmetric(table: Floats) -> bool:
-    off = ~np.eye(len(table), dtype=bool)
-    return bool(np.allclose(table[off], table.T[off])) and bool((np.abs(table[off]) <= 1).all())
 
 
 def _cosines(rows: Floats) -> Floats:
@@ -414,40 +411,24 @@ def negative_log_likelihood(evidence: Evidence, logs: Floats, log_relative: Floa
     return float(value), np.concatenate([own, [noise], factors])
 
 
-def _penalised(evidence: Evidence, x: Floats, centre: Floats, width: Floats) -> tuple[float, Floats]:
-    """Penalised -log likelihood at log-variances and logs of factors, one after the other, and its gradient."""
-    count = len(evidence.terms) + 1
-    value, gradient = negative_log_likelihood(evidence, x[:count], x[count:])
-    away = (x - centre) / width
-    return value + 0.5 * float(away @ away), gradient + away / width
-
-
-def support_of(
-    evidence: Evidence, logs: Floats, relative: Floats, means: Floats, deviations: Floats, settings: ProcessPriors
-) -> float:
-    """Log of the penalised marginal likelihood, up to a constant that processes with the same terms share.
-
-    The arguments are those of :func:`learn` and what it returns.
-    """
-    if not len(evidence.observed):
-        return 0.0
-    x, width = np.concatenate([logs, np.log(relative)]), np.full(len(relative), settings.spread)
-    centre = np.concatenate([means, np.zeros(len(relative))])
-    return -_penalised(evidence, x, centre, np.concatenate([deviations, width]))[0]
-
-
-def learn(evidence: Evidence, means: Floats, deviations: Floats, settings: ProcessPriors) -> tuple[Floats, Floats]:
-    """Log-variances and tasks' factors where the penalised marginal likelihood is largest."""
+def learn(
+    evidence: Evidence, means: Floats, deviations: Floats, settings: ProcessPriors
+) -> tuple[Floats, Floats, float]:
+    """Log-variances and tasks' factors where the penalised marginal likelihood is largest; its log up to a constant."""
     count, n = len(means), evidence.n_tasks
-    if not settings.learn or not len(evidence.observed):
-        return means, np.ones(n)
+    if not len(evidence.observed):
+        return means, np.ones(n), 0.0
     centre = np.concatenate([means, np.zeros(n)])
     width = np.concatenate([deviations, np.full(n, settings.spread)])
 
     def objective(x: Floats) -> tuple[float, Floats]:
-        return _penalised(evidence, x, centre, width)
+        value, gradient = negative_log_likelihood(evidence, x[:count], x[count:])
+        away = (x - centre) / width
+        return value + 0.5 * float(away @ away), gradient + away / width
 
+    if not settings.learn:
+        return means, np.ones(n), -objective(centre)[0]
     bounds = [BOUND] * count + [FACTOR_BOUND] * n
     found = minimize(objective, centre, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": settings.steps})
     x = np.asarray(found.x, dtype=np.float64)
-    return x[:count], np.exp(x[count:])
+    return x[:count], np.exp(x[count:]), -float(found.fun)

@@ -247,7 +247,8 @@ class Fused(Estimator):
             chosen = np.concatenate([chosen, np.eye(n, dtype=bool)[~chosen[chosen.sum(1) == 1].any(0)]])
         trained = _train(prepared, first, chosen[len(first) :])
         known = prior(chosen) if len(chosen) else trained.values
-        process = fit_views(chosen, trained.values, known, reference, estimates, features=features)
+        fitted = fit_views if len(chosen) else fit_process
+        process = fitted(chosen, trained.values, known, reference, estimates, features=features)
         return FusedModel(workload.task_names, self.name, process, prior), trained
 
 

@@ -29,7 +29,6 @@ from coterie.affinity.surrogates.covariance import (
     make_points,
     observed,
     spread,
-    support_of,
 )
 from coterie.errors import SettingError
 
@@ -84,8 +83,8 @@ class SubsetProcess:
             return self._means(subsets, estimates), np.full(subsets.shape, np.nan)
         asked = self.at(subsets, estimates)
         mean, deviation = np.full(subsets.shape, np.nan), np.full(subsets.shape, np.nan)
-        for part in _slices(len(asked)):
-            some = asked.take(part)
+        for start in range(0, len(asked), CHUNK):
+            some = asked.take(slice(start, start + CHUNK))
             across = self._with_observed(some)
             at = (some.row, some.task)
             guess = self.settings.slope * some.estimate + self.offset + across @ self.weights
@@ -113,8 +112,8 @@ class SubsetProcess:
         singles = self.at(each, np.where(each, alone[:, None], np.nan))
         single_rows = self._with_observed(singles)
         asked, result = self.at(subsets, estimates), np.full(subsets.shape, np.nan)
-        for part in _slices(len(asked)):
-            some = asked.take(part)
+        for start in range(0, len(asked), CHUNK):
+            some = asked.take(slice(start, start + CHUNK))
             explained = self._explained(self._with_observed(some), single_rows[some.task])
             variance = self._prior(some, singles.take(some.task)) - explained
             result[some.row, some.task] = self.scale[some.task] ** 2 * self.inflation * variance
@@ -144,11 +143,6 @@ class SubsetProcess:
         """Variance of what all runs of a task share and no run can show."""
         return self.settings.shift * float(self.variances[-1] + self.factors(True).sum())
 
-    @property
-    def own(self) -> float:
-        """Variance of what is a value's own and no other run tells."""
-        return self.settings.own * float(self.variances[-1])
-
     @cached_property
     def _collapsed(self) -> Collapsed:
         """The observations, added up."""
@@ -169,7 +163,8 @@ class SubsetProcess:
         """Covariance of the truth at a[i] with that at b[i], which belong to the same task."""
         scale, terms = self.relative[a.task] ** 2, covariances(a, b, self.likeness, paired=True)
         truth = combine(terms, self.factors(False), scale, self.likeness)
-        truth += scale * self.own * (terms[self.likeness.names.index("overlap")] == 1.0)  # of the same subset only
+        own = self.settings.own * float(self.variances[-1])
+        truth += scale * own * (terms[self.likeness.names.index("overlap")] == 1.0)  # of the same subset only
         # runs with common random numbers share their luck: the mean of a task over all runs is off by as much as one
         # run is, and no run can show it
         return truth + scale * self.shared_luck
@@ -222,9 +217,8 @@ def fit_process(
     evidence = Evidence(
         covariances(points, points, likeness), absolute(likeness), observed - offset, points.task, len(centre)
     )
-    logs, relative = learn(evidence, *settings.priors(likeness), settings)
+    logs, relative, support = learn(evidence, *settings.priors(likeness), settings)
     lower, weights = factor(evidence, np.exp(logs), relative)
-    support = support_of(evidence, logs, relative, *settings.priors(likeness), settings)
     return SubsetProcess(
         centre, scale, relative, typical, likeness, np.exp(logs), points, lower, weights, offset, settings, support
     )
@@ -259,10 +253,6 @@ def _scales(reference: NDArray[np.bool_], estimates: Floats) -> tuple[Floats, Fl
     scale = np.sqrt(spread**2 + (np.median(spread) / 2) ** 2)
     floor = 1e-6 * max(float(np.abs(centre).max(initial=0.0)), math.ulp(1.0))
     return centre, np.maximum(scale, floor)
-
-
-def _slices(count: int) -> list[slice]:
-    return [slice(start, start + CHUNK) for start in range(0, count, CHUNK)]
 
 
 #: entries of the tables of effects that are held at a time
@@ -387,7 +377,7 @@ def _simple(process: SubsetProcess, parts: _Parts, factors: Floats) -> tuple[Flo
     prior += of["overlap"] * (overlap + with_alone + with_alone.T + parts.alone_scaled @ parts.alone_scaled.T)
     many = parts.scaled * (1.0 - parts.lone)[:, None]
     same = apart(parts.members, parts.members) == 0
-    prior += process.own * (lone @ lone.T + same * (many @ many.T))
+    prior += process.settings.own * process.variances[-1] * (lone @ lone.T + same * (many @ many.T))
     kernel = np.exp(-apart(parts.members, observed(points)) / REACH) * parts.scaled[:, task]
     kernel += np.exp(-points.partners.sum(1) / REACH) * parts.alone_scaled[:, task]
     return prior, across + of["overlap"] * relative * kernel
