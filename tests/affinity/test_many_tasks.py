@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
+import warnings
 
+import numpy as np
+import pytest
+
+from coterie import Context
 from coterie.affinity import get_estimator
+from coterie.affinity.grad_tae import SECANTS
 from coterie.affinity.linear import at
+from coterie.affinity.surrogates.foresight import expected_skill, warn_of_little
+from coterie.errors import DataWarning
 from coterie.workload import Recipe, Workload, from_arrays
 
 
@@ -17,14 +24,45 @@ def workload(n_tasks: int) -> Workload:
 
 
 def test_a_budget_without_base_models_says_how_few_pairs_it_has_seen() -> None:
-    """60 tasks, 4 trainings of 5 tasks: at most 4 * 20 of the 60 * 59 ordered pairs, 2 %."""
-    estimate = get_estimator("fused", trainings=4).estimate(workload(60), subset_size=5)
+    """60 tasks, 3 trainings of 5 tasks: at most 3 * 20 of the 60 * 59 ordered pairs, 2 %."""
+    with pytest.warns(DataWarning, match="of little use"):
+        estimate = get_estimator("fused", trainings=3).estimate(workload(60), subset_size=5)
     assert estimate.facts["base models"] == 0
     (said,) = [note for note in estimate.notes if note.startswith("no base model")]
     runs = int(estimate.facts["real runs"])
     assert f"{runs} real runs, in which {runs * 20 / (60 * 59):.0%} of the pairs" in said
     assert "60 tasks" in said
-    assert "budget of 4 trainings" in said
+    assert "budget of 3 trainings" in said
+
+
+class _TrainsNothing:
+    def unit(self, name, key, compute):
+        raise AssertionError(f"{name} was asked for before the warning")
+
+
+def test_that_an_estimate_will_be_of_little_use_is_said_before_anything_is_trained() -> None:
+    """500 tasks: the shortest forks alone take 1 + 500 * 0.05 = 26 trainings; 15 runs of 25 show 3.6 % of the pairs."""
+    text = r"takes 26 trainings .* 15 real runs of 25 tasks show 3\.6%"
+    with pytest.warns(DataWarning, match=text) as said, pytest.raises(AssertionError, match="before the warning"):
+        get_estimator("fused").estimate(workload(500), subset_size=25, context=Context(store=_TrainsNothing()))
+    assert "about 0.06" in str(said[0].message)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "trainings", "size"), [(13, 15.0, 4), (60, 15.0, 5), (500, 60.0, 25), (60, 20.0, 20)]
+)
+def test_nothing_is_said_where_a_base_model_may_fit_or_runs_tell(tasks: int, trainings: float, size: int) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_little(tasks, trainings, size, SECANTS)
+
+
+def test_expected_skill_is_near_that_of_a_linear_surrogate_with_50_runs() -> None:
+    """Correlations of docs/benchmark.md: tasks, size of subsets, what 50 runs have."""
+    measured = [(13, 4, 0.48), (20, 4, 0.27), (37, 5, 0.28), (45, 5, 0.11), (73, 5, 0.14), (50, 5, 0.05)]
+    for tasks, size, found in measured:
+        assert expected_skill(tasks, 50, size) == pytest.approx(found, abs=0.15)
+    assert expected_skill(500, 10_000, 25) > 0.7
 
 
 def test_nothing_of_the_kind_is_said_where_base_models_are_asked_for() -> None:

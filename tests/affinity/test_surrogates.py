@@ -44,6 +44,7 @@ from coterie.affinity.surrogates.real_runs import (
     balanced_subsets,
     different_subsets,
     real_runs,
+    runs_for_pairs,
     split_budget,
 )
 from coterie.affinity.surrogates.task_ridge import TaskRidgeModel, ValueModel, fit_task
@@ -491,6 +492,19 @@ def test_forks_are_short_beside_an_ordinary_training(workload):
     found = split_budget(context, base, 50.0, short)
     assert found.fork == pytest.approx(FORK_OF_RUN / 10)
     assert found.bases >= split_budget(context, base, 50.0, usual).bases
+
+
+def test_runs_keep_room_where_few_of_them_show_half_of_the_pairs(workload):
+    """5 runs of 2 of 5 tasks do; of 1 task each no number does, and base models come first."""
+    context = prepare(workload, Context())
+    pairs = real_runs(context, different_subsets(5, 2, 2, 0))
+    assert runs_for_pairs(5, 2) == 5
+    found = split_budget(context, GradTAE(), 15.0, pairs)
+    assert found.bases > 0
+    assert found.runs >= 5
+    first = split_budget(context, GradTAE(), 15.0, replace(pairs, subsets=np.eye(5, dtype=bool)[:2]))
+    assert first.bases > found.bases
+    assert first.runs < 5
 
 
 def test_single_tasks_do_not_count_in_the_spread_of_label_correlation():

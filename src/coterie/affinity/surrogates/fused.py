@@ -21,6 +21,7 @@ from coterie.affinity.estimator import Estimate, EstimatePlan, Estimator, KnownT
 from coterie.affinity.gain_model import PairwiseGainModel, random_subsets
 from coterie.affinity.grad_tae import SECANTS, GradTAE
 from coterie.affinity.surrogates.covariance import Floats
+from coterie.affinity.surrogates.foresight import warn_of_little
 from coterie.affinity.surrogates.prior import FusedModel, Prior, guess, make_prior, partial_correlation
 from coterie.affinity.surrogates.process import choose_subsets, fit_process
 from coterie.affinity.surrogates.real_runs import (
@@ -132,6 +133,7 @@ class Fused(Estimator):
         first = reference[:0]
         base, runs = self._chosen_base, self.runs or 0
         if isinstance(base, GradTAE) and self.bases is None and self.runs is None:
+            warn_of_little(n, self.trainings, _usual(reference), base)
             # a few trainings say what an ordinary one costs; they are the first real runs
             first = different_subsets(n, probes_of(self.trainings), _usual(reference), seed)
             ordinary = real_runs(replace(prepared, costs=Costs(prepared.costs.unit)), first)
@@ -195,8 +197,11 @@ class Fused(Estimator):
         workload, unit = prepared.workload, prepared.costs.unit
         usual = usual or [full]
         flops = np.array([training_flops(workload, done, unit) for done in usual])
-        none = np.zeros((0, workload.n_tasks))
-        ordinary = RealRuns(none > 0, none, flops, np.array([float(done.steps) for done in usual]))
+        members = np.zeros((len(usual), workload.n_tasks), dtype=bool)
+        for row, done in zip(members, usual, strict=True):
+            row[list(done.job.subset)] = True
+        values = np.full(members.shape, np.nan)
+        ordinary = RealRuns(members, values, flops, np.array([float(done.steps) for done in usual]))
         known = replace(prepared, context=replace(prepared.context, store=KnownFull(full)), costs=Costs(unit))
         split = split_budget(known, base, self.trainings, ordinary)
         return split, max(len(usual), split.runs)

@@ -184,6 +184,9 @@ SHARED = ("full-base", "real-runs")
 FIRST, SHARE = 50, 2 / 3
 #: shares of small and other budgets that are planned for, since a few trainings tell only roughly what others cost
 MARGINS = (0.85, 0.95)
+#: where at most that share of a budget shows every ordered pair of tasks so often, runs learn effects of partners, and
+#: base models leave them room
+PAIRS = 0.5
 #: how far the only base model may go beyond the budget
 LIMIT = 1.15
 #: a fork takes at most this share of the steps of an ordinary training: where all tasks together train much longer than
@@ -250,7 +253,8 @@ def probes_of(trainings: float) -> int:
 def split_budget(prepared: Prepared, base: GradTAE, trainings: float, ordinary: RealRuns) -> BudgetSplit:
     """Base models and real runs that cost about so many ordinary trainings together.
 
-    Base models come first, since a few of them tell more than as many real runs; what is left is spent on runs. Where
+    Base models come first, since a few of them tell more than as many real runs; what is left is spent on runs. With
+    few tasks some runs already meet half of the pairs, and room is kept for these. Where
     not even one base fits, forks are made half as long; where that does not fit either (many tasks on much data that a
     single training hardly looks at) there is none.
 
@@ -264,6 +268,9 @@ def split_budget(prepared: Prepared, base: GradTAE, trainings: float, ordinary: 
     spendable = MARGINS[trainings >= SMALL] * trainings * run_flops
     probes = probes_of(trainings)
     available = max(SHARE * spendable, min(spendable, FIRST * run_flops) - probes * run_flops)
+    kept = runs_for_pairs(workload.n_tasks, float(ordinary.subsets.sum(1).mean())) * run_flops
+    if kept <= SHARE * spendable:
+        available = min(available, spendable - kept)
     features = _features_flops(prepared, base)
     forked = base.directions in ("secants", "task-vectors")
     # a training on all tasks is at least an ordinary one, and so are forks a share of one
@@ -287,6 +294,16 @@ def split_budget(prepared: Prepared, base: GradTAE, trainings: float, ordinary: 
             return BudgetSplit(count, max(0, int((spendable - once - count * each) / run_flops)), fork)
     prepared.costs.add("base models", once)  # spent to find out that there is no room for a base
     return BudgetSplit(0, max(0, int((spendable - once) / run_flops)), base.fork)
+
+
+def runs_for_pairs(n_tasks: int, size: float, times: float = PAIRS) -> float:
+    """Runs of subsets of a size in which every ordered pair of tasks is together so many times, in the mean.
+
+    Example:
+        >>> runs_for_pairs(13, 4), runs_for_pairs(500, 25)
+        (6.5, 207.91666666666666)
+    """
+    return times * n_tasks * (n_tasks - 1) / max(1.0, size * (size - 1))
 
 
 def _features_flops(prepared: Prepared, base: GradTAE) -> float:
