@@ -7,11 +7,10 @@ from hashlib import sha256
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from coterie._context import DEFAULT_CONTEXT, Context
 from coterie._progress import Progress
-from coterie._units import NoStore, Payload, UnitStore
+from coterie._units import Payload, UnitStore
 from coterie.affinity import Affinity, Estimate
 from coterie.affinity.costs import timed
 from coterie.grouping import Grouping, group
