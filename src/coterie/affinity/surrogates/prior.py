@@ -190,16 +190,14 @@ class FusedModel(ValueModel):
         weights = np.where(subsets, -1.0 / alone, 0.0)
         alone_weights = np.where(subsets, values / alone**2, 0.0)
         sums = Sums(subsets, estimates, weights, self._alone, alone_weights)
-        if isinstance(self.process, WeighedProcess):
-            return self.process.covariance_of_sums(sums)
-        return covariance_of_sums(self.process, sums)
+        return _covariance(self.process, sums)
 
     def task_covariance(self, subsets: NDArray[np.bool_], task: int) -> Floats:
         """Posterior covariance (m, m) of one task's values, over the square of its value alone."""
         weights = np.zeros(subsets.shape)
         weights[:, task] = -1.0 / max(self._alone_values[task], TINY)
         sums = Sums(subsets, self._estimates(subsets), weights, self._alone, np.zeros(subsets.shape))
-        return covariance_of_sums(self.process, sums)
+        return _covariance(self.process, sums)
 
     @cached_property
     def _alone(self) -> Floats:
@@ -224,6 +222,13 @@ class FusedModel(ValueModel):
             rows = list(fresh.values())
             kept.update(zip(fresh, self.cheap(subsets[rows]), strict=True))
         return np.stack([kept[key] for key in keys]) if keys else np.zeros(subsets.shape)
+
+
+def _covariance(process: SubsetProcess | WeighedProcess, sums: Sums) -> Floats:
+    """(m, m) posterior covariance of weighted sums of values."""
+    if isinstance(process, WeighedProcess):
+        return process.covariance_of_sums(sums)
+    return covariance_of_sums(process, sums)
 
 
 def _keys(subsets: NDArray[np.bool_]) -> list[bytes]:
