@@ -9,6 +9,7 @@ from tests.affinity.test_surrogates import T, data
 
 from coterie.affinity.gain_model import random_subsets
 from coterie.affinity.surrogates.covariance import ProcessPriors, covariances
+from coterie.affinity.surrogates.prior import FusedModel
 from coterie.affinity.surrogates.process import Sums, absolute, combine, fit_process
 from coterie.affinity.surrogates.views import LEAST_WEIGHT, ODDS, WeighedProcess, fit_views
 
@@ -127,3 +128,20 @@ def test_views_that_hardly_count_are_left_out():
     found, _, _ = views(runs=40)
     assert (found.weights >= LEAST_WEIGHT).all()
     assert found.weights.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_the_values_of_one_task_vary_as_their_standard_errors_say(both):
+    """The covariance that the page's formula asks for, of a mixture of views and of a process alone."""
+    found, given, _ = views(useless=both)
+    process = (
+        WeighedProcess(found.views, np.full(len(found.views), 1 / len(found.views))) if both else fit_process(*given)
+    )
+    _, _, cheap, reference, _ = data(0, 12)
+    model = FusedModel(tuple(f"t{i}" for i in range(T)), "fused", process, cheap)
+    chosen = reference[reference[:, 1]][:8]
+    covariance = model.task_covariance(chosen, 1)
+    _, errors = process.predict(chosen, cheap(chosen))
+    alone = process.predict(ALONE, np.where(ALONE, np.diag(cheap(ALONE))[:, None], np.nan), errors=False)[0][1, 1]
+    np.testing.assert_allclose(np.sqrt(np.diag(covariance)), errors[:, 1] / alone, rtol=1e-6)
+    assert np.linalg.eigvalsh(covariance).min() > -1e-12
