@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -45,7 +45,7 @@ from coterie.workload.split import PARTS, SplitLike, by_position, make_split
 from coterie.workload.task import Task
 from coterie.workload.validate import check_data
 from coterie.workload.validate_model import warn_labels_among_inputs
-from coterie.workload.weights import as_weights
+from coterie.workload.weights import as_weights, joined_weights
 from coterie.workload.workload import BuildModel, Forward, OnDevice, Split, Workload
 
 FRACTIONS = (0.6, 0.2, 0.2)
@@ -178,6 +178,7 @@ def from_datasets(
     hidden: Sequence[int] | int = (64, 32),
     forward: Forward | None = None,
     known_groups: Sequence[Sequence[str]] | None = None,
+    weights: Any = None,
 ) -> Workload:
     """A workload with one data set a task: the rows are put one below the other, with the label of their task only.
 
@@ -185,7 +186,8 @@ def from_datasets(
     of such pairs; all inputs have the same columns; those of data frames are matched by name. The other arguments are
     those of :func:`from_arrays`, except `split`: fractions are applied to each data set on its own; a mapping of
     ``"train"``, ``"validation"`` and ``"test"`` to row numbers means rows inside each data set, the same for all; a
-    :class:`Split` means rows of all data sets put together.
+    :class:`Split` means rows of all data sets put together. And except `weights`: in the form of `datasets`, for each
+    data set (rows,) weights or one number for all of its rows; data sets that a mapping leaves out have 1.
 
     Raises:
         WorkloadError: when the data cannot be used as they are.
@@ -203,6 +205,7 @@ def from_datasets(
     options = BuildOptions(model, build_model, initial, recipe, standardize, name, hidden, forward, known_groups, names)
     parts = [_pair(pair, key, options) for key, pair in zip(keys, pairs, strict=True)]
     sizes = [len(y) for _, y in parts]
+    options = replace(options, weights=None if weights is None else joined_weights(weights, keys, sizes))
     labels = np.full((sum(sizes), len(parts)), np.nan)
     offsets = np.concatenate([[0], np.cumsum(sizes)])
     for index, (_, y) in enumerate(parts):

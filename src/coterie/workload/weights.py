@@ -46,6 +46,45 @@ def as_weights(weights: Any, rows: int, tasks: int) -> Tensor | None:
     return found
 
 
+def joined_weights(weights: Any, names: Sequence[str], sizes: Sequence[int]) -> np.ndarray:
+    """(rows,) weights of data sets one below the other.
+
+    Args:
+        weights: for each data set (rows,) weights or one number; a mapping by name, or a list in their order.
+        names: of the data sets.
+        sizes: their rows.
+
+    Raises:
+        WorkloadError: for a name that is none, or a number of weights that fits no data set.
+
+    Example:
+        >>> joined_weights({"b": 2}, ["a", "b"], [1, 2])
+        array([1., 2., 2.])
+    """
+    if isinstance(weights, Mapping):
+        odd = [name for name in weights if name not in names]
+        given: list[Any] = [weights.get(name, 1.0) for name in names]
+    elif isinstance(weights, Sequence) and not isinstance(weights, str):
+        odd, given = [] if len(weights) == len(names) else [f"{len(weights)} entries"], list(weights)
+    else:
+        odd, given = [type(weights).__name__], []
+    if odd:
+        raise WorkloadError(
+            f"Parameter `weights` should map data sets to weights, or list them in the order of {len(names)} data sets "
+            f"({', '.join(map(repr, names[:5]))}). Found {odd[0]!r}."
+        )
+    found: list[np.ndarray] = []
+    for name, rows, one in zip(names, sizes, given, strict=True):
+        try:
+            found.append(np.broadcast_to(np.asarray(one, dtype=np.float64), (rows,)))
+        except (TypeError, ValueError) as error:
+            raise WorkloadError(
+                f"Parameter `weights`: data set {name!r} has {rows} rows, so it should have one weight or {rows}. "
+                f"Found {np.shape(one)}."
+            ) from error
+    return np.concatenate(found)
+
+
 def label_weights(
     tasks: Sequence[Task], targets: Tensor, observed: Tensor, train: Tensor, recipe: Recipe, weights: Tensor | None
 ) -> Tensor | None:
