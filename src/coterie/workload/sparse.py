@@ -16,6 +16,7 @@ from coterie._surface import known_arguments
 from coterie.errors import WorkloadError
 
 
+@known_arguments
 class SparseLabels:
     """Known labels as (row, task, value); all others are missing. Give it as `y` to :func:`coterie.from_arrays`.
 
