@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from coterie._bars import following
 from coterie._check import positive, whole_number
@@ -19,6 +18,7 @@ from coterie._show import html_table
 from coterie._surface import known_arguments
 from coterie._units import NoStore
 from coterie.affinity.costs import training_flops
+from coterie.affinity.scores.label_correlation import LabelCorrelation
 from coterie.errors import SettingError
 from coterie.evaluation.labels import LabelIndex
 from coterie.evaluation.trainings import RunOutcomes, Subset, Trainings
@@ -26,6 +26,7 @@ from coterie.grouping import Grouping
 from coterie.pipeline.check import as_source
 from coterie.training import measure_cost
 from coterie.training.trainer import Trainer, names_of
+from coterie.training.units import UnitCost
 from coterie.workload import Workload, validate
 
 if TYPE_CHECKING:
@@ -275,17 +276,7 @@ def _order(source: Workload | Trainer, subsets: Mapping[int | str, Subset], new:
     """Candidates, those first whose tasks' labels go most along with those of the new one."""
     groups: list[int | str] = [name for name in subsets if name != ALONE]
     if isinstance(source, Workload):
-        rows = source.split.train
-        known, labels = source.observed[rows].double(), source.targets[rows].double()
-        both = known * known[:, [new]]
-        count = both.sum(0).clamp(min=1)
-
-        def centred(values: torch.Tensor) -> torch.Tensor:
-            return (values - (values * both).sum(0) / count) * both
-
-        mine, theirs = centred(labels[:, [new]].expand_as(labels)), centred(labels)
-        scale = (mine.square().sum(0) * theirs.square().sum(0)).sqrt().clamp(min=1e-12)
-        alike = ((mine * theirs).sum(0) / scale).abs().cpu().numpy()
+        alike = LabelCorrelation().estimate(source).model.pairwise().values[new]
         likeness = {name: np.mean([alike[task] for task in subsets[name] if task != new]) for name in groups}
         groups.sort(key=lambda name: -likeness[name])
     return [*groups[:1], ALONE, *groups[1:]]
@@ -310,20 +301,20 @@ class _Race:
     """Trainings of the candidates so far.
 
     Attributes:
-        source: a workload or a trainer.
-        outcomes: of its trainings.
+        outcomes: of the trainings.
         subsets: candidate -> what is trained.
         new: number of the new task.
         losses: candidate -> validation losses of the new task, one a seed.
         purse: what may be spent.
+        unit: what a pass over an example costs; None for trainers.
         done: (subset, seed) of all trainings.
     """
 
-    source: Workload | Trainer
     outcomes: Trainings | RunOutcomes
     subsets: Mapping[int | str, Subset]
     new: int
     purse: Purse
+    unit: UnitCost | None = None
     losses: dict[int | str, list[float]] = field(default_factory=dict[int | str, list[float]])
     done: list[tuple[Subset, int]] = field(default_factory=list[tuple[Subset, int]])
 
@@ -334,8 +325,8 @@ class _Race:
         """Nothing trained yet."""
         if isinstance(source, Workload):
             index = {"validation": LabelIndex.of(source, source.split.validation)}
-            return _Race(source, Trainings(source, index, context, "add task"), subsets, new, purse)
-        return _Race(source, RunOutcomes.of(source, context, None), subsets, new, purse)
+            return _Race(Trainings(source, index, context, "add task"), subsets, new, purse, measure_cost(source))
+        return _Race(RunOutcomes.of(source, context, None), subsets, new, purse)
 
     def run(self, order: Sequence[int | str], seeds: Sequence[int]) -> None:
         """Train candidates in turn, the better half of them with the next seed, as far as the purse allows.
@@ -384,10 +375,10 @@ class _Race:
 
     def flops(self) -> list[float]:
         """FLOPs of each training; nothing but 0 for trainers."""
-        if not isinstance(self.source, Workload) or not isinstance(self.outcomes, Trainings):
+        if self.unit is None or not isinstance(self.outcomes, Trainings):
             return [0.0]
-        unit = measure_cost(self.source)
-        return [training_flops(self.source, self.outcomes.fits[place], unit) for place in self.done]
+        work, fits = self.outcomes.workload, self.outcomes.fits
+        return [training_flops(work, fits[place], self.unit) for place in self.done]
 
     def _train(self, subsets: Sequence[Subset], seed: int) -> None:
         self.outcomes.train(subsets, [seed], keep=False, stage="trainings with the new task")
@@ -396,7 +387,7 @@ class _Race:
     def _loss(self, subset: Subset, seed: int, task: int) -> float:
         """Validation loss of a task in a training."""
         if isinstance(self.outcomes, RunOutcomes):
-            return self.outcomes.runs[subset, seed].mean(names_of(self.source)[task])
+            return self.outcomes.runs[subset, seed].mean(self.outcomes.trainer.tasks[task])
         index = self.outcomes.index["validation"]
         own = index.of_tasks([task])[index.of_tasks(subset)]
         return float(self.outcomes.losses[subset, seed, "validation"][own].mean(dtype=np.float64))

@@ -89,20 +89,21 @@ def kept_affinity(estimate: Estimate, size: int, seed: int, store: UnitStore) ->
 def short_formula(estimate: Estimate, size: int, seed: int) -> dict[str, Any]:
     """The short formula of an estimate as `formula`, JSON-ready; nothing where tasks are too many to describe.
 
-    It is not kept: it takes a moment, and units of runs of earlier versions stay as they are.
+    It is not kept, so that units of runs of earlier versions stay as they are.
     """
     from coterie.affinity.formula import MOST_TASKS, fit_formula
 
-    tasks, model = estimate.model.tasks, estimate.model
-    if not 3 <= len(tasks) <= MOST_TASKS:
+    model = estimate.model
+    if not 3 <= len(model.tasks) <= MOST_TASKS:
         return {}
     model.forget()
-    found = vars(fit_formula(model, size, seed))
+    found = dict(vars(fit_formula(model, size, seed)))
     model.forget()  # what was asked for the formula changes no later prediction
+    tasks = list(found.pop("tasks"))
     rounded = {name: np.round(np.asarray(value, dtype=np.float64), 6) for name, value in found.items()}
     # None in place of what is not known, as JSON has it
     plain = {name: np.where(np.isfinite(array), array, np.array(None)).tolist() for name, array in rounded.items()}
-    return {"formula": {"tasks": list(tasks), **plain}}
+    return {"formula": {"tasks": tasks, **plain}}
 
 
 def candidate_groupings(

@@ -25,6 +25,7 @@ from coterie.affinity.linearize import Bases
 from coterie.errors import SettingError
 from coterie.pipeline.candidates import estimated_affinity, typical_size
 from coterie.pipeline.check import as_workload
+from coterie.training.evaluate import load_state
 from coterie.training.job import Fit, Job, State
 from coterie.workload import Workload, validate
 
@@ -92,8 +93,9 @@ def estimate_from_checkpoints(
     validate(work)
     chosen = whole_number(2 if order == "pairwise" else size or typical_size(work.n_tasks), "size", low=2)
     context = Context(whole_number(seed, "seed", low=0), memory, NoStore(), progress or silent)
-    bases = _bases(work, checkpoints, context.seed)
-    ends = None if branches is None else _ends(work, branches, len(bases.fits))
+    model = work.build_model(0)  # what checkpoints have to fit
+    bases = _bases(work, model, checkpoints, context.seed)
+    ends = None if branches is None else _ends(work, model, branches, len(bases.fits))
     settings = _settings(method, secants=ends is not None)
     prepared = prepare(work, context)
     estimate = settings.around(prepared, bases, iter(ends or ()), chosen)
@@ -121,7 +123,7 @@ def _settings(method: str | GradTAE | None, *, secants: bool) -> GradTAE:
     return given
 
 
-def _bases(work: Workload, checkpoints: Any, seed: int) -> Bases:
+def _bases(work: Workload, model: nn.Module, checkpoints: Any, seed: int) -> Bases:
     """The checkpoints as base models that took no step."""
     if isinstance(checkpoints, str | Path | nn.Module | Mapping) or not isinstance(checkpoints, Sequence):
         raise SettingError(
@@ -133,13 +135,21 @@ def _bases(work: Workload, checkpoints: Any, seed: int) -> Bases:
     everything = tuple(range(work.n_tasks))
     unknown = np.full(work.n_tasks, np.nan)
     fits = tuple(
-        Fit(Job(everything, seed + number), _state(work, one, f"checkpoints[{number}]"), 0, 0, (), unknown, unknown)
+        Fit(
+            Job(everything, seed + number),
+            _state(work, model, one, f"checkpoints[{number}]"),
+            0,
+            0,
+            (),
+            unknown,
+            unknown,
+        )
         for number, one in enumerate(cast("Sequence[Any]", checkpoints))
     )
     return Bases(fits, fits[0], 0.0)
 
 
-def _ends(work: Workload, branches: Any, count: int) -> list[list[State]]:
+def _ends(work: Workload, model: nn.Module, branches: Any, count: int) -> list[list[State]]:
     """For each checkpoint the branch of each task, in the order of the tasks."""
     if not isinstance(branches, Sequence) or len(branches) != count:
         found = len(branches) if isinstance(branches, Sequence) else type(branches).__name__
@@ -156,11 +166,12 @@ def _ends(work: Workload, branches: Any, count: int) -> list[list[State]]:
                 f"Parameter `branches`[{number}] should map each task to a model. Missing or unknown: "
                 f"{', '.join(odd[:5])}."
             )
-        ends.append([_state(work, of_one[name], f"branches[{number}][{name!r}]") for name in work.task_names])
+        where = f"branches[{number}]"
+        ends.append([_state(work, model, of_one[name], f"{where}[{name!r}]") for name in work.task_names])
     return ends
 
 
-def _state(work: Workload, given: Any, where: str) -> State:
+def _state(work: Workload, model: nn.Module, given: Any, where: str) -> State:
     """Parameters and buffers of a checkpoint, on the workload's device.
 
     Raises:
@@ -181,16 +192,13 @@ def _state(work: Workload, given: Any, where: str) -> State:
         )
     named = cast("Mapping[str, Any]", given)
     state = {name: value.detach().to(work.device) for name, value in named.items() if isinstance(value, Tensor)}
-    wanted = {name: tuple(value.shape) for name, value in work.build_model(0).state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in state.items()}
-    odd = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
-    if odd:
-        one = odd[0]
+    try:
+        load_state(model, state)
+    except SettingError as error:
         raise SettingError(
-            f"Parameter `{where}` does not fit the model of the workload: {one!r} has shape {found.get(one)} there and "
-            f"{wanted.get(one)} in workload.build_model(0); {len(odd)} differ in all. Another architecture, or names "
-            "with a prefix such as 'module.', are the likely cause."
-        )
+            f"Parameter `{where}` does not fit workload.build_model(0): {error} Another architecture, or names with a "
+            "prefix such as 'module.', are the likely cause."
+        ) from error
     broken = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
         raise SettingError(f"Parameter `{where}`: {broken[0]!r} is not finite. The training diverged.")

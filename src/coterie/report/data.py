@@ -15,9 +15,10 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from coterie.affinity.formula import GainFormula
 from coterie.errors import SettingError, StoreError
 from coterie.report.formats import clean
-from coterie.report.partners import PairFormula, parse_formula
+from coterie.report.partners import parse_formula
 
 Json = Mapping[str, Any]
 Floats = NDArray[np.float64]
@@ -160,7 +161,7 @@ class ReportData:
     date: str = ""
     metrics: tuple[JudgedMetric, ...] = ()
     decided_by: str = ""
-    formula: PairFormula | None = None
+    formula: GainFormula | None = None
 
     @property
     def do_not_bother(self) -> bool:

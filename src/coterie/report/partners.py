@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from coterie.affinity.formula import GainFormula
 from coterie.errors import StoreError
 from coterie.report.formats import clean, percent, shorten
 
@@ -27,41 +28,6 @@ MOST = 1e100
 NAMED = 4
 #: rows that are shown before the others are folded
 SHOWN = 20
-
-
-@dataclass(frozen=True, eq=False)
-class PairFormula:
-    """The formula of a result, see :class:`coterie.affinity.formula.GainFormula` for its parts."""
-
-    tasks: tuple[str, ...]
-    effects: Floats
-    errors: Floats
-    level: Floats
-    slope: Floats
-    doubt: Floats
-    off: Floats
-    power: float
-    size: int
-
-    @property
-    def differences(self) -> Floats:
-        """(T, T) effects without the mean of their row; NaN on the diagonal."""
-        return self.effects - self._means[:, None] + np.where(np.eye(len(self.tasks), dtype=bool), np.nan, 0.0)
-
-    @property
-    def levels(self) -> Floats:
-        """(T,) gain in a usual group of average partners."""
-        return self.level + (self.size - 1) * self._means
-
-    @property
-    def level_errors(self) -> Floats:
-        """(T,) standard errors of the levels."""
-        logs = self.doubt[:, -2] + (self.size - 1) * self.doubt[:, :-2].sum(1) / max(len(self.tasks) - 1, 1)
-        return np.sqrt(np.exp(2 * np.clip(logs, -50, 50)) + self.off**2)
-
-    @property
-    def _means(self) -> Floats:
-        return self.effects.sum(1) / max(len(self.tasks) - 1, 1)
 
 
 @dataclass(frozen=True)
@@ -99,7 +65,7 @@ def _array(value: object, shape: tuple[int, ...], what: str) -> Floats:
     return numbers
 
 
-def parse_formula(value: object) -> PairFormula | None:
+def parse_formula(value: object) -> GainFormula | None:
     """The formula of a result; None where there is none.
 
     Raises:
@@ -118,17 +84,17 @@ def parse_formula(value: object) -> PairFormula | None:
             "result: formula has missing numbers. It was probably edited or cut short; "
             "write it again with `coterie run`."
         )
-    return PairFormula(tasks, **parts, power=float(power), size=max(2, int(size)))
+    return GainFormula(tasks, **parts, power=float(power), size=max(2, int(size)))
 
 
-def _partner(formula: PairFormula, target: int, source: int) -> Partner:
+def _partner(formula: GainFormula, target: int, source: int) -> Partner:
     difference, error = formula.differences[target, source], formula.errors[target, source]
     sure = "sure" if abs(difference) > SURE * error else "likely" if math.isfinite(error) else ""
     words = percent(difference, signed=True) + (f" ± {percent(error, unit=False)}" if math.isfinite(error) else "")
     return Partner(formula.tasks[source], words, sure, "up" if difference > 0 else "down")
 
 
-def partner_rows(formula: PairFormula) -> tuple[PartnerRow, ...]:
+def partner_rows(formula: GainFormula) -> tuple[PartnerRow, ...]:
     """A row a target."""
     differences, rows = formula.differences, list[PartnerRow]()
     for target, name in enumerate(formula.tasks):
@@ -150,7 +116,7 @@ def partner_rows(formula: PairFormula) -> tuple[PartnerRow, ...]:
     return tuple(rows)
 
 
-def page_numbers(formula: PairFormula, groups: Sequence[Sequence[str]], serves: Mapping[str, int]) -> dict[str, Any]:
+def page_numbers(formula: GainFormula, groups: Sequence[Sequence[str]], serves: Mapping[str, int]) -> dict[str, Any]:
     """What the page's script evaluates; `groups` are served."""
     number = {task: i for i, task in enumerate(formula.tasks)}
     known = bool(np.isfinite(formula.doubt).all())

@@ -96,7 +96,7 @@ def next_mixtures(
     rng = np.random.default_rng([seed, len(there)])
     if needed > 0 or len(own.losses) < 3:
         runs = _first(aim, there, max(min(count, needed), 1), rng)
-        return MixtureProposal(runs, False, "These runs are spread over what may be trained.", confirmation, np.nan)
+        return MixtureProposal(runs, False, "These runs are random mixtures within the limits.", confirmation, np.nan)
     view = MixtureView.of(results, aim, predictor)
     return _after_design(view, there, count, confirmation, (rng, taken))
 
@@ -121,7 +121,7 @@ def _after_design(
     rng, taken = state
     regret, written = view.regret, view.written(confirmation)
     spread = float(np.nanstd(view.own.losses @ view.weights)) / view.reference
-    gain = min(float(draws.mean()) for draws in view.gain_draws(view.best).values())
+    gain = min(float(draws.mean()) for draws in view.gains.values())
     small = regret < max(_SMALL * gain, _FLAT * spread, view.aim.matters / 4)
     small = small and len(there) >= _EXPLORED * mixture_design_size(len(view.results.sources))
     missed = f"deciding now is expected to miss {100 * regret:.2g} % of the objective"

@@ -270,7 +270,7 @@ def _excluded(view: MixtureView, written: MixtureConfirmation | None) -> bool:
     """Whether a gain over the better of the rivals that matters is excluded."""
     if written is not None and written.begun(view.results):
         return any(written.interval(view.results, rival).high < view.aim.matters for rival in written.rivals)
-    gains = np.stack(list(view.gain_draws(view.best).values())).min(0)
+    gains = np.stack(list(view.gains.values())).min(0)
     return bool((gains <= view.aim.matters).mean() >= 1 - ERROR)
 
 

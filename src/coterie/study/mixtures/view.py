@@ -148,6 +148,11 @@ class MixtureView:
         return {name: (found[:, 1 + k] - found[:, 0]) / self.reference for k, name in enumerate(self.rivals)}
 
     @cached_property
+    def gains(self) -> dict[str, Floats]:
+        """Rival -> (draws,) gain of the best mixture over it, as a share."""
+        return self.gain_draws(self.best)
+
+    @cached_property
     def regret(self) -> float:
         """What is expected to be missed by choosing the best mixture of now, as a share of the objective."""
         found = self.draws(self.leading, 400, seed=1)
@@ -180,7 +185,7 @@ class MixtureView:
             if np.abs(kept[0] - kept[1]).max() < SAME or (begun and not better):
                 return confirmation
             attempt = confirmation.attempt + begun
-        gains = self.gain_draws(self.best)
+        gains = self.gains
         promising = all((gain > 0).mean() >= PROMISING and gain.mean() >= self.aim.matters for gain in gains.values())
         if not promising:
             return confirmation if confirmation is not None and confirmation.begun(self.results) else None
