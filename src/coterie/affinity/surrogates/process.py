@@ -83,8 +83,8 @@ class SubsetProcess:
             return self._means(subsets, estimates), np.full(subsets.shape, np.nan)
         asked = self.at(subsets, estimates)
         mean, deviation = np.full(subsets.shape, np.nan), np.full(subsets.shape, np.nan)
-        for start in range(0, len(asked), CHUNK):
-            some = asked.take(slice(start, start + CHUNK))
+        for part in _slices(len(asked)):
+            some = asked.take(part)
             across = self._with_observed(some)
             at = (some.row, some.task)
             guess = self.settings.slope * some.estimate + self.offset + across @ self.weights
@@ -112,8 +112,8 @@ class SubsetProcess:
         singles = self.at(each, np.where(each, alone[:, None], np.nan))
         single_rows = self._with_observed(singles)
         asked, result = self.at(subsets, estimates), np.full(subsets.shape, np.nan)
-        for start in range(0, len(asked), CHUNK):
-            some = asked.take(slice(start, start + CHUNK))
+        for part in _slices(len(asked)):
+            some = asked.take(part)
             explained = self._explained(self._with_observed(some), single_rows[some.task])
             variance = self._prior(some, singles.take(some.task)) - explained
             result[some.row, some.task] = self.scale[some.task] ** 2 * self.inflation * variance
@@ -253,6 +253,10 @@ def _scales(reference: NDArray[np.bool_], estimates: Floats) -> tuple[Floats, Fl
     scale = np.sqrt(spread**2 + (np.median(spread) / 2) ** 2)
     floor = 1e-6 * max(float(np.abs(centre).max(initial=0.0)), math.ulp(1.0))
     return centre, np.maximum(scale, floor)
+
+
+def _slices(count: int) -> list[slice]:
+    return [slice(start, start + CHUNK) for start in range(0, count, CHUNK)]
 
 
 #: entries of the tables of effects that are held at a time
